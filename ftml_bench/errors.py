@@ -1,0 +1,20 @@
+"""Errors that are the user's to mend: one line, said before anything is run or written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Bad input. The command line prints it as one line and exits with 2."""
+
+
+def unknown(kind: str, name: object, names: Iterable[str]) -> UsageError:
+    """The error for a name that is not one of `names`: says what was expected and the nearest valid name."""
+    valid = sorted(names)
+    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
+    # Case alone is the commonest slip, and difflib counts case as a difference.
+    near = [n for n in valid if n.lower() == str(name).lower()] or near
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {kind} {str(name)!r}: {hint}(expected one of: {', '.join(valid)})")
