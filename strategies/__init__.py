@@ -1,0 +1,11 @@
+"""Learners as Avalanche strategies: FTML and the paper's baselines.
+
+They know nothing of leaderboards: any of them runs in a script with Avalanche alone, on any of its streams.
+"""
+
+from ftml_bench.strategies.follow_the_leader import FollowTheLeader
+from ftml_bench.strategies.from_scratch import FromScratch
+from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.train_on_everything import TrainOnEverything
+
+__all__ = ["FTML", "FollowTheLeader", "FromScratch", "TrainOnEverything"]

@@ -1,0 +1,10 @@
+"""Plugin metrics of online meta-learning, to be used beside Avalanche's own in an `EvaluationPlugin`."""
+
+from ftml_bench.metrics.rounds import (
+    checkpoint_metrics,
+    efficiency_metrics,
+    final_performance_metrics,
+    learning_curve_metrics,
+)
+
+__all__ = ["checkpoint_metrics", "efficiency_metrics", "final_performance_metrics", "learning_curve_metrics"]

@@ -1,0 +1,48 @@
+"""Records -> tables, statistics, figures, HTML: from the files of runs alone, at any time, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ftml_bench import record
+from ftml_bench.report import figures
+from ftml_bench.report.page import page
+from ftml_bench.report.statistics import open_cells, results
+from ftml_bench.report.tables import tables, to_csv
+
+
+def write(root: Path, width: int | None = None) -> str:
+    """Makes a leaderboard's `leaderboard.md`, `leaderboard.csv`, `report.html` and `figures/` anew.
+
+    The same records give the same bytes.
+
+    :param root: the leaderboard's folder.
+    :param width: columns of the terminal; None: tables are as wide as they get.
+    :return: the tables as text for the terminal.
+    :raises UsageError: no leaderboard there, or a damaged file.
+    """
+    definition, runs, missing = record.read_runs(root)
+    found = results(definition, runs, root)
+    problems = open_cells(runs, missing)
+    style = figures.styles(definition)
+    # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
+    drawn = [figures.draw(result, style, root / "figures") for result in found]
+    made = [tables(result) for result in found]
+    lines = (
+        [f"# {definition.name}\n", f"{definition.description}\n"]
+        if definition.description
+        else [f"# {definition.name}\n"]
+    )
+    lines += ["Cells without a result:\n", *(f"- {problem}" for problem in problems), ""] if problems else []
+    for result, some in zip(found, made, strict=True):
+        lines.append(f"## {result.spec.name}\n")
+        lines.append(f"![{result.spec.name}](figures/{result.spec.name.replace(' ', '%20')}.png)\n")
+        lines += [table.markdown() for table in some]
+    record.write_whole(root / "leaderboard.md", "\n".join(lines))
+    record.write_whole(root / "leaderboard.csv", to_csv(found))
+    sections = [(some, svg) for some, (_, svg) in zip(made, drawn, strict=True)]
+    record.write_whole(root / "report.html", page(definition, [run for _, run in runs], problems, sections))
+    text = [table.text(width) for some in made for table in some]
+    if problems:
+        text.append("Cells without a result:\n" + "".join(f"* {problem}\n" for problem in problems))
+    return "\n".join(text)

@@ -1,0 +1,99 @@
+"""Cutting a round into arrivals: the n new datapoints that come at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from avalanche.benchmarks.scenarios import DatasetExperience, OnlineCLExperience
+from ftml_bench.benchmarks.checks import check_int
+
+from ftml_bench.errors import UsageError
+from ftml_bench.seeding import generator
+
+
+def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
+    """The number of datapoints seen after each arrival of a round.
+
+    :param n: datapoints in the round.
+    :param sizes: as for :func:`arrivals`.
+    :raises UsageError: for an empty round, no sizes, or a size that is not a whole number of at least 1.
+
+    >>> cumulative_sizes(100, 30)
+    [30, 60, 90, 100]
+    >>> cumulative_sizes(100, [5, 15, 40])
+    [5, 20, 60, 100]
+    """
+    if n < 1:
+        raise UsageError("a round without datapoints has no arrivals")
+    each = _sizes(sizes)
+    seen: list[int] = []
+    while not seen or seen[-1] < n:
+        size = each[min(len(seen), len(each) - 1)]
+        seen.append(min((seen[-1] if seen else 0) + size, n))
+    return seen
+
+
+def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: int = 0) -> Iterator[OnlineCLExperience]:
+    """Cut a round into arrivals, in a random order that depends on `seed` and on the round alone.
+
+    The arrivals partition the round. Each is an Avalanche experience with the *round's* `current_experience`,
+    `origin_stream`, task label and classes, so Avalanche's metrics take rounds for their experiences. (Avalanche's own
+    splitter numbers the pieces through the whole stream; forgetting and backward transfer are then wrong.) It also has
+
+    - `arrival_index`: 0, 1, ... within the round;
+    - `n_seen_in_round`: datapoints of the round so far, this arrival included;
+    - `is_first_subexp`, `is_last_subexp`, `sub_stream_length`: its place among the round's arrivals;
+    - `stacked`: its :class:`~ftml_bench.benchmarks.stacked.StackedDataset`, on our own streams.
+
+    `origin_experience` is the whole round, as in Avalanche, which adapts growing models by it at the first arrival.
+    A learner must not read that experience's data: most of it has not arrived.
+
+    :param experience: one experience of a training stream: ours, or any Avalanche experience with a dataset.
+    :param sizes: n for n datapoints an arrival, or a list of sizes, the last of which repeats until the round is spent.
+        The last arrival may be smaller.
+    :param seed: decides the order.
+    :return: an iterator; the arguments are checked at the call.
+    :raises UsageError: for an empty round, no sizes, or a size that is not a whole number of at least 1.
+    """
+    check_int("seed", seed)
+    ends = cumulative_sizes(len(experience.dataset), sizes)
+    order = torch.randperm(ends[-1], generator=generator(seed, "arrivals", experience.current_experience))
+    return (_arrival(experience, order, ends, index) for index in range(len(ends)))
+
+
+def _sizes(sizes: int | Sequence[int]) -> list[int]:
+    each = list(sizes) if isinstance(sizes, (list, tuple)) else [sizes]
+    if not each:
+        raise UsageError("arrival sizes []: expected a whole number or several")
+    return [check_int("arrival size", size, least=1) for size in each]
+
+
+def _arrival(experience: DatasetExperience, order: torch.Tensor, ends: list[int], index: int) -> OnlineCLExperience:
+    points = order[ends[index - 1] if index else 0 : ends[index]]
+    arrival = OnlineCLExperience(
+        dataset=experience.dataset.subset(points.tolist()),
+        origin_experience=experience,
+        is_first_subexp=index == 0,
+        is_last_subexp=index == len(ends) - 1,
+        sub_stream_length=len(ends),
+        # With False, Avalanche would adapt the model at every arrival instead of once a round.
+        access_task_boundaries=True,
+    )
+    arrival.current_experience = experience.current_experience
+    arrival.origin_stream = experience.origin_stream
+    arrival.arrival_index = index
+    arrival.n_seen_in_round = ends[index]
+    # Not task_label: Avalanche's older experiences raise a ValueError there if they hold several tasks.
+    labels = getattr(experience, "task_labels", None)
+    if labels is not None:
+        arrival.task_labels = list(labels)
+        if len(arrival.task_labels) == 1:
+            arrival.task_label = arrival.task_labels[0]
+    classes = getattr(experience, "classes_in_this_experience", None)
+    if classes is not None:
+        arrival.classes_in_this_experience = list(classes)
+    stacked = getattr(experience, "stacked", None)
+    if stacked is not None:
+        arrival.stacked = stacked.subset(points)
+    return arrival

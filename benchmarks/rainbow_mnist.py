@@ -1,0 +1,81 @@
+"""Rainbow MNIST (Finn et al. 2019, section 5.1): MNIST under 56 colours, sizes and rotations, one a round."""
+
+from __future__ import annotations
+
+import os
+
+from ftml_bench.benchmarks.checks import check_int, check_total
+from ftml_bench.benchmarks.mnist import TEST_IMAGES, TRAIN_IMAGES, read_mnist
+from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render, task_order
+from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
+from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
+from torch import nn
+
+
+class RainbowMNIST(TaskStream):
+    """56 tasks of ten classes: a background colour (7), a size (2) and a rotation (4), in random order.
+
+    No image of MNIST is in two tasks: the rounds' data are cut from one random order of MNIST's training set, their
+    held-out data from one of its test set, under the same transformation. The authors did not publish their images:
+    colours and placement are ours (:mod:`~ftml_bench.benchmarks.transforms`).
+
+    Each experience has `.transformation`, and `.sources`, (N,) int64: which images of MNIST's training set (held-out
+    data: test set) its images are.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        rounds: int = len(TRANSFORMATIONS),
+        images_per_round: int = 900,
+        held_out_per_round: int = 178,
+        image_size: int = 28,
+        root: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """
+        :param seed: decides the order of the tasks and who gets which images. With another number of rounds the rounds
+            that both have are the same.
+        :param rounds: 1 to 56.
+        :param images_per_round: datapoints of each round; rounds x images_per_round is 60,000 at most.
+        :param held_out_per_round: held-out images of each round; rounds x held_out_per_round is 10,000 at most.
+        :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
+        :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+        :raises UsageError: for arguments outside these ranges, or if MNIST is missing or damaged.
+        """
+        seed = check_int("seed", seed)
+        rounds = check_int("rounds", rounds, least=1, most=len(TRANSFORMATIONS))
+        sizes = {
+            "train": check_int("images_per_round", images_per_round, least=1),
+            "test": check_int("held_out_per_round", held_out_per_round, least=1),
+        }
+        check_total(rounds, "images_per_round", sizes["train"], TRAIN_IMAGES, "MNIST's training set")
+        check_total(rounds, "held_out_per_round", sizes["test"], TEST_IMAGES, "MNIST's test set")
+        self.image_size = check_image_size(image_size)
+
+        transformations = task_order(seed, "rainbow-mnist", rounds)
+        datasets, sources = {}, {}
+        for split, size in sizes.items():
+            grey, labels = read_mnist(split, root)
+            order = permutation(len(grey), seed, "rainbow-mnist", split)
+            sources[split] = order[: rounds * size].split(size)
+            datasets[split] = render(resize(grey, self.image_size), labels, sources[split], transformations)
+        super().__init__(
+            title="Rainbow MNIST",
+            train=datasets["train"],
+            held_out=datasets["test"],
+            threshold=("accuracy", 0.9),
+            checkpoints=reachable([100, 900], sizes["train"]),
+            arrivals=20,
+            criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
+            inner_lr=0.1,
+            update_steps=5,
+        )
+        for split, stream in self.streams.items():
+            carry(stream, transformation=transformations, sources=sources[split])
+
+    def model(self) -> nn.Module:
+        """The paper's network: five convolutions of 32 filters."""
+        from ftml_bench.models import RainbowNet
+
+        return RainbowNet(image_size=self.image_size, filters=32, layers=5, classes=10)

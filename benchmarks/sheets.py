@@ -1,0 +1,90 @@
+"""Contact sheets: what a stream looks like, as one picture."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+
+import torch
+from avalanche.benchmarks.scenarios import DatasetExperience
+from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.benchmarks.stacked import as_input
+from ftml_bench.benchmarks.stream import TaskStream
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ftml_bench.errors import UsageError
+
+_SMALL = 7  # points
+_PANELS = 4  # curves side by side
+
+
+def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: int = 8, images: int = 10) -> None:
+    """Draw the first datapoints of the first rounds as a PNG.
+
+    Streams of images: a line of images a round, its task named at the left, the class above each image. Regression of
+    one input: a panel a round, the datapoints on the curve of the held-out data.
+
+    :param benchmark: one of our streams.
+    :param file: the picture to write; its folder must exist.
+    :param rounds: rounds at most.
+    :param images: datapoints of each round at most.
+    :raises UsageError: for sizes below 1, or a stream of some other kind.
+    """
+    rounds = check_int("rounds", rounds, least=1)
+    images = check_int("images", images, least=1)
+    trains = list(benchmark.train_stream)[:rounds]
+    tests = list(benchmark.test_stream)[:rounds]
+    shape = trains[0].stacked.x.shape[1:]
+    if len(shape) == 3:
+        figure = _image_sheet(trains, images)
+    elif shape == (1,) and not trains[0].stacked.is_classification:
+        figure = _curve_sheet(trains, tests, images)
+    else:
+        raise UsageError(f"no sheet for inputs of shape {tuple(shape)}: expected images, or regression of one input")
+    figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
+    # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.
+    FigureCanvasAgg(figure).print_png(str(file))
+
+
+def _image_sheet(rounds: Sequence[DatasetExperience], images: int) -> Figure:
+    figure = Figure(figsize=(1.6 + 0.45 * images, 0.4 + 0.6 * len(rounds)), dpi=110, layout="compressed")
+    grid = figure.subplots(len(rounds), images, squeeze=False)
+    for index, (experience, line) in enumerate(zip(rounds, grid, strict=True)):
+        count = min(images, len(experience.stacked))
+        x, y = experience.stacked.take(torch.arange(count))
+        for column, axes in enumerate(line):
+            axes.axis("off")
+            if column < count:
+                axes.imshow(as_input(x[column]).permute(1, 2, 0).numpy())
+                axes.set_title(str(int(y[column])), fontsize=_SMALL, pad=1)
+        task = getattr(experience, "transformation", "")
+        line[0].text(
+            -0.3,
+            0.5,
+            f"round {index}\n{task}".strip(),
+            fontsize=_SMALL,
+            ha="right",
+            va="center",
+            transform=line[0].transAxes,
+        )
+    return figure
+
+
+def _curve_sheet(trains: Sequence[DatasetExperience], tests: Sequence[DatasetExperience], points: int) -> Figure:
+    columns = min(_PANELS, len(trains))
+    lines = math.ceil(len(trains) / columns)
+    figure = Figure(figsize=(1.9 * columns, 0.4 + 1.5 * lines), dpi=110, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in grid[len(trains) :]:
+        axes.axis("off")
+    for index, (train, test, axes) in enumerate(zip(trains, tests, grid, strict=False)):
+        held_out = test.stacked
+        x, y = held_out.take(held_out.x[held_out.rows].squeeze(1).argsort())
+        axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), linewidth=1, color="tab:gray")
+        x, y = train.stacked.take(torch.arange(min(points, len(train.stacked))))
+        axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), "o", markersize=3, color="tab:red")
+        axes.set_title(f"round {index}", fontsize=_SMALL, pad=2)
+        axes.tick_params(labelsize=_SMALL)
+    return figure

@@ -1,0 +1,44 @@
+"""The inner loop with `higher` (Grefenstette et al. 2019), used as its documentation shows: the reference engine."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from ftml_bench.adaptation.inner_loop import InnerLoop, Parameters
+from ftml_bench.errors import UsageError
+
+
+class HigherEngine(InnerLoop):
+    """One task at a time through a functional copy of the model that `higher` patches together."""
+
+    name = "higher"
+
+    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """See `Engine.predict`."""
+        return torch.stack(
+            [self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)]
+        )
+
+    def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
+        import higher  # only where it is used: the package is not maintained, and no other engine needs it
+
+        named = dict(self.model.named_parameters())
+        optimizer = torch.optim.SGD([named[n] for n in self.adapted], lr=self.inner_lr)
+        # `track_higher_grads=False` would cut the path to the initial weights too; first-order MAML keeps that path
+        # and treats only the inner gradients as constants.
+        constant = None if self.second_order else lambda gradients: [g.detach() for g in gradients]
+        with ExitStack() as stack:
+            try:
+                model, inner = stack.enter_context(
+                    higher.innerloop_ctx(self.model, optimizer, copy_initial_weights=False)
+                )
+            except TypeError as error:
+                kind = type(self.model).__name__
+                raise UsageError(f"higher cannot patch {kind} ({error}): use engine='loop'") from error
+            model.update_params([parameters[name] for name in named])
+            for _ in range(self.inner_steps):
+                inner.step(self._support_loss(model, x, y), grad_callback=constant)
+            return self._query_outputs(model, x, query_x)

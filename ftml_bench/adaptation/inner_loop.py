@@ -1,0 +1,154 @@
+"""What every engine shares: the settings of the inner loop, its two losses, the update procedure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+Parameters = dict[str, Tensor]
+BATCH_NORM_RULES = ("support", "transductive")
+
+
+class Engine(Protocol):
+    """What computes "adapt, then predict" and its exact derivative."""
+
+    name: str
+
+    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
+
+        :param parameters: of the model, by name, as `dict(model.named_parameters())`.
+        :param support: x (T, S, *input) and y (T, S, *target).
+        :param query_x: (T, Q, *input).
+        :return: (T, Q, *output).
+        """
+        ...
+
+    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> Parameters:
+        """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
+
+        :param x: (N, *input), y: (N, *target).
+        :return: the adapted copy, detached; `parameters` are left as they were.
+        """
+        ...
+
+
+class InnerLoop:
+    """The settings of the inner loop.
+
+    :param model: the network; its `nn.BatchNorm` layers are converted in place (see `convert_batch_norm`).
+    :param criterion: the loss of both loops: (N, *output), (N, *target) -> mean over the N points.
+    :param inner_lr: α, the step size of the inner gradient steps.
+    :param inner_steps: number of inner gradient steps on the same support set.
+    :param second_order: differentiate through the inner gradients (the meta-gradient); False: treat them as constants
+        (first-order MAML).
+    :param adapted: "all" parameters, those of the "last_layer", or names.
+    :param batch_norm: whose statistics normalise the query: the "support" set's, or its own ("transductive").
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        *,
+        inner_lr: float,
+        inner_steps: int,
+        second_order: bool = True,
+        adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
+        batch_norm: Literal["support", "transductive"] = "support",
+    ) -> None:
+        if inner_steps < 0:
+            raise UsageError(f"inner_steps={inner_steps}: expected 0 or more")
+        if not inner_lr > 0:
+            raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        if batch_norm not in BATCH_NORM_RULES:
+            raise unknown("batch norm rule of a strategy that adapts", batch_norm, BATCH_NORM_RULES)
+        self.model = convert_batch_norm(model)
+        self.criterion = criterion
+        self.inner_lr = inner_lr
+        self.inner_steps = inner_steps
+        self.second_order = second_order
+        self.adapted = adapted_names(self.model, adapted)
+        # Without norm layers the support rows would ride along in the query's forward pass for nothing.
+        self.query_needs_support = batch_norm == "support" and has_norm(self.model)
+
+    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> Parameters:
+        """See `Engine.adapt`."""
+        return update_procedure(
+            self.model,
+            parameters,
+            self.criterion,
+            x,
+            y,
+            steps=steps,
+            optimizer=lambda ps: torch.optim.SGD(ps, lr=self.inner_lr),
+            adapted=self.adapted,
+        )
+
+    def _support_loss(self, call: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+        with batch_statistics():
+            return self.criterion(call(x), y)
+
+    def _query_outputs(self, call: Callable[[Tensor], Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
+        if not self.query_needs_support:
+            with batch_statistics():
+                return call(query_x)
+        with batch_statistics(first=len(support_x)):
+            return call(torch.cat([support_x, query_x]))[len(support_x) :]
+
+
+def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
+    """The names of the parameters that the inner loop changes, in the model's order; frozen ones never are."""
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    if adapted == "all":
+        return trainable
+    if adapted == "last_layer":
+        prefix = trainable[-1].rpartition(".")[0]
+        return [name for name in trainable if name.rpartition(".")[0] == prefix]
+    if isinstance(adapted, str):
+        raise unknown("value of adapted", adapted, ["all", "last_layer"])
+    wanted = list(adapted)
+    for name in wanted:
+        if name not in trainable:
+            raise unknown("parameter in adapted", name, trainable)
+    return [name for name in trainable if name in wanted]
+
+
+def update_procedure(
+    model: nn.Module,
+    parameters: Parameters,
+    criterion: Criterion,
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    adapted: list[str],
+) -> Parameters:
+    """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
+
+    Neither `model`, nor `parameters`, nor any buffer changes.
+
+    :param x: (N, *input), y: (N, *target).
+    :param optimizer: builds the optimiser for the adapted copies.
+    :return: the adapted copy by name, detached.
+    """
+    copy = {name: p.detach().clone() for name, p in parameters.items()}
+    leaves = [copy[name].requires_grad_() for name in adapted]
+    step = optimizer(leaves)
+    with torch.enable_grad(), batch_statistics():
+        for _ in range(steps):
+            step.zero_grad()
+            criterion(functional_call(model, copy, (x,)), y).backward()
+            step.step()
+    return {name: p.detach() for name, p in copy.items()}

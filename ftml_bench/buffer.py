@@ -1,0 +1,183 @@
+"""What a learner remembers: all data of all rounds, sampled in batches of tasks (the paper's task buffer B).
+
+Nothing enters but what an arrival handed over as its own dataset; nothing leaves. Rounds are filed by
+`current_experience`. Streams of stacked tensors are kept as bytes, shared with the stream; any other stream's data are
+kept as the `AvalancheDataset` that arrived and read anew at each draw.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
+from avalanche.benchmarks.utils import AvalancheDataset, concat_datasets
+from avalanche.training.storage_policy import ExemplarsBuffer
+from torch import Generator, Tensor
+
+from ftml_bench.benchmarks.stacked import StackedDataset, as_input
+from ftml_bench.seeding import generator
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Round:
+    """The data of one round so far (D_t): one or several arrivals."""
+
+    def __init__(self, labels: tuple[int, ...] | None) -> None:
+        self.labels = labels
+        self.dataset: AvalancheDataset | None = None
+        self._stacked: StackedDataset | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.dataset is None else len(self.dataset)
+
+    @property
+    def task_label(self) -> int:
+        """The label that rides with the round's points; 0 where the stream has none or several."""
+        return self.labels[0] if self.labels else 0
+
+    def add(self, dataset: AvalancheDataset, stacked: StackedDataset | None) -> None:
+        """Append an arrival."""
+        if stacked is not None:
+            self._stacked = stacked if self._stacked is None else self._stacked.concat(stacked)
+        self.dataset = dataset if self.dataset is None else self.dataset.concat(dataset)
+
+    def take(self, indices: Tensor, *, train: bool) -> Batch:
+        """The points at `indices`: x (N, *input), bytes where they are stored so, and y (N, *target).
+
+        :param train: read a dataset with its training transform; else with its evaluation transform.
+        """
+        if self._stacked is not None:
+            return self._stacked.take(indices)
+        assert self.dataset is not None
+        dataset = self.dataset.train() if train else self.dataset.eval()
+        points = [dataset[int(i)] for i in indices]
+        return torch.stack([p[0] for p in points]), torch.stack([torch.as_tensor(p[1]) for p in points])
+
+
+class TaskBuffer(ExemplarsBuffer):
+    """A buffer of everything, filed by round; used as Avalanche's own buffers (`.buffer`, `.update(strategy)`).
+
+    :param device: where drawn batches go; bytes become floats there.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__(max_size=sys.maxsize)
+        self.device = torch.device(device)
+        self.rounds: dict[int, Round] = {}
+
+    @property
+    def buffer(self) -> AvalancheDataset:
+        """All data of all rounds as one dataset."""
+        return concat_datasets([r.dataset for r in self.rounds.values()])
+
+    def update(self, strategy, **kwargs) -> None:
+        """File the strategy's current experience."""
+        self.add(strategy.experience)
+
+    def post_adapt(self, agent_state, exp) -> None:
+        """File an experience (the name that Avalanche is moving to)."""
+        self.add(exp)
+
+    def resize(self, strategy, new_size: int) -> None:
+        """Refused: the buffer keeps all data."""
+        raise ValueError(f"TaskBuffer keeps all data and cannot be resized to {new_size}")
+
+    def add(self, experience: DatasetExperience) -> int:
+        """File an arrival under its round; an experience that is no part of a round is the whole of its round.
+
+        :return: the round.
+        """
+        number = experience.current_experience
+        is_part = isinstance(experience, OnlineCLExperience)
+        # Training once more on a whole experience brings nothing new: it stands for its round, and is not added twice.
+        if number not in self.rounds or not is_part:
+            self.rounds[number] = Round(labels_of(experience))
+        self.rounds[number].add(experience.dataset, getattr(experience, "stacked", None))
+        return number
+
+    def for_label(self, labels: tuple[int, ...] | None, *, limit: int, seed: int) -> Batch | None:
+        """The data that an evaluation may adapt to, read with evaluation transforms; None if the label is unseen.
+
+        One round with that label: all its points, or `limit` random ones. Several: as many of each, `limit` at most.
+        The choice depends on `seed` and on what has arrived, on nothing else.
+        """
+        numbers = [number for number, r in self.rounds.items() if r.labels == labels]
+        if not numbers:
+            return None
+        share = max(1, limit // len(numbers))
+        pieces = []
+        for number in numbers:
+            n = len(self.rounds[number])
+            rows = torch.arange(n)
+            if n > share:
+                rows = torch.randperm(n, generator=generator(seed, "update", number, n))[:share].sort().values
+            pieces.append(self.rounds[number].take(rows, train=False))
+        return self._batch(pieces)
+
+    def split(
+        self, rounds: Sequence[int], support: int | None, query: int | None, rng: Generator
+    ) -> tuple[Batch, Batch]:
+        """Support and query sets of a meta-batch, disjoint within every task: (T, S, ...) and (T, Q, ...).
+
+        A round with fewer than `support` + `query` points is cut into two disjoint halves, each repeated in turn.
+        With None and None both are all of D_k, the exact setting, where alone they coincide.
+
+        :param rounds: T rounds, repeated ones drawn anew; each has at least two points.
+        :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
+        """
+        supports, queries = [], []
+        for number in rounds:
+            n = len(self.rounds[number])
+            if support is None or query is None:
+                first = second = torch.arange(n)
+            else:
+                order = torch.randperm(n, generator=rng)
+                if n >= support + query:
+                    first, second = order[:support], order[support : support + query]
+                else:
+                    half = n // 2
+                    first = order[torch.arange(support) % half]
+                    second = order[half + torch.arange(query) % (n - half)]
+            supports.append(self.rounds[number].take(first, train=True))
+            queries.append(self.rounds[number].take(second, train=True))
+        if len({len(x) for x, _ in supports}) > 1:
+            sizes = sorted({len(x) for x, _ in supports})
+            raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
+        return self._batch(supports, len(rounds)), self._batch(queries, len(rounds))
+
+    def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
+        """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
+        return self._batch([self._some(number, size, rng) for number in rounds])
+
+    def _some(self, number: int, size: int, rng: Generator) -> Batch:
+        """`size` distinct points of a round; drawn with replacement where there are fewer."""
+        n = len(self.rounds[number])
+        rows = torch.randperm(n, generator=rng)[:size] if n >= size else torch.randint(n, (size,), generator=rng)
+        return self.rounds[number].take(rows, train=True)
+
+    def mixed(self, rounds: Sequence[int], size: int, rng: Generator, *, equal_tasks: bool) -> tuple[Batch, list[int]]:
+        """A minibatch of `size` points from all of `rounds`, and the task label of every point.
+
+        :param equal_tasks: every point from a uniformly drawn round; else uniformly over datapoints.
+        """
+        sizes = torch.tensor([len(self.rounds[number]) for number in rounds])
+        weights = torch.ones(len(rounds)) if equal_tasks else sizes.float()
+        counts = torch.multinomial(weights, size, replacement=True, generator=rng).bincount(minlength=len(rounds))
+        chosen = [(number, int(k)) for number, k in zip(rounds, counts, strict=True) if k]
+        labels = [label for number, k in chosen for label in [self.rounds[number].task_label] * k]
+        return self._batch([self._some(number, k, rng) for number, k in chosen]), labels
+
+    def _batch(self, pieces: list[Batch], tasks: int | None = None) -> Batch:
+        """The pieces as one batch of inputs on the device, with a leading task dimension if `tasks` is given."""
+        x = as_input(torch.cat([x for x, _ in pieces]).to(self.device))
+        y = torch.cat([y for _, y in pieces]).to(self.device)
+        return (x, y) if tasks is None else (x.unflatten(0, (tasks, -1)), y.unflatten(0, (tasks, -1)))
+
+
+def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:
+    """The task labels of an experience as a key; None where the stream has none."""
+    labels = getattr(experience, "task_labels", None)
+    return None if labels is None else tuple(sorted(labels))

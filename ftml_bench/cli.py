@@ -1,0 +1,302 @@
+"""The command line, `ftml-bench`. It answers at once: torch and avalanche are imported only by what runs something."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ftml_bench.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from ftml_bench.definition import Definition
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    :return: the exit code: 0, 1 if a cell failed, 2 for an error of use (one line on stderr), 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
+    sys.path.append(os.getcwd())
+    try:
+        options = _parse(given)
+        command: Callable[[argparse.Namespace], int] = options.function
+        return command(options)
+    except UsageError as error:
+        print(f"ftml-bench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nftml-bench: stopped; the same command goes on with the cells that are not finished", file=sys.stderr)
+        return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says an error in one line, as all others are said."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="ftml-bench",
+        description="Online meta-learning benchmarks: does a learner learn new tasks faster and faster?",
+        epilog="The first thing to try: ftml-bench leaderboard quick",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], text: str, example: str) -> _Parser:
+        added = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"Example: {example}"
+        )
+        added.set_defaults(function=function)
+        return added
+
+    add("list", _list, "list leaderboards, benchmarks, strategies and models", "ftml-bench list")
+
+    data = add(
+        "data",
+        _data,
+        "say where data are looked for, check or fetch them, or draw a benchmark",
+        "ftml-bench data mnist --download; ftml-bench data RainbowDigits --sheet digits.png",
+    )
+    data.add_argument("name", nargs="?", metavar="NAME", help="mnist, or with --sheet a benchmark")
+    data.add_argument("--download", action="store_true", help="fetch what is missing")
+    data.add_argument("--sheet", metavar="FILE.png", help="draw the benchmark's first datapoints")
+    data.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the stream that is drawn (default 0)")
+    _add_data(data)
+
+    leaderboard = add(
+        "leaderboard",
+        _leaderboard,
+        "run a leaderboard, or go on with it, and print its table",
+        "ftml-bench leaderboard quick --jobs 2",
+    )
+    leaderboard.add_argument("definition", metavar="NAME|FILE.yaml", help="a name of `ftml-bench list`, or a file")
+    leaderboard.add_argument("--seeds", type=_integers, metavar="0,1,2", help="other seeds than the definition's")
+    _add_running(leaderboard, "runs/NAME")
+
+    run = add(
+        "run",
+        _run,
+        "run one strategy on one benchmark, with the benchmark's own defaults",
+        "ftml-bench run Sinusoids FTML --set meta_batch_size=10 --benchmark-set rounds=10",
+    )
+    run.add_argument("benchmark", metavar="BENCHMARK", help="a name of `ftml-bench list`, or module:Class")
+    run.add_argument("strategy", metavar="STRATEGY", help="a name of `ftml-bench list`, or module:Class")
+    run.add_argument("--seed", type=_seed, default=0, metavar="N", help="default 0")
+    run.add_argument("--steps", type=int, default=20, metavar="N", help="training steps an arrival (default 20)")
+    run.add_argument("--arrivals", type=_integers, metavar="N|a,b,c", help="datapoints of each arrival")
+    run.add_argument("--lr", type=float, default=0.001, metavar="X", help="learning rate of Adam (default 0.001)")
+    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the strategy's settings")
+    run.add_argument(
+        "--benchmark-set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the benchmark's settings"
+    )
+    _add_running(run, "runs/BENCHMARK-STRATEGY")
+
+    report = add("report", _report, "make tables, figures and page anew from a run's files", "ftml-bench report runs/quick")
+    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if name is not None and name not in commands.choices:
+        raise unknown("command", name, commands.choices)
+    return parser.parse_args(arguments)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of data sets (default: $FTML_BENCH_DATA, else the user's cache)"
+    )
+
+
+def _add_running(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results (default {default})")
+    parser.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: the cores that are usable)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _add_data(parser)
+
+
+class _Version(argparse.Action):
+    """Prints the version; looks for it only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"ftml-bench {version('ftml-bench')}")
+        parser.exit()
+
+
+def _list(options: argparse.Namespace) -> int:
+    from ftml_bench import definition, registry
+
+    groups = {"leaderboards": definition.available()}
+    for title, kind in (("benchmarks", "benchmark"), ("strategies", "strategy"), ("models", "model")):
+        groups[title] = {name: entry.summary for name, entry in registry.entries(kind).items()}
+    width = max(len(name) for names in groups.values() for name in names)
+    for title, names in groups.items():
+        print(f"{title}:")
+        for name, summary in names.items():
+            print(f"  {name:<{width}}  {summary}")
+    return 0
+
+
+def _data(options: argparse.Namespace) -> int:
+    from ftml_bench import registry
+
+    if options.sheet:
+        return _sheet(options)
+    if options.name not in (None, "mnist"):
+        if options.name in registry.entries("benchmark"):
+            raise UsageError(f"{options.name} is a benchmark: add --sheet FILE.png to draw it")
+        raise unknown("data set", options.name, ["mnist"])
+    if options.download and options.name is None:
+        raise UsageError("say what to fetch: ftml-bench data mnist --download")
+    from ftml_bench.benchmarks import mnist
+
+    print(f"data are looked for in {mnist.data_root(options.data)}")
+    if options.download:
+        mnist.download(options.data)
+    try:
+        for split in ("train", "test"):
+            images, _ = mnist.read_mnist(split, options.data)
+            print(f"mnist {split}: {len(images):,} images, complete")
+    except UsageError as error:
+        if options.name:
+            raise
+        print(f"mnist: {error}")
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    import inspect
+
+    from ftml_bench import registry
+
+    if options.name is None:
+        raise UsageError("say what to draw: ftml-bench data BENCHMARK --sheet FILE.png")
+    folder = Path(options.sheet).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder} to write {options.sheet} into")
+    benchmark_class = registry.load("benchmark", options.name)
+    from ftml_bench.benchmarks.sheets import contact_sheet
+
+    root = {"root": options.data} if "root" in inspect.signature(benchmark_class).parameters else {}
+    contact_sheet(benchmark_class(seed=options.seed, **root), options.sheet)
+    print(options.sheet)
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from ftml_bench import definition as definitions
+
+    definition = definitions.load(options.definition)
+    if options.seeds is not None:
+        definition = definitions.with_seeds(definition, options.seeds)
+    return _run_and_report(definition, options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ftml_bench import definition as definitions
+
+    # Of "module:Class" the class: a colon cannot stand in the name of a folder.
+    benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
+    arrivals = options.arrivals
+    row = {"strategy": options.strategy, **_key_values("--set", options.set)}
+    content = {
+        "name": f"{benchmark}-{strategy}",
+        "seeds": [options.seed],
+        "benchmarks": {
+            benchmark: {
+                "benchmark": options.benchmark,
+                "settings": _key_values("--benchmark-set", options.benchmark_set),
+                "arrivals": arrivals[0] if arrivals is not None and len(arrivals) == 1 else arrivals,
+                "steps": options.steps,
+                "optimizer": {"name": "Adam", "lr": options.lr},
+                "strategies": {strategy: row},
+            }
+        },
+    }
+    return _run_and_report(definitions.from_dict(content, "run"), options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    print(_report_text(options.folder), end="")
+    _say_where(options.folder)
+    return 0
+
+
+def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
+    jobs = _usable_cores() if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise UsageError(f"--jobs: expected a whole number of at least 1, got {jobs}")
+    if options.data is not None and not Path(options.data).is_dir():
+        raise UsageError(f"--data: there is no folder {options.data}")
+    root: Path = options.out or Path("runs", definition.name)
+    from ftml_bench import cell, schedule
+
+    schedule.check_free(definition, root)
+    cell.check(definition)
+    outcomes = schedule.run_cells(definition, root, jobs=jobs, data=options.data, quiet=options.quiet)
+    print(_report_text(root), end="")
+    _say_where(root)
+    return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
+
+
+def _report_text(root: Path) -> str:
+    import shutil
+
+    from ftml_bench import report
+
+    return report.write(root, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+
+def _say_where(root: Path) -> None:
+    import shlex
+
+    print(f"\nfigures:      {root / 'figures'}")
+    print(f"report:       {root / 'report.html'}")
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(root))}")
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container or under taskset
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _key_values(option: str, texts: list[str]) -> dict[str, Any]:
+    """{"rounds": 10} of ["rounds=10"]: values are read as in a definition."""
+    from ftml_bench.definition import parse_yaml
+
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{option}: expected key=value, got {text!r}")
+        if key in values:
+            raise UsageError(f"{option}: {key!r} is set twice")
+        values[key] = parse_yaml(value, f"{option} {key}")
+    return values
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}") from None
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The paper's metrics as Avalanche plugin metrics: what a round's learning curve says, over rounds.
+
+The names of the emitted values depend on the metric alone, so that the curves of several strategies overlay in
+TensorBoard. x is the round, or the number of datapoints seen so far for the learning curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftml_bench.curves import Threshold, datapoints_to_threshold
+from ftml_bench.errors import UsageError
+from ftml_bench.metrics.performance import RoundMetric
+
+
+class DatapointsToThreshold(RoundMetric):
+    """Efficiency: datapoints of a round until the threshold is reached (paper, section 6, "learning proficiency").
+
+    `Datapoints_To_Threshold` is emitted once a round: when the threshold is first met, or after the last arrival, then
+    as the round's size, with `Threshold_Censored` = 1.
+    """
+
+    def __init__(self, threshold: Threshold) -> None:
+        self.threshold = threshold
+        super().__init__(threshold.metric)
+
+    def reset(self) -> None:
+        """Forget all rounds."""
+        super().reset()
+        self._emitted_round = -1
+
+    def _emit(self) -> list[tuple[str, float, int]]:
+        n, censored = datapoints_to_threshold(self.datapoints, self.values, self.threshold)
+        if self.round == self._emitted_round or (censored and not self.is_last):
+            return []
+        self._emitted_round = self.round
+        return [("Datapoints_To_Threshold", n, self.round), ("Threshold_Censored", int(censored), self.round)]
+
+    def __str__(self) -> str:
+        return "Datapoints_To_Threshold"
+
+
+class PerformanceAtCheckpoint(RoundMetric):
+    """Held-out performance after exactly `checkpoint` datapoints of a round."""
+
+    def __init__(self, checkpoint: int, metric: str) -> None:
+        if checkpoint < 1:
+            raise UsageError(f"checkpoint {checkpoint}: expected a number of datapoints of at least 1")
+        super().__init__(metric)
+        self.checkpoint = checkpoint
+
+    def _emit(self) -> list[tuple[str, float, int]]:
+        return [(str(self), self.values[-1], self.round)] if self.datapoints[-1] == self.checkpoint else []
+
+    def __str__(self) -> str:
+        return f"{self.metric.capitalize()}_At_{self.checkpoint}_Datapoints"
+
+
+class FinalPerformance(RoundMetric):
+    """Held-out performance of a round after its last arrival."""
+
+    def _emit(self) -> list[tuple[str, float, int]]:
+        return [(str(self), self.values[-1], self.round)] if self.is_last else []
+
+    def __str__(self) -> str:
+        return f"Final_{self.metric.capitalize()}"
+
+
+class LearningCurve(RoundMetric):
+    """Held-out performance of the current round after every arrival, over all datapoints of the stream so far."""
+
+    def _emit(self) -> list[tuple[str, float, int]]:
+        return [(str(self), self.values[-1], self.n_before + self.n_seen)]
+
+    def __str__(self) -> str:
+        return f"{self.metric.capitalize()}_Over_Datapoints"
+
+
+def efficiency_metrics(*, threshold: tuple[str, float] = ("accuracy", 0.9)) -> list[RoundMetric]:
+    """Datapoints to the threshold, and whether the round was censored.
+
+    :param threshold: (metric, value): "accuracy" must be at least, "loss" below it. Every benchmark has its own.
+    """
+    return [DatapointsToThreshold(Threshold(*threshold))]
+
+
+def checkpoint_metrics(*, checkpoints: Sequence[int], metric: str = "accuracy") -> list[RoundMetric]:
+    """Performance of every round at each of `checkpoints` datapoints."""
+    return [PerformanceAtCheckpoint(checkpoint, metric) for checkpoint in checkpoints]
+
+
+def final_performance_metrics(*, metric: str = "accuracy") -> list[RoundMetric]:
+    """Performance of every round with all its data."""
+    return [FinalPerformance(metric)]
+
+
+def learning_curve_metrics(*, metric: str = "accuracy") -> list[RoundMetric]:
+    """Performance of the current round over all datapoints of the stream so far."""
+    return [LearningCurve(metric)]

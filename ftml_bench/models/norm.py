@@ -1,0 +1,140 @@
+"""Batch normalisation in plain operations, with its statistics chosen by the caller.
+
+Which statistics normalise a batch decides who wins on image streams, so it is said explicitly: a context around the
+model's call is read by every norm layer below it, and the models themselves stay plain. Outside any context the layer
+behaves as `nn.BatchNorm2d`. The rules have the names of Bronskill et al. 2020 (TaskNorm):
+
+- *transductive*: the statistics of the batch at hand (`batch_statistics()`), as MAML code and the paper's authors do;
+- *support* (MetaBN): the statistics of the task's training data. In a meta-step the support rides as the first rows
+  of the query's forward pass (`batch_statistics(first=n)`); at evaluation they are recorded once in the adapted copy
+  (`batch_statistics(keep="recorded")`), so that a prediction does not depend on its neighbours;
+- *running*: as `nn.BatchNorm2d`, no context at all.
+
+Plain mean and variance operations are differentiable to any order under every transform of PyTorch; the stock layers
+give silently wrong second-order gradients under `torch.func.vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    first: int | None
+    groups: int
+    keep: Literal["nothing", "running", "recorded"]
+
+
+_statistics: ContextVar[_Statistics | None] = ContextVar("batch_statistics", default=None)
+
+
+@contextmanager
+def batch_statistics(
+    *, first: int | None = None, groups: int = 1, keep: Literal["nothing", "running", "recorded"] = "nothing"
+) -> Iterator[None]:
+    """Inside, every norm layer normalises by statistics of the batch at hand, in training and evaluation mode alike.
+
+    :param first: take the statistics from the first `first` rows (of each group) only; None: from all rows.
+    :param groups: the batch consists of so many equal groups of consecutive rows, each normalised by itself.
+    :param keep: what becomes of the statistics: "nothing"; "running": they update the running statistics as in
+        `nn.BatchNorm2d`, averaged over groups; "recorded": they become the running statistics, so that evaluation
+        mode afterwards normalises any batch exactly as this one.
+    """
+    token = _statistics.set(_Statistics(first, groups, keep))
+    try:
+        yield
+    finally:
+        _statistics.reset(token)
+
+
+def normalise(rows: Tensor, source: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`rows` normalised by the mean and (biased) variance of `source` over `dims`; and that mean and variance."""
+    var, mean = torch.var_mean(source, dims, correction=0, keepdim=True)
+    return (rows - mean) * torch.rsqrt(var + eps), mean, var
+
+
+class TaskBatchNorm(_BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, ...) inputs over all but the channels.
+
+    Parameters, buffers and state dict are those of `nn.BatchNorm2d`; see the module's text for whose statistics count.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected an input of shape (N, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        statistics = _statistics.get()
+        if statistics is None:
+            if not self.training and self.running_mean is not None:
+                return self._affine((input - self._channels(self.running_mean, input)) * self._scale(input))
+            statistics = _Statistics(None, 1, "running" if self.training else "nothing")
+        rows = input.unflatten(0, (statistics.groups, -1))  # (groups, N / groups, C, ...)
+        source = rows[:, : statistics.first]
+        dims = [1, *range(3, rows.dim())]
+        rows, mean, var = normalise(rows, source, dims, self.eps)
+        if statistics.keep != "nothing" and self.running_mean is not None:
+            self._keep(statistics.keep, mean, var, source.numel() // mean.numel())
+        return self._affine(rows.flatten(0, 1))
+
+    @torch.no_grad()
+    def _keep(self, keep: str, mean: Tensor, var: Tensor, count: int) -> None:
+        """Update the running statistics; mean, var: (groups, 1, C, 1...); count: values that each was taken from."""
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        rate = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+        if keep == "recorded":
+            rate = 1.0
+        else:  # as the stock layer: normalise by the biased variance, remember the unbiased one
+            var = var * (count / max(count - 1, 1))
+        self.running_mean.lerp_(mean.mean(0).flatten().to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(var.mean(0).flatten().to(self.running_var.dtype), rate)
+
+    def _affine(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return x
+        return x * self._channels(self.weight, x) + self._channels(self.bias, x)
+
+    def _scale(self, x: Tensor) -> Tensor:
+        assert self.running_var is not None
+        return self._channels(torch.rsqrt(self.running_var + self.eps), x)
+
+    @staticmethod
+    def _channels(values: Tensor, x: Tensor) -> Tensor:
+        """`values` (C,) shaped to broadcast over x (N, C, ...)."""
+        return values.view(-1, *[1] * (x.dim() - 2))
+
+
+def has_norm(model: nn.Module) -> bool:
+    """Whether any layer of the model normalises by batch statistics."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def convert_batch_norm(model: nn.Module) -> nn.Module:
+    """Replace every `nn.BatchNorm1d/2d/3d` of `model` in place by a `TaskBatchNorm`; other modules are not touched.
+
+    Parameters and buffers are the same objects afterwards: an optimiser that holds them goes on working.
+
+    :return: `model` (or its replacement, where the model itself is a norm layer).
+    """
+    if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+        new = TaskBatchNorm(
+            model.num_features, model.eps, model.momentum, affine=False, track_running_stats=model.track_running_stats
+        )
+        new.affine, new.weight, new.bias = model.affine, model.weight, model.bias
+        new.running_mean, new.running_var = model.running_mean, model.running_var
+        new.num_batches_tracked = model.num_batches_tracked
+        return new.train(model.training)
+    for name, child in model.named_children():
+        setattr(model, name, convert_batch_norm(child))
+    return model

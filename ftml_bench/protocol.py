@@ -1,0 +1,107 @@
+"""Online meta-learning (paper, Algorithm 1) as a loop over any Avalanche strategy.
+
+Nothing is hidden: the same, written out, is
+
+    for round in benchmark.train_stream:
+        for arrival in arrivals(round, sizes):
+            strategy.train(arrival, eval_streams=[])
+            strategy.eval([held_out(benchmark, round)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from avalanche.benchmarks import CLScenario, DatasetExperience
+from avalanche.core import SupervisedPlugin
+from avalanche.training.templates import SupervisedTemplate
+from tqdm import tqdm
+
+from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
+from ftml_bench.benchmarks.arrivals import cumulative_sizes
+from ftml_bench.metrics.performance import Performance
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation on held-out data, after an arrival."""
+
+    round: int  # the round that is arriving
+    evaluated_round: int  # the round whose held-out data were tested
+    datapoints: int  # of the arriving round, so far
+    loss: float
+    accuracy: float | None  # None for regression
+    steps: int  # training steps since the start
+    gradient_evaluations: int  # since the start, update procedures included
+
+
+def held_out(benchmark: CLScenario, round: int | DatasetExperience) -> DatasetExperience:
+    """The held-out experience of a round, given as its experience or its number."""
+    return benchmark.test_stream[getattr(round, "current_experience", round)]
+
+
+def evaluations(
+    strategy: SupervisedTemplate, benchmark: CLScenario, arrivals: int | Sequence[int], *, seed: int = 0
+) -> Iterator[Evaluation]:
+    """The protocol as a generator: trains on each arrival, evaluates on the round's held-out data, yields.
+
+    :param arrivals: sizes, as in `ftml_bench.benchmarks.arrivals`.
+    :param seed: of the order in which the data of a round arrive.
+    """
+    probe = _Probe()
+    strategy.plugins.insert(0, probe)
+    try:
+        for round in benchmark.train_stream:
+            for arrival in split_arrivals(round, arrivals, seed=seed):
+                strategy.train(arrival, eval_streams=[])
+                strategy.eval([held_out(benchmark, round)])
+                yield Evaluation(
+                    round=round.current_experience,
+                    evaluated_round=round.current_experience,
+                    datapoints=arrival.n_seen_in_round,
+                    loss=probe.performance.loss,
+                    accuracy=probe.performance.accuracy,
+                    steps=strategy.cost.steps,
+                    gradient_evaluations=strategy.cost.gradient_evaluations,
+                )
+    finally:
+        strategy.plugins.remove(probe)
+
+
+def total_evaluations(benchmark: CLScenario, arrivals: int | Sequence[int]) -> int:
+    """How many evaluations the protocol makes on a benchmark."""
+    return sum(len(cumulative_sizes(len(round.dataset), arrivals)) for round in benchmark.train_stream)
+
+
+def run(
+    strategy: SupervisedTemplate,
+    benchmark: CLScenario,
+    *,
+    arrivals: int | Sequence[int] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Evaluation]:
+    """Run the protocol to its end with a progress bar.
+
+    :param arrivals: sizes; None: the benchmark's own.
+    :return: one entry an arrival.
+    """
+    sizes = benchmark.arrivals if arrivals is None else arrivals
+    steps = evaluations(strategy, benchmark, sizes, seed=seed)
+    total = total_evaluations(benchmark, sizes)
+    return list(tqdm(steps, total=total, desc=type(strategy).__name__, unit="arrival", disable=not progress))
+
+
+class _Probe(SupervisedPlugin):
+    """Measures the performance of each evaluated experience, whatever metrics the strategy has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.performance = Performance()
+
+    def before_eval_exp(self, strategy, *args, **kwargs) -> None:
+        self.performance = Performance()
+
+    def after_eval_iteration(self, strategy, *args, **kwargs) -> None:
+        self.performance.update(strategy)

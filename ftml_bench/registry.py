@@ -1,0 +1,95 @@
+"""Names of strategies, benchmarks and models -> the classes that they stand for. Nothing is imported before `load`.
+
+A name is one of the tables below, an entry point that an installed package declares in the group
+`ftml_bench.strategies`, `ftml_bench.benchmarks` or `ftml_bench.models`, or `module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from ftml_bench.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a name stands for: `target` is "module:Class", `summary` one line for people."""
+
+    target: str
+    summary: str
+
+
+STRATEGIES = {
+    "FTML": Entry(
+        "ftml_bench.strategies:FTML", "follow the meta leader: meta-trains on all rounds, adapts to this one"
+    ),
+    "TrainOnEverything": Entry("ftml_bench.strategies:TrainOnEverything", "one model on all data so far, not adapted"),
+    "FromScratch": Entry("ftml_bench.strategies:FromScratch", "new parameters every round; the control"),
+    "FollowTheLeader": Entry(
+        "ftml_bench.strategies:FollowTheLeader", "joint training on earlier rounds, then fine-tuned on this one"
+    ),
+}
+BENCHMARKS = {
+    "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
+    "RainbowDigits": Entry("ftml_bench.benchmarks:RainbowDigits", "the same on scikit-learn's digits: no download"),
+    "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
+}
+MODELS = {
+    "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),
+    "SinusoidMLP": Entry("ftml_bench.models:SinusoidMLP", "two hidden layers of 40"),
+}
+# kind -> (our own names, the group of entry points that adds to them)
+_KINDS = {
+    "strategy": (STRATEGIES, "ftml_bench.strategies"),
+    "benchmark": (BENCHMARKS, "ftml_bench.benchmarks"),
+    "model": (MODELS, "ftml_bench.models"),
+}
+_MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def entries(kind: str) -> dict[str, Entry]:
+    """All names of a kind ("strategy", "benchmark" or "model"): ours first, then those of other installed packages.
+
+    A name of ours cannot be taken over by another package.
+    """
+    own, group = _KINDS[kind]
+    found = dict(own)
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.value
+        found.setdefault(point.name, Entry(point.value, f"from {package}"))
+    return found
+
+
+def resolve(kind: str, name: str) -> str:
+    """The "module:Class" that a name stands for, without importing it.
+
+    :raises UsageError: no such name; says the nearest one.
+    """
+    if _MODULE_CLASS.fullmatch(name):
+        return name
+    known = entries(kind)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return known[name].target
+
+
+def load(kind: str, name: str) -> Any:
+    """The class that a name stands for, imported.
+
+    :raises UsageError: no such name, a module that cannot be imported, or no such class in it.
+    """
+    module_name, class_name = resolve(kind, name).split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # somebody else's module may fail in any way; the user needs one line that names it
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{kind} {name!r}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
+    try:
+        return getattr(module, class_name)
+    except AttributeError:
+        public = [public for public in vars(module) if not public.startswith("_")]
+        raise unknown(f"class of {module_name} for {kind}", class_name, public) from None

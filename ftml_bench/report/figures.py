@@ -1,0 +1,119 @@
+"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ftml_bench.definition import Definition
+from ftml_bench.report.statistics import BenchmarkResult, CellSummary
+
+# Okabe and Ito (2008): told apart with any kind of colour vision. Yellow, the weakest on white, comes last.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
+DASHES = ("solid", "dashed", "dotted")
+WINDOW = 5  # rounds
+
+Style = tuple[str, str]  # colour, line style
+
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "#666666",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "svg.hashsalt": "ftml-bench",  # with no date in the metadata: the same records, the same bytes
+}
+
+
+def styles(definition: Definition) -> dict[str, Style]:
+    """Row name -> colour and line style, the same in every figure of a leaderboard."""
+    names = dict.fromkeys(row.name for spec in definition.benchmarks for row in spec.rows)
+    return {name: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]) for i, name in enumerate(names)}
+
+
+def draw(result: BenchmarkResult, style: dict[str, Style], folder: Path) -> list[Path]:
+    """Writes `<benchmark>.png` and `<benchmark>.svg` into `folder`.
+
+    Faint: the mean over seeds of each round. Solid: its centred running mean over 5 rounds (fewer at the ends).
+    Shaded: the standard error over seeds of the running mean.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(_STYLE):
+        figure = _figure(result, style)
+        files = [folder / f"{result.spec.name}.png", folder / f"{result.spec.name}.svg"]
+        figure.savefig(files[0], dpi=160)
+        figure.savefig(files[1], metadata={"Date": None})
+    return files
+
+
+def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
+    """Centred mean over `window` (odd) rounds of values (..., R); at the ends, over those of them that exist.
+
+    >>> running_mean(np.array([0.0, 3.0, 6.0, 9.0]), 3).tolist()
+    [1.5, 3.0, 6.0, 7.5]
+    """
+    rounds = values.shape[-1]
+    reach = window // 2
+    spans = [values[..., max(0, t - reach) : t + reach + 1] for t in range(rounds)]
+    return np.stack([span.mean(axis=-1) for span in spans], axis=-1)
+
+
+def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
+    first, last = result.checkpoints[0], result.checkpoints[-1]
+    figure = Figure(figsize=(11, 4.1), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3)
+    error = {"error": "Error rate", "loss": "Loss"}[result.measure]
+    _panel(panels[0], result, style, lambda cell: cell.to_threshold)
+    panels[0].set(title=f"Datapoints to γ ({result.threshold})", ylabel="datapoints")
+    panels[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
+    panels[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
+                       textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
+    panels[0].set_ylim(bottom=0)
+    for panel, checkpoint in ((panels[1], first), (panels[2], last)):
+        _panel(panel, result, style, lambda cell, checkpoint=checkpoint: cell.errors[checkpoint])
+        panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
+        if result.measure == "loss":
+            panel.set_yscale("log")  # losses of learners differ by powers of ten
+        else:
+            panel.set_ylim(bottom=0)
+    for panel in panels:
+        panel.set_xlabel("round")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.margins(x=0.02)
+    lines, names = panels[0].get_legend_handles_labels()
+    if lines:
+        figure.legend(lines, names, loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+    return figure
+
+
+def _panel(
+    axes: Axes,
+    result: BenchmarkResult,
+    style: dict[str, Style],
+    curve: Callable[[CellSummary], list[float] | list[int]],
+) -> None:
+    for row in result.rows:
+        if not row.cells:
+            continue
+        color, dashes = style[row.row.name]
+        values = np.array([curve(cell) for cell in row.cells.values()], dtype=float)  # (seeds, rounds)
+        x = np.arange(1, values.shape[1] + 1)
+        smooth = running_mean(values)
+        axes.plot(x, values.mean(axis=0), color=color, linewidth=0.7, alpha=0.3)
+        axes.plot(x, smooth.mean(axis=0), color=color, linestyle=dashes, linewidth=1.8, label=row.row.name)
+        if len(values) > 1:
+            error = smooth.std(axis=0, ddof=1) / np.sqrt(len(values))
+            lower, upper = smooth.mean(axis=0) - error, smooth.mean(axis=0) + error
+            axes.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)

@@ -1,0 +1,248 @@
+"""From the curves of runs to the numbers of a leaderboard: per cell, over seeds, and paired by seed. Plain Python."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ftml_bench.curves import Threshold, datapoints_to_threshold
+from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
+from ftml_bench.errors import UsageError
+from ftml_bench.record import CurveRow, Run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds: `standard_error` is None for one seed; both are None for none."""
+
+    mean: float | None
+    standard_error: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class CellSummary:
+    """What one finished run says. Every list has one entry a round, in order.
+
+    :param rounds: the rounds' numbers.
+    :param to_threshold: datapoints to γ; a censored round counts as its last number of datapoints.
+    :param censored: whether γ was not reached.
+    :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
+    :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
+    """
+
+    rounds: list[int]
+    to_threshold: list[int]
+    censored: list[bool]
+    errors: dict[int, list[float]]
+    steps: int
+    gradient_evaluations: int
+    seconds: float
+
+    @property
+    def half(self) -> int:
+        """Number of rounds of the first half; of an odd number, the second half has one more."""
+        return len(self.rounds) // 2
+
+    def first_half(self) -> float:
+        """Mean datapoints to γ over the first half of the rounds."""
+        return statistics.fmean(self.to_threshold[: self.half] or self.to_threshold)
+
+    def second_half(self) -> float:
+        """Mean datapoints to γ over the second half of the rounds."""
+        return statistics.fmean(self.to_threshold[self.half :])
+
+    def fall(self) -> float:
+        """By how much datapoints to γ fall from the first half of the rounds to the second."""
+        return self.first_half() - self.second_half()
+
+    def censored_share(self) -> float:
+        """Share of the second half's rounds in which γ was not reached, in [0, 1]."""
+        return statistics.fmean(self.censored[self.half :])
+
+    def error_at(self, checkpoint: int) -> float:
+        """Mean error at a checkpoint over the second half of the rounds."""
+        return statistics.fmean(self.errors[checkpoint][self.half :])
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """A row of a benchmark: its finished cells by seed, and a sentence for every seed that is not among them."""
+
+    row: Row
+    cells: dict[int, CellSummary]
+    notes: list[str]
+    batch_norm: str
+
+    def over_seeds(self, quantity: Callable[[CellSummary], float]) -> Estimate:
+        """A quantity of a cell, averaged over the finished seeds."""
+        return estimate(quantity(cell) for cell in self.cells.values())
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """All that a leaderboard says of one benchmark. `rows` are in the definition's order."""
+
+    spec: BenchmarkSpec
+    threshold: Threshold
+    measure: str  # "error" (1 - accuracy) or "loss"
+    checkpoints: list[int]  # the last one is N
+    seeds: tuple[int, ...]
+    rows: list[RowResult]
+
+    @property
+    def control(self) -> RowResult | None:
+        """The row that cannot learn across rounds: FromScratch, the one with the fewest steps."""
+        rows = [row for row in self.rows if row.row.strategy.split(":")[-1] == "FromScratch"]
+        return min(rows, key=lambda row: row.row.settings.get("step_factor", 1), default=None)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference paired by seed: `difference` = the first row minus the other one; the first leads where it is
+    smaller, on `leads` seeds."""
+
+    difference: Estimate
+    leads: int
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Mean and standard error (standard deviation with n - 1, divided by √n).
+
+    >>> estimate([1.0, 2.0, 3.0])
+    Estimate(mean=2.0, standard_error=0.5773502691896258, seeds=3)
+    """
+    numbers = [float(value) for value in values]
+    if not numbers:
+        return Estimate(None, None, 0)
+    mean = statistics.fmean(numbers)
+    if len(numbers) == 1:
+        return Estimate(mean, None, 1)
+    return Estimate(mean, statistics.stdev(numbers) / math.sqrt(len(numbers)), len(numbers))
+
+
+def paired(first: RowResult, other: RowResult, quantity: Callable[[CellSummary], float]) -> Paired:
+    """The difference of two rows in a quantity of which less is better, over the seeds that both have finished."""
+    seeds = [seed for seed in first.cells if seed in other.cells]
+    differences = [quantity(first.cells[seed]) - quantity(other.cells[seed]) for seed in seeds]
+    return Paired(estimate(differences), sum(difference < 0 for difference in differences))
+
+
+def results(definition: Definition, runs: list[tuple[Cell, Run]], root: Path) -> list[BenchmarkResult]:
+    """The numbers of every benchmark of which at least one run came to its end (finished or diverged).
+
+    :param root: the leaderboard's folder, to name files in errors.
+    :raises UsageError: a finished run's files do not hold what its protocol says.
+    """
+    found = dict(runs)
+    return [
+        result
+        for spec in definition.benchmarks
+        if (result := _benchmark_result(spec, definition.seeds, found, root)) is not None
+    ]
+
+
+def open_cells(runs: list[tuple[Cell, Run]], missing: list[Cell]) -> list[str]:
+    """A line for every cell that has no result yet or failed."""
+    lines = [f"{cell}: {_reason(cell, run)}" for cell, run in runs if run.status in ("failed", "running")]
+    return lines + [f"{cell}: not run" for cell in missing]
+
+
+def _benchmark_result(
+    spec: BenchmarkSpec, seeds: tuple[int, ...], runs: dict[Cell, Run], root: Path
+) -> BenchmarkResult | None:
+    ended = {c: run for c, run in runs.items() if c.benchmark == spec.name and run.status in ("finished", "diverged")}
+    if not ended:
+        return None
+    finished = {cell: run for cell, run in ended.items() if run.status == "finished"}
+    first = next(iter(ended.values())).record["protocol"]
+    threshold = Threshold(first["threshold"][0], first["threshold"][1])
+    checkpoints = sorted({*first["checkpoints"], first["datapoints_per_round"]})
+    for cell, run in finished.items():
+        for key in ("threshold", "checkpoints", "rounds", "datapoints_per_round", "metric"):
+            if run.record["protocol"].get(key) != first.get(key):
+                raise UsageError(f"{root / cell.folder / 'record.json'}: its {key!r} differs from the other runs'")
+    rows = []
+    for row in spec.rows:
+        cells = {
+            cell.seed: _summary(run, threshold, checkpoints, root / cell.folder)
+            for cell, run in finished.items()
+            if cell.row == row.name
+        }
+        rules = {
+            str(run.record["protocol"].get("batch_norm") or "") for c, run in finished.items() if c.row == row.name
+        }
+        open_seeds = [Cell(spec.name, row.name, seed) for seed in seeds if seed not in cells]
+        notes = _notes([(cell, runs.get(cell)) for cell in open_seeds], len(seeds))
+        rows.append(RowResult(row, cells, notes, ", ".join(sorted(rules))))
+    measure = "error" if first["metric"] == "accuracy" else first["metric"]
+    return BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows)
+
+
+def _summary(run: Run, threshold: Threshold, checkpoints: list[int], folder: Path) -> CellSummary:
+    file = folder / "curve.csv"
+    by_round: dict[int, list[CurveRow]] = {}
+    for row in run.curve:
+        if row.evaluated_round == row.round:
+            by_round.setdefault(row.round, []).append(row)
+    expected = run.record["protocol"]["rounds"]
+    if len(by_round) != expected:
+        raise UsageError(f"{file}: damaged: {len(by_round)} rounds were evaluated, expected {expected}")
+    efficiency = []
+    errors: dict[int, list[float]] = {checkpoint: [] for checkpoint in checkpoints}
+    for number, rows in sorted(by_round.items()):
+        sizes = [row.datapoints for row in rows]
+        values = [_value(row, threshold.metric, file) for row in rows]
+        efficiency.append(datapoints_to_threshold(sizes, values, threshold))
+        for checkpoint in checkpoints:
+            if checkpoint not in sizes:
+                raise UsageError(f"{file}: damaged: round {number} has no evaluation at {checkpoint} datapoints")
+            errors[checkpoint].append(_error(rows[sizes.index(checkpoint)], run.record["protocol"]["metric"], file))
+    return CellSummary(
+        rounds=sorted(by_round),
+        to_threshold=[datapoints for datapoints, _ in efficiency],
+        censored=[censored for _, censored in efficiency],
+        errors=errors,
+        steps=run.curve[-1].steps,
+        gradient_evaluations=run.curve[-1].gradient_evaluations,
+        seconds=run.seconds,
+    )
+
+
+def _value(row: CurveRow, metric: str, file: Path) -> float:
+    if metric == "loss":
+        return row.loss
+    if row.accuracy is None:
+        raise UsageError(f"{file}: damaged: round {row.round} has no accuracy at {row.datapoints} datapoints")
+    return row.accuracy
+
+
+def _error(row: CurveRow, metric: str, file: Path) -> float:
+    value = _value(row, metric, file)
+    return 1 - value if metric == "accuracy" else value
+
+
+def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:
+    """One sentence for each way in which seeds are not among the finished."""
+    kinds: dict[str, list[str]] = {}
+    for cell, run in cells:
+        status = "has not been run" if run is None else _VERB[run.status]
+        detail = f"seed {cell.seed}"
+        if run is not None and run.status in ("diverged", "failed"):
+            detail += f", {_reason(cell, run)}"
+        kinds.setdefault(status, []).append(detail)
+    return [f"{len(which)} of {seeds} seeds {status} ({'; '.join(which)})" for status, which in kinds.items()]
+
+
+_VERB = {"diverged": "diverged", "failed": "failed", "running": "did not come to its end"}
+
+
+def _reason(cell: Cell, run: Run) -> str:
+    if run.status == "diverged":
+        return f"round {run.record['diverged_round'] + 1}"
+    reason: Any = run.record.get("reason", "not finished")
+    return str(reason)

@@ -1,0 +1,251 @@
+"""Runs a leaderboard's cells on one machine, in parallel processes, and goes on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+import traceback
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from ftml_bench import definition as definitions
+from ftml_bench import record
+from ftml_bench.definition import Cell, Definition
+from ftml_bench.errors import UsageError
+
+# The function that runs one cell: (definition, cell, folder, data, on_evaluation) -> "finished" or "diverged". By
+# name, because it is imported where it runs: this module and the command line stay free of torch.
+RUN_CELL = "ftml_bench.cell:run_cell"
+KEPT = ("finished", "diverged")
+
+Outcome = tuple[Cell, str, str]  # cell, status, message (why it failed; empty otherwise)
+
+
+def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None, quiet: bool) -> list[Outcome]:
+    """Runs all cells that `root` does not hold yet, in `jobs` processes; one thread each, so that no number depends on
+    `jobs`.
+
+    Cells that finished or diverged are kept. Others are run from the start. A cell that fails is recorded, and the
+    others go on.
+
+    :param root: the leaderboard's folder; made if missing.
+    :param data: folder of data sets, or None for the usual places.
+    :param quiet: no progress bar.
+    :return: cell, status ("finished", "diverged" or "failed") and message, in the definition's order.
+    :raises UsageError: `root` holds something else. Nothing in it is changed.
+    :raises KeyboardInterrupt: at Ctrl-C, when every cell has stopped.
+    """
+    _claim(definition, root)
+    outcomes = {cell: (cell, status, "") for cell, status in _kept(definition, root)}
+    todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
+    for cell in todo:
+        if (root / cell.folder).exists():
+            shutil.rmtree(root / cell.folder)
+    progress = _Progress(definition, todo, kept=len(outcomes), quiet=quiet)
+    try:
+        # One job needs no second process, which would import avalanche (seconds) once more.
+        run = _run_here if min(jobs, len(todo)) <= 1 else _run_in_pool
+        for outcome in run(definition, root, todo, jobs, data, progress):
+            outcomes[outcome[0]] = outcome
+    finally:
+        progress.close()
+    return [outcomes[cell] for cell in definition.cells()]
+
+
+def check_free(definition: Definition, root: Path) -> None:
+    """Sees that `root` is missing, empty, or the folder of this definition's results; changes nothing.
+
+    :raises UsageError: it holds another definition's results, or files of something else.
+    """
+    file = root / "leaderboard.yaml"
+    if file.is_file():
+        found = definitions.load(str(file)).hash
+        if found != definition.hash:
+            raise UsageError(
+                f"{root} holds the results of another definition (hash {found}, this one is {definition.hash}): "
+                "choose another --out or move it away"
+            )
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
+
+
+def _claim(definition: Definition, root: Path) -> None:
+    """Makes `root` the folder of this definition's results, if it is not yet."""
+    check_free(definition, root)
+    file = root / "leaderboard.yaml"
+    if not file.is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        content = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+        record.write_whole(file, f"# The definition as run, defaults written out; hash {definition.hash}\n{content}")
+
+
+def _kept(definition: Definition, root: Path) -> list[tuple[Cell, str]]:
+    """The cells that need not be run again, with their status."""
+    kept = []
+    for cell in definition.cells():
+        if (root / cell.folder / "record.json").is_file():
+            run = record.read(root / cell.folder)
+            if run.status in KEPT and run.record.get("definition") == definition.hash:
+                kept.append((cell, run.status))
+    return kept
+
+
+def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
+    """Sorts the longest cells first, so that none of them runs alone at the end."""
+    row = definition.benchmark(cell.benchmark).row(cell.row)
+    return row.strategy != "FTML", -row.settings.get("step_factor", 1)
+
+
+def _run_here(
+    definition: Definition, root: Path, todo: list[Cell], jobs: int, data: str | None, progress: _Progress
+) -> list[Outcome]:
+    if todo:
+        _one_thread()
+    outcomes = []
+    for cell in todo:
+        outcomes.append(_run_one(RUN_CELL, definition, cell, root, data, _reporter(progress.evaluated, cell)))
+        progress.ended()
+    return outcomes
+
+
+def _run_in_pool(
+    definition: Definition, root: Path, todo: list[Cell], jobs: int, data: str | None, progress: _Progress
+) -> list[Outcome]:
+    # spawn: a forked process would inherit torch's threads in a state in which they hang.
+    context = multiprocessing.get_context("spawn")
+    reports: Any = context.Queue()
+    stop = context.Event()
+    outcomes: list[Outcome] = []
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (reports, stop)) as pool:
+        pending = {pool.submit(_run_in_worker, RUN_CELL, definition, cell, root, data): cell for cell in todo}
+        try:
+            while pending:
+                ended, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                progress.drain(reports)
+                for future in ended:
+                    outcomes.append(_outcome(future, pending.pop(future), definition, root))
+                    progress.ended()
+        except KeyboardInterrupt:
+            # Workers see it at their next evaluation; leaving the `with` waits for them.
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return outcomes
+
+
+def _outcome(future: Future[Outcome], cell: Cell, definition: Definition, root: Path) -> Outcome:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        reason = "a worker process was ended from outside (out of memory?)"
+        record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
+        return cell, "failed", reason
+
+
+def _run_one(
+    run_cell: str,
+    definition: Definition,
+    cell: Cell,
+    root: Path,
+    data: str | None,
+    on_evaluation: Callable[[int, int], None],
+) -> Outcome:
+    """Runs a cell; whatever it raises is recorded and becomes its outcome."""
+    folder = root / cell.folder
+    try:
+        module, function = run_cell.split(":")
+        status = getattr(importlib.import_module(module), function)(definition, cell, folder, data, on_evaluation)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
+        record.mark_failed(folder, definition.hash, reason, traceback.format_exc())
+        return cell, "failed", reason
+    return cell, status, ""
+
+
+# In a worker: where to report evaluations, and whether to stop. Set once when the process starts.
+_reports: Any = None
+_stop: Any = None
+
+
+def _start_worker(reports: Any, stop: Any) -> None:
+    global _reports, _stop
+    _reports, _stop = reports, stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    _one_thread()
+
+
+def _run_in_worker(run_cell: str, definition: Definition, cell: Cell, root: Path, data: str | None) -> Outcome:
+    def report(cell: Cell, done: int, total: int) -> None:
+        _reports.put((cell, done, total))
+        if _stop.is_set():
+            raise KeyboardInterrupt
+
+    return _run_one(run_cell, definition, cell, root, data, _reporter(report, cell))
+
+
+def _reporter(report: Callable[[Cell, int, int], None], cell: Cell) -> Callable[[int, int], None]:
+    return lambda done, total: report(cell, done, total)
+
+
+def _one_thread() -> None:
+    """One thread for this process, whether or not torch has been imported: sums then have one order, and processes
+    do not fight for cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class _Progress:
+    """One bar over the evaluations of all cells that are run.
+
+    Cells of a benchmark have the same number of evaluations, so the first to tell its number tells it for all.
+    """
+
+    def __init__(self, definition: Definition, todo: list[Cell], kept: int, quiet: bool) -> None:
+        self._todo = todo
+        self._cells = len(definition.cells())
+        self._ended = kept
+        self._done: dict[Cell, int] = {}
+        self._totals: dict[str, int] = {}
+        self._bar = tqdm(total=0, unit=" evaluations", disable=quiet or not todo, dynamic_ncols=True)
+        self._show()
+
+    def evaluated(self, cell: Cell, done: int, total: int) -> None:
+        """A cell has made `done` of its `total` evaluations."""
+        self._totals[cell.benchmark] = total
+        self._bar.total = sum(self._totals.get(cell.benchmark, 0) for cell in self._todo)
+        self._bar.update(done - self._done.get(cell, 0))
+        self._done[cell] = done
+
+    def drain(self, reports: Any) -> None:
+        """Takes in what the workers have reported since the last call."""
+        while True:
+            try:
+                self.evaluated(*reports.get_nowait())
+            except queue.Empty:
+                self._bar.update(0)  # the clock goes on
+                return
+
+    def ended(self) -> None:
+        """A cell has come to its end, whatever that is."""
+        self._ended += 1
+        self._show()
+
+    def close(self) -> None:
+        """Ends the bar's line."""
+        self._bar.close()
+
+    def _show(self) -> None:
+        self._bar.set_postfix_str(f"{self._ended}/{self._cells} cells")

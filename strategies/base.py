@@ -1,0 +1,206 @@
+"""What every learner of the suite shares: the buffer, the number of steps, and an evaluation that changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from avalanche.core import SupervisedPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import Tensor, nn
+
+from ftml_bench.benchmarks.stacked import as_input
+from ftml_bench.buffer import TaskBuffer, labels_of
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.seeding import generator
+
+
+@dataclass
+class Cost:
+    """What a learner has spent so far."""
+
+    steps: int = 0
+    images: int = 0  # drawn in training steps
+    gradient_evaluations: int = 0  # forward and backward of one example; update procedures included
+
+
+class DrawLoader:
+    """A dataloader whose minibatches are drawn: `steps` calls of `draw`."""
+
+    def __init__(self, draw: Callable[[], list[Tensor]], steps: int) -> None:
+        self._draw = draw
+        self._steps = steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        for _ in range(self._steps):
+            yield self._draw()
+
+
+class Learner(SupervisedTemplate):
+    """A `SupervisedTemplate` that trains on draws from a buffer of all data and is evaluated after adapting a copy.
+
+    Avalanche's training and evaluation loops are used as they are. A learner says what it draws (`_draw`), from which
+    rounds (`_rounds`), and what it does to the copy that is evaluated (`_update`).
+
+    :param steps: training steps an arrival (an epoch, on a stock stream); None: ceil(n / train_mb_size) for n points.
+    :param update_size: at most so many points of D_t in the update procedure.
+    :param batch_norm: whose statistics normalise (see `ftml_bench.models.norm`).
+    :param seed: of everything that the learner draws.
+    """
+
+    BATCH_NORM_RULES: tuple[str, ...] = ("support", "transductive")
+
+    def __init__(self, *, steps: int | None, update_size: int, batch_norm: str, seed: int, **avalanche) -> None:
+        if steps is not None and steps < 1:
+            raise UsageError(f"steps={steps}: expected None or a number of at least 1")
+        if update_size < 1:
+            raise UsageError(f"update_size={update_size}: expected a number of at least 1")
+        if batch_norm not in self.BATCH_NORM_RULES:
+            raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
+        avalanche["model"] = convert_batch_norm(avalanche["model"])
+        super().__init__(**avalanche)
+        self.steps = steps
+        self.update_size = update_size
+        self.batch_norm = batch_norm
+        self.seed = seed
+        self.cost = Cost()
+        self.buffer = TaskBuffer(self.device)
+        self.rng = generator(seed, "buffer")
+        self.current_round = -1
+        self._own_model = self.model
+
+    # -- what a learner is
+
+    def _rounds(self) -> list[int]:
+        """The rounds that training may draw from now."""
+        return list(self.buffer.rounds)
+
+    def _draw(self) -> list[Tensor]:
+        """A minibatch: x, y, ..., task labels (Avalanche reads the first two and the last)."""
+        raise NotImplementedError
+
+    def _step_cost(self) -> tuple[int, int]:
+        """Images and gradient evaluations of one training step."""
+        raise NotImplementedError
+
+    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default."""
+
+    # -- training
+
+    def _before_training_exp(self, **kwargs) -> None:
+        self.current_round = self.buffer.add(self.experience)
+        super()._before_training_exp(**kwargs)
+        self._refuse_replaced_parts()
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """The loader of draws; takes the place of Avalanche's loader over the experience."""
+        self._own_loader = DrawLoader(self._draw, self._steps() if self._rounds() else 0)
+        self.dataloader = self._own_loader
+
+    def _steps(self) -> int:
+        """Training steps of this arrival."""
+        return self.steps or -(-len(self.experience.dataset) // self.train_mb_size)
+
+    def _after_training_iteration(self, **kwargs) -> None:
+        images, gradient_evaluations = self._step_cost()
+        self.cost.steps += 1
+        self.cost.images += images
+        self.cost.gradient_evaluations += gradient_evaluations
+        super()._after_training_iteration(**kwargs)
+
+    def _refuse_replaced_parts(self) -> None:
+        for part, own, hooks in [
+            ("dataloader", self._own_loader, ["before_training_exp"]),
+            ("model", self._own_model, ["before_train_dataset_adaptation", "after_train_dataset_adaptation"]),
+        ]:
+            if getattr(self, part) is own:
+                continue
+            culprits = [
+                type(plugin).__name__
+                for plugin in self.plugins
+                if any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
+                and plugin not in (self.evaluator, self.clock)
+                and type(plugin).__name__ != "PeriodicEval"
+            ]
+            raise UsageError(
+                f"{' or '.join(culprits) or 'something'} replaced the {part} of {type(self).__name__}, which draws "
+                f"from its own buffer of all data and trains its own model, so that replay is already there: "
+                f"leave that plugin out"
+            )
+
+    # -- evaluation
+
+    @torch.no_grad()
+    def eval(self, exp_list, **kwargs):
+        """Evaluate on experiences, each with a copy adapted to that task's data; see `SupervisedTemplate.eval`.
+
+        Parameters, buffers, optimiser, every random state and the state of a surrounding training iteration are
+        afterwards as they were, also if an error is raised.
+        """
+        state = self._save_train_state()
+        iteration = self.mbatch, self.mb_output, self.loss
+        try:
+            with preserved_random_state(self.device):
+                return super().eval(exp_list, **kwargs)
+        finally:
+            self._load_train_state(state)
+            self.mbatch, self.mb_output, self.loss = iteration
+
+    def _eval_exp(self, **kwargs) -> None:
+        model = self.model
+        data = self.buffer.for_label(labels_of(self.experience), limit=self.update_size, seed=self.seed)
+        try:
+            if data is not None:
+                self.model = self._adapted_copy(*data)
+            with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
+                super()._eval_exp(**kwargs)
+        finally:
+            self.model = model
+
+    def _adapted_copy(self, x: Tensor, y: Tensor) -> nn.Module:
+        """A copy of the model in evaluation mode after `_update` on the task's data."""
+        copy = deepcopy(self.model)
+        self._update(copy, x, y)
+        if self.batch_norm == "support" and has_norm(copy):
+            with batch_statistics(keep="recorded"):
+                copy(x)
+        return copy
+
+    def eval_dataset_adaptation(self, **kwargs) -> None:
+        """As Avalanche's; remembers the dataset, to see whether a plugin replaces it."""
+        super().eval_dataset_adaptation(**kwargs)
+        self._own_eval_dataset = self.adapted_dataset
+
+    def make_eval_dataloader(self, **kwargs) -> None:
+        """Slices of stacked tensors where the stream has them; otherwise Avalanche's loader."""
+        stacked = getattr(self.experience, "stacked", None)
+        if stacked is None or self.adapted_dataset is not self._own_eval_dataset:
+            super().make_eval_dataloader(**kwargs)
+            return
+        label = self.experience.task_label
+        self.dataloader = [
+            [as_input(x.to(self.device)), y, torch.full((len(y),), label)]
+            for x, y in map(stacked.take, torch.arange(len(stacked)).split(self.eval_mb_size))
+        ]
+
+
+@contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Inside, draws from the global generators of Python, NumPy and PyTorch leave no trace."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

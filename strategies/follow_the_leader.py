@@ -1,0 +1,100 @@
+"""Follow the leader: joint training, then fine-tuning (paper, section 6, baseline c)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch import Tensor, nn
+
+from ftml_bench.adaptation import adapted_names, update_procedure
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.strategies.joint import JointLearner
+
+FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
+
+
+class FollowTheLeader(JointLearner):
+    """Trains jointly on the rounds before t; is evaluated after fine-tuning a copy on D_t by full batches.
+
+    In the first round there is nothing to train on, and no step is taken. The first arguments are Avalanche's own (see
+    `SupervisedTemplate`); `train_mb_size` is the size of a minibatch, drawn in per-task groups from the rounds before.
+
+    :param steps: training steps an arrival; None: ceil(n / train_mb_size).
+    :param fine_tuning: "gd" (FTML's update procedure) or "adam".
+    :param inner_lr: step size of the fine-tuning.
+    :param update_steps: steps of the fine-tuning.
+    :param update_size: at most so many points of D_t in the fine-tuning.
+    :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
+    :param group_size: points of a group of one task.
+    :param seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        criterion: nn.Module = nn.CrossEntropyLoss(),  # noqa: B008 (as Avalanche's own)
+        train_mb_size: int = 1,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins=None,
+        evaluator=default_evaluator,
+        eval_every: int = -1,
+        peval_mode: str = "epoch",
+        steps: int | None = None,
+        fine_tuning: Literal["gd", "adam"] = "gd",
+        inner_lr: float = 0.1,
+        update_steps: int = 5,
+        update_size: int = 1000,
+        batch_norm: Literal["support", "transductive"] = "support",
+        group_size: int = 20,
+        seed: int = 0,
+    ) -> None:
+        if fine_tuning not in FINE_TUNINGS:
+            raise unknown("fine-tuning", fine_tuning, FINE_TUNINGS)
+        if update_steps < 1:
+            raise UsageError(f"update_steps={update_steps}: expected a number of at least 1")
+        if not inner_lr > 0:
+            raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            peval_mode=peval_mode,
+            steps=steps,
+            batch_norm=batch_norm,
+            group_size=group_size,
+            update_size=update_size,
+            seed=seed,
+        )
+        self.fine_tuning = fine_tuning
+        self.inner_lr = inner_lr
+        self.update_steps = update_steps
+
+    def _rounds(self) -> list[int]:
+        return [number for number in self.buffer.rounds if number != self.current_round]
+
+    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        tuned = update_procedure(
+            model,
+            dict(model.named_parameters()),
+            self._criterion,
+            x,
+            y,
+            steps=self.update_steps,
+            optimizer=lambda parameters: FINE_TUNINGS[self.fine_tuning](parameters, lr=self.inner_lr),
+            adapted=adapted_names(model, "all"),
+        )
+        model.load_state_dict(tuned, strict=False)
+        self.cost.gradient_evaluations += self.update_steps * len(x)

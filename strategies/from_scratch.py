@@ -1,0 +1,83 @@
+"""Train from scratch: new parameters every round (paper, section 6, baseline b)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch import nn
+
+from ftml_bench.errors import UsageError
+from ftml_bench.strategies.joint import JointLearner
+
+
+class FromScratch(JointLearner):
+    """Starts every round with the first parameters and a new optimiser state; trains on through its arrivals.
+
+    The control of every comparison: it cannot learn across rounds. The first arguments are Avalanche's own (see
+    `SupervisedTemplate`); `train_mb_size` is the size of a minibatch, drawn from the current round.
+
+    :param steps: training steps an arrival; None: ceil(n / train_mb_size).
+    :param step_factor: takes so many times the steps: equal steps starve a learner that starts anew each round.
+    :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
+    :param update_size: at most so many points of D_t for its statistics.
+    :param seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        criterion: nn.Module = nn.CrossEntropyLoss(),  # noqa: B008 (as Avalanche's own)
+        train_mb_size: int = 1,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins=None,
+        evaluator=default_evaluator,
+        eval_every: int = -1,
+        peval_mode: str = "epoch",
+        steps: int | None = None,
+        step_factor: int = 1,
+        batch_norm: Literal["support", "transductive"] = "support",
+        update_size: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        if step_factor < 1:
+            raise UsageError(f"step_factor={step_factor}: expected a number of at least 1")
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            peval_mode=peval_mode,
+            steps=steps,
+            batch_norm=batch_norm,
+            group_size=train_mb_size,  # a minibatch is one group: all of it is of one task
+            update_size=update_size,
+            seed=seed,
+        )
+        self.step_factor = step_factor
+        self._first_state = deepcopy(self.model.state_dict())
+
+    def _rounds(self) -> list[int]:
+        return [self.current_round]
+
+    def _before_training_exp(self, **kwargs) -> None:
+        if self.experience.current_experience != self.current_round:
+            # In place, so that the optimiser and plugins keep their references.
+            self.model.load_state_dict(self._first_state)
+            self.optimizer.state.clear()
+        super()._before_training_exp(**kwargs)
+
+    def _steps(self) -> int:
+        return self.step_factor * super()._steps()

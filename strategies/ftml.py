@@ -1,0 +1,175 @@
+"""Follow the meta leader (Finn, Rajeswaran, Kakade, Levine 2019, Algorithms 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from avalanche.training.plugins.evaluation import default_evaluator
+from torch import Tensor, nn
+
+from ftml_bench.adaptation import make_engine
+from ftml_bench.errors import UsageError
+from ftml_bench.models.norm import batch_statistics, has_norm
+from ftml_bench.strategies.base import Learner
+
+
+class FTML(Learner):
+    """Meta-learns over every task so far; is evaluated after adapting a copy to the current task's data.
+
+    A training step draws a meta-batch of tasks from the buffer, a support and a query set of each (disjoint), adapts to
+    the support sets, and predicts the query sets (paper, eq. 5). What plugins see is an ordinary iteration whose
+    minibatch is the query points: `loss` is the meta-loss, `backward` the meta-gradient, so a penalty added to the loss
+    or a change of the gradients acts on the meta-update. An evaluation runs the update procedure on a copy
+    (Algorithm 2) and changes nothing.
+
+    The first arguments are Avalanche's own (see `SupervisedTemplate`); `train_mb_size` sizes nothing but the default
+    number of steps.
+
+    :param inner_lr: α, the inner learning rate, also of the update procedure.
+    :param inner_steps: inner gradient steps in training.
+    :param meta_batch_size: tasks of a meta-batch; None: every task with enough data, once each.
+    :param support_size: support points of a task (the paper's D^tr); None, with `query_size=None`: all of D_k for both.
+    :param query_size: query points of a task (D^val).
+    :param steps: meta-steps an arrival (N_meta); None: ceil(n / train_mb_size).
+    :param update_steps: gradient steps of the update procedure (N_grad); None: `inner_steps`.
+    :param update_size: at most so many points of D_t in the update procedure.
+    :param adapted: what the inner loop changes: "all", "last_layer", or names of parameters.
+    :param second_order: False for first-order MAML.
+    :param engine: what computes the meta-gradient: "auto", "batched", "loop", "higher".
+    :param task_sampler: the paper's ν_t: maps the number t of rounds so far to t non-negative weights, in the order of
+        arrival; None: uniform. Drawn with replacement.
+    :param batch_norm: "support" or "transductive", see `ftml_bench.models.norm`.
+    :param seed: of the draws.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        criterion: nn.Module = nn.CrossEntropyLoss(),  # noqa: B008 (as Avalanche's own)
+        train_mb_size: int = 1,
+        train_epochs: int = 1,
+        eval_mb_size: int | None = None,
+        device: str | torch.device = "cpu",
+        plugins=None,
+        evaluator=default_evaluator,
+        eval_every: int = -1,
+        peval_mode: str = "epoch",
+        inner_lr: float = 0.1,
+        inner_steps: int = 5,
+        meta_batch_size: int | None = 25,
+        support_size: int | None = 10,
+        query_size: int | None = 10,
+        steps: int | None = None,
+        update_steps: int | None = None,
+        update_size: int = 1000,
+        adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
+        second_order: bool = True,
+        engine: str = "auto",
+        task_sampler: Callable[[int], Tensor] | None = None,
+        batch_norm: Literal["support", "transductive"] = "support",
+        seed: int = 0,
+    ) -> None:
+        for name, value in [
+            ("meta_batch_size", meta_batch_size),
+            ("support_size", support_size),
+            ("query_size", query_size),
+            ("update_steps", update_steps),
+        ]:
+            if value is not None and value < 1:
+                raise UsageError(f"{name}={value}: expected None or a number of at least 1")
+        if (support_size is None) != (query_size is None):
+            raise UsageError("support_size and query_size: expected both None (all of D_k) or both a number")
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_mb_size=train_mb_size,
+            train_epochs=train_epochs,
+            eval_mb_size=eval_mb_size,
+            device=device,
+            plugins=plugins,
+            evaluator=evaluator,
+            eval_every=eval_every,
+            peval_mode=peval_mode,
+            steps=steps,
+            update_size=update_size,
+            batch_norm=batch_norm,
+            seed=seed,
+        )
+        self.meta_batch_size = meta_batch_size
+        self.support_size = support_size
+        self.query_size = query_size
+        self.update_steps = inner_steps if update_steps is None else update_steps
+        self.task_sampler = task_sampler
+        self.engine = make_engine(
+            engine,
+            self.model,
+            criterion,
+            inner_lr=inner_lr,
+            inner_steps=inner_steps,
+            second_order=second_order,
+            adapted=adapted,
+            batch_norm=batch_norm,
+        )
+
+    def _rounds(self) -> list[int]:
+        # One point cannot be both support and query.
+        smallest = 1 if self.support_size is None else 2
+        return [number for number, r in self.buffer.rounds.items() if len(r) >= smallest]
+
+    def _draw(self) -> list[Tensor]:
+        rounds = self._sample_tasks(self._rounds())
+        (support_x, support_y), (query_x, query_y) = self.buffer.split(
+            rounds, self.support_size, self.query_size, self.rng
+        )
+        labels = torch.tensor([self.buffer.rounds[number].task_label for number in rounds])
+        # Avalanche reads the first two entries and the last: the support rides in the middle.
+        return [
+            query_x.flatten(0, 1),
+            query_y.flatten(0, 1),
+            support_x,
+            support_y,
+            labels.repeat_interleave(query_x.shape[1]),
+        ]
+
+    def _sample_tasks(self, rounds: list[int]) -> list[int]:
+        if self.meta_batch_size is None:
+            return rounds
+        weights = torch.ones(len(rounds))
+        if self.task_sampler is not None:
+            known = list(self.buffer.rounds)
+            all_weights = torch.as_tensor(self.task_sampler(len(known)), dtype=torch.float)
+            weights = all_weights[torch.tensor([known.index(number) for number in rounds])]
+        chosen = torch.multinomial(weights, self.meta_batch_size, replacement=True, generator=self.rng)
+        return [rounds[i] for i in chosen.tolist()]
+
+    def forward(self) -> Tensor:
+        """In training: post-adaptation outputs on the query points, (T * Q, *output); else the model's outputs."""
+        if not self.is_training:
+            return super().forward()
+        query_x, _, support_x, support_y, _ = self.mbatch
+        self._note_support_statistics(support_x)
+        query_x = query_x.unflatten(0, (len(support_x), -1))
+        parameters = dict(self.model.named_parameters())
+        return self.engine.predict(parameters, (support_x, support_y), query_x).flatten(0, 1)
+
+    @torch.no_grad()
+    def _note_support_statistics(self, support_x: Tensor) -> None:
+        """Running statistics of the unadapted model on support sets: what a task without any data is normalised by."""
+        if self.batch_norm == "support" and has_norm(self.model):
+            with batch_statistics(groups=len(support_x), keep="running"):
+                self.model(support_x.flatten(0, 1))
+
+    def _step_cost(self) -> tuple[int, int]:
+        query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]
+        inner = support * self.engine.inner_steps
+        return support + query, query + inner * (2 if self.engine.second_order else 1)
+
+    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        adapted = self.engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
+        model.load_state_dict(adapted, strict=False)
+        self.cost.gradient_evaluations += self.update_steps * len(x)

@@ -1,0 +1,58 @@
+"""What learners without meta-learning share: plain training steps on minibatches drawn from the buffer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.norm import batch_statistics
+from ftml_bench.strategies.base import Learner
+
+DRAWS = ("tasks", "datapoints")
+
+
+class JointLearner(Learner):
+    """Trains one model by plain steps on minibatches of `train_mb_size` points of the rounds that `_rounds` names.
+
+    With the batch norm rule "running" a minibatch mixes tasks and is normalised as a whole. With "support" and
+    "transductive" it consists of groups of one task each, normalised group by group.
+
+    :param group_size: points of a group; tasks are drawn uniformly with replacement.
+    :param draw: how a mixed minibatch is drawn: "tasks" equally often, or "datapoints".
+    """
+
+    def __init__(self, *, group_size: int = 20, draw: str = "tasks", **learner) -> None:
+        if group_size < 1:
+            raise UsageError(f"group_size={group_size}: expected a number of at least 1")
+        if draw not in DRAWS:
+            raise unknown("value of draw", draw, DRAWS)
+        super().__init__(**learner)
+        self.group_size = min(group_size, self.train_mb_size)
+        self.draw = draw
+
+    @property
+    def _groups(self) -> int:
+        """Groups of a minibatch; 1 where it is normalised as a whole."""
+        return 1 if self.batch_norm == "running" else self.train_mb_size // self.group_size
+
+    def _draw(self) -> list[Tensor]:
+        rounds = self._rounds()
+        if self.batch_norm == "running":
+            equal_tasks = self.draw == "tasks"
+            (x, y), labels = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
+            return [x, y, torch.tensor(labels)]
+        chosen = [rounds[i] for i in torch.randint(len(rounds), (self._groups,), generator=self.rng).tolist()]
+        x, y = self.buffer.groups(chosen, self.group_size, self.rng)
+        labels = torch.tensor([self.buffer.rounds[number].task_label for number in chosen])
+        return [x, y, labels.repeat_interleave(self.group_size)]
+
+    def forward(self) -> Tensor:
+        """The model's outputs; in training on groups, each normalised by itself."""
+        if not self.is_training or self.batch_norm == "running":
+            return super().forward()
+        with batch_statistics(groups=self._groups, keep="running"):
+            return super().forward()
+
+    def _step_cost(self) -> tuple[int, int]:
+        return len(self.mb_y), len(self.mb_y)
