@@ -1,10 +1,12 @@
 """Streams: Avalanche benchmarks of one task a round, and the cutting of a round into arrivals.
 
->>> from ftml_bench.benchmarks import Sinusoids, arrivals
->>> benchmark = Sinusoids(seed=0)
->>> for round in benchmark.train_stream:
-...     for arrival in arrivals(round, benchmark.arrivals):
-...         ...  # strategy.train(arrival); strategy.eval(benchmark.test_stream[round.current_experience])
+::
+
+    benchmark = Sinusoids(seed=0)
+    for round in benchmark.train_stream:
+        for arrival in arrivals(round, benchmark.arrivals):
+            strategy.train(arrival)
+            strategy.eval(benchmark.test_stream[round.current_experience])
 
 - :class:`RainbowMNIST`: MNIST under 56 colours, sizes and rotations (needs MNIST's files)
 - :class:`RainbowDigits`: the same on scikit-learn's small digits (needs no files)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from avalanche.benchmarks.scenarios import DatasetExperience, OnlineCLExperience
-from ftml_bench.benchmarks.checks import check_int
 
+from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 

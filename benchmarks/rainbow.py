@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, Transformation
-from torch import Tensor
-
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
+
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render, task_order
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
-from torch import Tensor, nn
 
 TRAIN_POOL = 1_440
 HELD_OUT_POOL = 357

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import torch
 from avalanche.benchmarks.scenarios import DatasetExperience
-from ftml_bench.benchmarks.checks import check_int
-from ftml_bench.benchmarks.stacked import as_input
-from ftml_bench.benchmarks.stream import TaskStream
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.benchmarks.stacked import as_input
+from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.errors import UsageError
 
 _SMALL = 7  # points

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor, nn
+
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
-from torch import Tensor, nn
-
 from ftml_bench.seeding import generator
 
 X_RANGE = (-5.0, 5.0)

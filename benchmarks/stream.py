@@ -14,9 +14,9 @@ from avalanche.benchmarks.utils import (
     TaskLabels,
 )
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
-from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from torch import nn
 
+from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.errors import UsageError
 
 

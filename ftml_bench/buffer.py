@@ -150,31 +150,41 @@ class TaskBuffer(ExemplarsBuffer):
 
     def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
         """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
-        return self._batch([self._some(number, size, rng) for number in rounds])
-
-    def _some(self, number: int, size: int, rng: Generator) -> Batch:
-        """`size` distinct points of a round; drawn with replacement where there are fewer."""
-        n = len(self.rounds[number])
-        rows = torch.randperm(n, generator=rng)[:size] if n >= size else torch.randint(n, (size,), generator=rng)
-        return self.rounds[number].take(rows, train=True)
+        pieces = [self.rounds[number].take(self._rows(number, size, rng), train=True) for number in rounds]
+        return self._batch(pieces)
 
     def mixed(self, rounds: Sequence[int], size: int, rng: Generator, *, equal_tasks: bool) -> tuple[Batch, list[int]]:
         """A minibatch of `size` points from all of `rounds`, and the task label of every point.
 
-        :param equal_tasks: every point from a uniformly drawn round; else uniformly over datapoints.
+        :param equal_tasks: every point from a uniformly drawn round; else uniformly over datapoints. Points are
+            distinct where there are enough.
         """
         sizes = torch.tensor([len(self.rounds[number]) for number in rounds])
-        weights = torch.ones(len(rounds)) if equal_tasks else sizes.float()
-        counts = torch.multinomial(weights, size, replacement=True, generator=rng).bincount(minlength=len(rounds))
-        chosen = [(number, int(k)) for number, k in zip(rounds, counts, strict=True) if k]
-        labels = [label for number, k in chosen for label in [self.rounds[number].task_label] * k]
-        return self._batch([self._some(number, k, rng) for number, k in chosen]), labels
+        if equal_tasks:
+            counts = torch.randint(len(rounds), (size,), generator=rng).bincount(minlength=len(rounds))
+            chosen = [(number, self._rows(number, k, rng)) for number, k in zip(rounds, counts.tolist(), strict=True)]
+        else:
+            rows = _some(int(sizes.sum()), size, rng)
+            ends = sizes.cumsum(0)
+            owner = torch.bucketize(rows, ends, right=True)
+            chosen = [(number, rows[owner == i] - (ends[i] - sizes[i])) for i, number in enumerate(rounds)]
+        chosen = [(number, rows) for number, rows in chosen if len(rows)]
+        labels = [self.rounds[number].task_label for number, rows in chosen for _ in rows]
+        return self._batch([self.rounds[number].take(rows, train=True) for number, rows in chosen]), labels
+
+    def _rows(self, number: int, size: int, rng: Generator) -> Tensor:
+        return _some(len(self.rounds[number]), size, rng)
 
     def _batch(self, pieces: list[Batch], tasks: int | None = None) -> Batch:
         """The pieces as one batch of inputs on the device, with a leading task dimension if `tasks` is given."""
         x = as_input(torch.cat([x for x, _ in pieces]).to(self.device))
         y = torch.cat([y for _, y in pieces]).to(self.device)
         return (x, y) if tasks is None else (x.unflatten(0, (tasks, -1)), y.unflatten(0, (tasks, -1)))
+
+
+def _some(n: int, size: int, rng: Generator) -> Tensor:
+    """`size` distinct rows out of `n`; drawn with replacement where there are fewer."""
+    return torch.randperm(n, generator=rng)[:size] if n >= size else torch.randint(n, (size,), generator=rng)
 
 
 def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:

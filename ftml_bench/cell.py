@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.curves import Threshold
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import evaluations, total_evaluations
 from ftml_bench.record import RunWriter
 from ftml_bench.seeding import derive
@@ -58,6 +60,7 @@ def run_cell(
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
     benchmark = _build_benchmark(spec, cell.seed, data)
+    shutil.rmtree(folder / "tb", ignore_errors=True)  # events of an earlier attempt would be drawn beside the new ones
     strategy = _build_strategy(spec, row, benchmark, cell.seed, log=folder / "tb")
     arrivals = _or(spec.arrivals, benchmark.arrivals)
     total = total_evaluations(benchmark, arrivals)
@@ -79,6 +82,8 @@ def run_cell(
         if not math.isfinite(evaluation.loss):
             status, fields = "diverged", {"diverged_round": evaluation.round}
             break
+    for logger in strategy.evaluator.loggers:
+        logger.writer.close()
     writer.finish(status, cost=asdict(strategy.cost), **fields)
     return status
 
@@ -102,11 +107,8 @@ def _build_strategy(
     torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
 
     cls = registry.load("strategy", row.strategy)
-    taken = inspect.signature(cls).parameters
-    defaults = {"inner_lr": benchmark.inner_lr, "update_steps": benchmark.update_steps}
     settings = {
-        **{name: value for name, value in defaults.items() if name in taken},
-        **row.settings,
+        **_settings(cls, row, benchmark),
         "model": model,
         "optimizer": optimizer,
         "criterion": benchmark.criterion,
@@ -116,6 +118,13 @@ def _build_strategy(
         "seed": seed,
     }
     return _construct(cls, settings, where, hidden=_GIVEN_BY_CELL)
+
+
+def _settings(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
+    """The row's settings; for the inner learning rate and the update steps the benchmark has defaults of its own."""
+    taken = inspect.signature(cls).parameters
+    defaults = {"inner_lr": benchmark.inner_lr, "update_steps": benchmark.update_steps}
+    return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
 
 
 def _build_model(spec: BenchmarkSpec, benchmark: CLScenario) -> nn.Module:
@@ -172,12 +181,13 @@ def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
             )
 
 
-def _protocol(
-    spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate
-) -> dict[str, Any]:
+def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> dict[str, Any]:
     """What was run, for the record: names of settings as in the definition."""
     threshold = Threshold(*_or(spec.threshold, benchmark.threshold))
     arrivals = _or(spec.arrivals, benchmark.arrivals)
+    cls = type(strategy)
+    constructor = {n: p.default for n, p in inspect.signature(cls).parameters.items() if n not in _GIVEN_BY_CELL}
+    settings = {**constructor, **_settings(cls, row, benchmark)}
     return {
         "benchmark": spec.benchmark,
         "strategy": row.strategy,
@@ -189,12 +199,10 @@ def _protocol(
         "metric": threshold.metric,
         "checkpoints": list(_or(spec.checkpoints, benchmark.checkpoints)),
         "steps": spec.steps,
-        "batch_norm": getattr(strategy, "batch_norm", None),
-        "update_size": getattr(strategy, "update_size", None),
-        "update_steps": getattr(strategy, "update_steps", None),
-        "inner_lr": getattr(strategy, "inner_lr", None),
+        "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,
         "optimizer": {**spec.optimizer, **row.optimizer},
-        "settings": row.settings,
+        # defaults included, as long as they are plain values
+        "settings": {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))},
         "parameters": sum(p.numel() for p in strategy.model.parameters()),
     }
 

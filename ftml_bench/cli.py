@@ -94,13 +94,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("--steps", type=int, default=20, metavar="N", help="training steps an arrival (default 20)")
     run.add_argument("--arrivals", type=_integers, metavar="N|a,b,c", help="datapoints of each arrival")
     run.add_argument("--lr", type=float, default=0.001, metavar="X", help="learning rate of Adam (default 0.001)")
-    run.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the strategy's settings")
+    run.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the strategy's settings"
+    )
     run.add_argument(
         "--benchmark-set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the benchmark's settings"
     )
     _add_running(run, "runs/BENCHMARK-STRATEGY")
 
-    report = add("report", _report, "make tables, figures and page anew from a run's files", "ftml-bench report runs/quick")
+    report = add(
+        "report", _report, "make tables, figures and page anew from a run's files", "ftml-bench report runs/quick"
+    )
     report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
 
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
@@ -241,7 +245,7 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
     from ftml_bench import cell, schedule
 
     schedule.check_free(definition, root)
-    cell.check(definition)
+    cell.check(definition, options.data)
     outcomes = schedule.run_cells(definition, root, jobs=jobs, data=options.data, quiet=options.quiet)
     print(_report_text(root), end="")
     _say_where(root)

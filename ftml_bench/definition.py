@@ -33,7 +33,8 @@ class Row:
 
     :param name: unique in its benchmark, and the name of its folder.
     :param strategy: a name that `registry.resolve` knows.
-    :param optimizer: {"name": a class of torch.optim, keyword: value, ...}.
+    :param optimizer: {"name": a class of torch.optim, keyword: value, ...}, complete: the benchmark's, with the
+        keywords that the row changes, or the one that the row names.
     :param settings: keywords of the strategy's constructor.
     """
 
@@ -54,7 +55,7 @@ class BenchmarkSpec:
     :param threshold: (metric, value): the proficiency γ.
     :param checkpoints: numbers of datapoints, increasing, at which performance is reported.
     :param steps: training steps an arrival, the same for every row.
-    :param optimizer: the outer optimiser of every row that names none of its own.
+    :param optimizer: the outer optimiser; what a row does not change of it.
     """
 
     name: str
@@ -248,8 +249,10 @@ def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
     settings = dict(_settings(content or {}, where, own=("seed", "steps", "model")))
     strategy = _string(settings.pop("strategy", name), f"{where}: strategy")
     _known("strategy", strategy, where)
-    own = settings.pop("optimizer", None)
-    return Row(name, strategy, optimizer if own is None else _choice(own, f"{where}: optimizer"), settings)
+    own = _settings(settings.pop("optimizer", None) or {}, f"{where}: optimizer", own=())
+    # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
+    own = own if "name" in own else {**optimizer, **own}
+    return Row(name, strategy, _choice(own, f"{where}: optimizer"), settings)
 
 
 def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:

@@ -211,8 +211,8 @@ def _line(values: Any) -> str:
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[dict[str, str], str]]:
     """The rows of a CSV file by column, each with "file: line n" for errors."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.reader(file))
+        text = path.read_text(encoding="utf-8")
+        lines = list(csv.reader(text.splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path}: cannot be read: {reason}") from error
@@ -223,6 +223,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[dict[str, st
         if len(line) != len(columns):
             raise UsageError(f"{path}: damaged: line {number} has {len(line)} values, expected {len(columns)}")
         rows.append((dict(zip(columns, line, strict=True)), f"{path}: damaged: line {number}"))
+    if not text.endswith("\n"):
+        raise UsageError(f"{path}: damaged: line {len(lines)} is cut off")
     return rows
 
 

@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -199,12 +200,10 @@ def _reporter(report: Callable[[Cell, int, int], None], cell: Cell) -> Callable[
 
 
 def _one_thread() -> None:
-    """One thread for this process, whether or not torch has been imported: sums then have one order, and processes
-    do not fight for cores."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
+    """One thread for this process: sums then have one order, and processes do not fight for cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 class _Progress:

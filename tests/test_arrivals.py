@@ -9,12 +9,12 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.evaluation.metrics import accuracy_metrics, bwt_metrics, forgetting_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
-from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
-from ftml_bench.benchmarks.arrivals import cumulative_sizes
-from ftml_bench.benchmarks.stacked import as_input
 from torch import nn
 from torch.utils.data import Dataset
 
+from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
+from ftml_bench.benchmarks.arrivals import cumulative_sizes
+from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.errors import UsageError
 
 torch.set_num_threads(1)
@@ -44,8 +44,8 @@ def stock(*sizes):
     return benchmark_from_datasets(train=datasets, test=datasets)
 
 
-def numbers(arrival):
-    return [int(arrival.dataset[i][0]) for i in range(len(arrival.dataset))]
+def numbers(arrivals_of_a_round):
+    return [int(part.dataset[i][0]) for part in arrivals_of_a_round for i in range(len(part.dataset))]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_arrivals_partition_the_round(digits, sizes):
 
 def test_stock_experiences_need_nothing_of_ours():
     parts = list(arrivals(stock(11, 11).train_stream[1], 4))
-    assert sorted(sum(map(numbers, parts), [])) == list(range(11))
+    assert sorted(numbers(parts)) == list(range(11))
     assert [part.current_experience for part in parts] == [1, 1, 1]
     for name in ("task_label", "task_labels", "classes_in_this_experience", "stacked"):
         assert not hasattr(parts[0], name)
@@ -118,7 +118,7 @@ def test_order_depends_on_the_seed_and_the_round_only():
     rounds = stock(30, 30).train_stream
 
     def order(round_index, sizes, seed):
-        return sum(map(numbers, arrivals(rounds[round_index], sizes, seed=seed)), [])
+        return numbers(arrivals(rounds[round_index], sizes, seed=seed))
 
     torch.manual_seed(1)
     first = order(0, 10, 5)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from ftml_bench.benchmarks import mnist
 from ftml_bench.benchmarks.mnist import data_root, download, read_mnist
-
 from ftml_bench.errors import UsageError
 
 NAMES = {
@@ -23,7 +23,7 @@ COUNTS = {"train": 60_000, "test": 10_000}
 
 
 def contents(split):
-    """The two files of a split with the right sizes; labels are 0, 1, ..., 9, 0, ... and the first pixel of image i is i."""
+    """The two files of a split, in full size: labels 0, 1, ..., 9, 0, ..., and the first pixel of image i is i."""
     n = COUNTS[split]
     pixels = torch.zeros(n, 28 * 28, dtype=torch.uint8)
     pixels[:, 0] = torch.arange(n) % 256

@@ -7,14 +7,14 @@ import re
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
 from ftml_bench.benchmarks import RainbowDigits, RainbowMNIST
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.mnist import data_root, read_mnist
 from ftml_bench.benchmarks.rainbow_digits import read_digits
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
-from sklearn.datasets import load_digits
-from torch import nn
-
 from ftml_bench.errors import UsageError
 
 torch.set_num_threads(1)
@@ -26,8 +26,26 @@ needs_mnist = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def mnist():
+def made_up_mnist(split, root=None):
+    """In the place of `read_mnist`: as many images, each of them different."""
+    count = {"train": 60_000, "test": 10_000}[split]
+    pixels = torch.randint(0, 256, (count, 28, 28), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
+    return pixels, torch.arange(count) % 10
+
+
+@pytest.fixture(scope="class", params=["made up", pytest.param("real", marks=needs_mnist)])
+def read(request):
+    """What reads MNIST; RainbowMNIST uses it too."""
+    if request.param == "real":
+        yield read_mnist
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftml_bench.benchmarks.rainbow_mnist.read_mnist", made_up_mnist)
+        yield made_up_mnist
+
+
+@pytest.fixture(scope="class")
+def mnist(read):
     return RainbowMNIST()
 
 
@@ -79,7 +97,6 @@ def check_tasks(benchmark):
     return tasks
 
 
-@needs_mnist
 class TestRainbowMNIST:
     def test_shape_and_defaults(self, mnist):
         assert len(mnist.train_stream) == len(mnist.test_stream) == 56
@@ -100,29 +117,29 @@ class TestRainbowMNIST:
         assert len(sources(mnist.test_stream).unique()) == 56 * 178
 
     @pytest.mark.parametrize("index", [0, 31, 55])
-    def test_images_and_labels(self, mnist, index):
-        check_images(mnist.train_stream[index], *read_mnist("train"))
-        check_images(mnist.test_stream[index], *read_mnist("test"))
+    def test_images_and_labels(self, mnist, read, index):
+        check_images(mnist.train_stream[index], *read("train"))
+        check_images(mnist.test_stream[index], *read("test"))
 
     def test_images_are_stored_once_as_bytes(self, mnist):
         check_stored_once(mnist, (56 * 900, 56 * 178))
 
-    def test_one_seed_one_stream(self):
-        small = dict(rounds=2, images_per_round=20, held_out_per_round=8)
+    def test_one_seed_one_stream(self, read):
+        small = {"rounds": 2, "images_per_round": 20, "held_out_per_round": 8}
         assert fingerprint(RainbowMNIST(seed=3, **small)) == fingerprint(RainbowMNIST(seed=3, **small))
         a, b = RainbowMNIST(seed=3, **small), RainbowMNIST(seed=4, **small)
         assert a.train_stream[0].sources.tolist() != b.train_stream[0].sources.tolist()
         assert check_tasks(a) != check_tasks(b)
 
-    def test_half_the_pixels(self):
+    def test_half_the_pixels(self, read):
         small = RainbowMNIST(rounds=1, images_per_round=30, held_out_per_round=8, image_size=14)
-        grey, labels = read_mnist("train")
+        grey, labels = read("train")
         check_images(small.train_stream[0], resize(grey, 14), labels)
         check_stored_once(small, (30, 8))
         assert small.checkpoints == [30]
 
     @pytest.mark.parametrize("size", [14, 28])
-    def test_its_network_takes_its_images(self, size):
+    def test_its_network_takes_its_images(self, read, size):
         benchmark = RainbowMNIST(rounds=1, images_per_round=4, held_out_per_round=4, image_size=size)
         x = torch.stack([benchmark.test_stream[0].dataset[i][0] for i in range(4)])
         assert benchmark.model()(x).shape == (4, 10)
@@ -175,7 +192,7 @@ class TestRainbowDigits:
         assert set(check_tasks(RainbowDigits(rounds=56, images_per_round=2))) == set(TRANSFORMATIONS)
 
     def test_one_seed_one_stream(self):
-        small = dict(rounds=3, images_per_round=10, held_out_per_round=10)
+        small = {"rounds": 3, "images_per_round": 10, "held_out_per_round": 10}
         torch.manual_seed(1)
         first = fingerprint(RainbowDigits(seed=3, **small))
         torch.manual_seed(2)
@@ -206,6 +223,15 @@ class TestRainbowDigits:
         torch.manual_seed(0)
         again = digits.model()
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+
+
+@needs_mnist
+def test_real_digits():
+    images, labels = read_mnist("train")
+    assert images.float().mean() / 255 == pytest.approx(0.1307, abs=1e-4)
+    assert labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert read_mnist("test")[1].bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from ftml_bench.benchmarks import Sinusoids
-from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from torch import nn
 
+from ftml_bench.benchmarks import Sinusoids
+from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.errors import UsageError
 
 

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+
 from ftml_bench.benchmarks.transforms import BACKGROUNDS, TRANSFORMATIONS, Transformation, rainbow, resize
 
 

@@ -50,7 +50,7 @@ class BatchedEngine(InnerLoop):
         """(T, N, *input) -> (T, N, *output); norms take their statistics from the first `first` rows."""
         tasks = len(x)
         for name, layer in self.layers:
-            own = {local: fast[f"{name}.{local}"] for local, _ in layer.named_parameters()}
+            own = {local: fast[f"{name}.{local}" if name else local] for local, _ in layer.named_parameters()}
             x = LAYERS[type(layer)](layer, own, x, tasks, first)
         return _by_task(x, tasks)
 

@@ -18,9 +18,7 @@ class HigherEngine(InnerLoop):
 
     def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
         """See `Engine.predict`."""
-        return torch.stack(
-            [self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)]
-        )
+        return torch.stack([self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)])
 
     def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         import higher  # only where it is used: the package is not maintained, and no other engine needs it
@@ -29,7 +27,7 @@ class HigherEngine(InnerLoop):
         optimizer = torch.optim.SGD([named[n] for n in self.adapted], lr=self.inner_lr)
         # `track_higher_grads=False` would cut the path to the initial weights too; first-order MAML keeps that path
         # and treats only the inner gradients as constants.
-        constant = None if self.second_order else lambda gradients: [g.detach() for g in gradients]
+        constant = None if self.second_order else _constant
         with ExitStack() as stack:
             try:
                 model, inner = stack.enter_context(
@@ -42,3 +40,8 @@ class HigherEngine(InnerLoop):
             for _ in range(self.inner_steps):
                 inner.step(self._support_loss(model, x, y), grad_callback=constant)
             return self._query_outputs(model, x, query_x)
+
+
+def _constant(gradients: list[Tensor | None]) -> list[Tensor | None]:
+    """The gradients cut from their graph; a frozen parameter has none."""
+    return [None if g is None else g.detach() for g in gradients]

@@ -18,9 +18,7 @@ class LoopEngine(InnerLoop):
 
     def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
         """See `Engine.predict`."""
-        return torch.stack(
-            [self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)]
-        )
+        return torch.stack([self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)])
 
     def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         fast = dict(parameters)

@@ -90,7 +90,9 @@ class TaskBatchNorm(_BatchNorm):
     @torch.no_grad()
     def _keep(self, keep: str, mean: Tensor, var: Tensor, count: int) -> None:
         """Update the running statistics; mean, var: (groups, 1, C, 1...); count: values that each was taken from."""
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         rate = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
         if keep == "recorded":

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftml_bench import record
-from ftml_bench.report import figures
-from ftml_bench.report.page import page
-from ftml_bench.report.statistics import open_cells, results
-from ftml_bench.report.tables import tables, to_csv
+from ftml_bench.report import figures, page, statistics, tables
 
 
 def write(root: Path, width: int | None = None) -> str:
@@ -22,26 +19,22 @@ def write(root: Path, width: int | None = None) -> str:
     :raises UsageError: no leaderboard there, or a damaged file.
     """
     definition, runs, missing = record.read_runs(root)
-    found = results(definition, runs, root)
-    problems = open_cells(runs, missing)
+    found = statistics.results(definition, runs, root)
+    problems = statistics.open_cells(runs, missing)
     style = figures.styles(definition)
     # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
     drawn = [figures.draw(result, style, root / "figures") for result in found]
-    made = [tables(result) for result in found]
-    lines = (
-        [f"# {definition.name}\n", f"{definition.description}\n"]
-        if definition.description
-        else [f"# {definition.name}\n"]
-    )
+    made = [tables.of_benchmark(result) for result in found]
+    lines = [f"# {definition.name}\n"] + ([f"{definition.description}\n"] if definition.description else [])
     lines += ["Cells without a result:\n", *(f"- {problem}" for problem in problems), ""] if problems else []
     for result, some in zip(found, made, strict=True):
         lines.append(f"## {result.spec.name}\n")
         lines.append(f"![{result.spec.name}](figures/{result.spec.name.replace(' ', '%20')}.png)\n")
         lines += [table.markdown() for table in some]
     record.write_whole(root / "leaderboard.md", "\n".join(lines))
-    record.write_whole(root / "leaderboard.csv", to_csv(found))
+    record.write_whole(root / "leaderboard.csv", tables.to_csv(found))
     sections = [(some, svg) for some, (_, svg) in zip(made, drawn, strict=True)]
-    record.write_whole(root / "report.html", page(definition, [run for _, run in runs], problems, sections))
+    record.write_whole(root / "report.html", page.render(definition, [run for _, run in runs], problems, sections))
     text = [table.text(width) for some in made for table in some]
     if problems:
         text.append("Cells without a result:\n" + "".join(f"* {problem}\n" for problem in problems))

@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ftml_bench.definition import Definition
 from ftml_bench.report.statistics import BenchmarkResult, CellSummary
@@ -71,12 +73,12 @@ def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
 
 def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
-    figure = Figure(figsize=(11, 4.1), layout="constrained")
+    figure = Figure(figsize=(11, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
     _panel(panels[0], result, style, lambda cell: cell.to_threshold)
-    panels[0].set(title=f"Datapoints to γ ({result.threshold})", ylabel="datapoints")
+    panels[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
     panels[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
     panels[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
                        textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
@@ -86,6 +88,9 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
             panel.set_yscale("log")  # losses of learners differ by powers of ten
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter("{x:g}")
+            panel.yaxis.set_minor_formatter(NullFormatter())
         else:
             panel.set_ylim(bottom=0)
     for panel in panels:
@@ -94,7 +99,8 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
         panel.margins(x=0.02)
     lines, names = panels[0].get_legend_handles_labels()
     if lines:
-        figure.legend(lines, names, loc="outside lower center", ncols=min(4, len(lines)), frameon=False)
+        columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 

@@ -16,18 +16,18 @@ from ftml_bench.report.tables import Table
 
 _CSS = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; color: #1c1c1c; background: #fff;
+body { margin: 0 auto; max-width: 84rem; padding: 1.5rem 1rem 4rem; color: #1c1c1c; background: #fff;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0; }
 h2 { font-size: 1.25rem; margin: 2.5rem 0 .5rem; padding-top: 1rem; border-top: 1px solid #ddd; }
 h3 { font-size: 1rem; margin: 1.75rem 0 .5rem; }
-p.lead { color: #555; margin: .25rem 0 0; }
+p.lead { color: #555; margin: .25rem 0 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e8e8e8; }
-th { color: #555; font-weight: 600; border-bottom-color: #999; }
+th { color: #555; font-weight: 600; border-bottom-color: #999; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
-tbody th { color: inherit; }
+@media (max-width: 40rem) { td:first-child { white-space: normal; } }
 ul.notes { color: #555; font-size: .85rem; padding-left: 1.2rem; margin: .6rem 0; }
 .warning { border-left: 4px solid #D55E00; background: #fdf3ec; padding: .6rem 1rem; font-size: .9rem; }
 .warning ul { margin: .3rem 0 0; padding-left: 1.2rem; }
@@ -40,7 +40,9 @@ summary { cursor: pointer; }
 """
 
 
-def page(definition: Definition, runs: list[Run], problems: list[str], sections: list[tuple[list[Table], Path]]) -> str:
+def render(
+    definition: Definition, runs: list[Run], problems: list[str], sections: list[tuple[list[Table], Path]]
+) -> str:
     """The page.
 
     :param runs: for provenance.

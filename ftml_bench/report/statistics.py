@@ -95,6 +95,13 @@ class BenchmarkResult:
     rows: list[RowResult]
 
     @property
+    def gamma(self) -> str:
+        """The threshold for people: "80 % accuracy", "loss below 1"."""
+        if self.threshold.metric == "accuracy":
+            return str(self.threshold)
+        return f"{self.threshold.metric} below {self.threshold.value:g}"
+
+    @property
     def control(self) -> RowResult | None:
         """The row that cannot learn across rounds: FromScratch, the one with the fewest steps."""
         rows = [row for row in self.rows if row.row.strategy.split(":")[-1] == "FromScratch"]
@@ -230,7 +237,7 @@ def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:
     """One sentence for each way in which seeds are not among the finished."""
     kinds: dict[str, list[str]] = {}
     for cell, run in cells:
-        status = "has not been run" if run is None else _VERB[run.status]
+        status = "not run" if run is None else _WORDS[run.status]
         detail = f"seed {cell.seed}"
         if run is not None and run.status in ("diverged", "failed"):
             detail += f", {_reason(cell, run)}"
@@ -238,7 +245,7 @@ def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:
     return [f"{len(which)} of {seeds} seeds {status} ({'; '.join(which)})" for status, which in kinds.items()]
 
 
-_VERB = {"diverged": "diverged", "failed": "failed", "running": "did not come to its end"}
+_WORDS = {"diverged": "diverged", "failed": "failed", "running": "not finished"}
 
 
 def _reason(cell: Cell, run: Run) -> str:

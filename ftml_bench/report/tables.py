@@ -47,7 +47,7 @@ class Table:
         return "\n".join([*lines, *([""] if self.notes else []), *(f"* {note}" for note in self.notes)]) + "\n"
 
 
-def tables(result: BenchmarkResult) -> list[Table]:
+def of_benchmark(result: BenchmarkResult) -> list[Table]:
     """The tables of one benchmark: results, differences to the first row, fall over rounds."""
     found = [_results(result)]
     if len(result.rows) > 1:
@@ -115,16 +115,17 @@ def _results(result: BenchmarkResult) -> Table:
         ]
         line += [plus_minus(row.over_seeds(_error_at(checkpoint)), 3) for checkpoint in result.checkpoints]
         line += [human(row.over_seeds(_steps).mean), human(row.over_seeds(_gradient_evaluations).mean)]
-        line += [NONE if seconds is None else f"{seconds:.1f}", str(len(row.cells))]
+        line += [NONE if seconds is None else f"{seconds:.1f}"]
+        line.append(f"{len(row.cells)} of {len(result.seeds)}" if row.notes else str(len(row.cells)))
         rows.append(line + ([row.batch_norm or NONE] if ruled else []))
     half = _halves(result)
     notes = [f"{row.row.name}: {note}" for row in result.rows for note in row.notes]
     notes += [
-        f"γ = {result.threshold}. Datapoints to γ: mean over the first half of the rounds → mean over the second half"
+        f"γ = {result.gamma}. Datapoints to γ: mean over the first half of the rounds → mean over the second half"
         f"{half}; rounds that do not reach γ count as {result.checkpoints[-1]} (restricted mean); "
         "censored: their share of the second half.",
         f"{result.measure.capitalize()} on held-out data over the second half of the rounds. Means ± standard errors "
-        "over seeds; the last four numbers are means of a run.",
+        "over seeds. Steps, gradient evaluations and seconds are those of one run, all rounds.",
     ]
     return Table(f"{result.spec.name}: {result.spec.benchmark}", columns, rows, notes)
 

@@ -1,0 +1,52 @@
+"""What all tests share: one thread (cores are shared with others), and quiet imports of Avalanche."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from avalanche.logging import BaseLogger
+
+from ftml_bench.benchmarks import RainbowDigits, Sinusoids
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    # Avalanche's and tensorboard's own: said at import, nothing that a user of ours can mend.
+    for noise in ("SyntaxWarning", "DeprecationWarning:avalanche", "DeprecationWarning:tensorboard"):
+        config.addinivalue_line("filterwarnings", f"ignore::{noise}")
+
+
+class Recorder(BaseLogger):
+    """A logger that remembers: (name, value, x) of everything that was emitted, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.emitted = []
+
+    def log_single_metric(self, name, value, x_plot):
+        self.emitted.append((name, value, x_plot))
+
+    def curves(self):
+        """{name: [(x, value), ...]}."""
+        curves = {}
+        for name, value, x in self.emitted:
+            curves.setdefault(name, []).append((x, value))
+        return curves
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+@pytest.fixture(scope="session")
+def tiny_sinusoids():
+    """Three rounds of ten points."""
+    return Sinusoids(rounds=3, images_per_round=10, held_out_per_round=25)
+
+
+@pytest.fixture(scope="session")
+def tiny_digits():
+    """Two rounds of thirty digits."""
+    return RainbowDigits(rounds=2, images_per_round=30, held_out_per_round=50)

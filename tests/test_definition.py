@@ -1,0 +1,228 @@
+"""A leaderboard's definition: what it says, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ftml_bench import definition as definitions
+from ftml_bench.definition import Cell, from_dict
+from ftml_bench.errors import UsageError
+
+TEXT = """
+name: small
+description: two rows
+seeds: [3, 1]
+benchmarks:
+  digits:
+    benchmark: RainbowDigits
+    settings: {rounds: 4}
+    model: {name: RainbowNet, filters: 16}
+    arrivals: [10, 20]
+    threshold: [accuracy, 0.8]
+    checkpoints: [10, 30]
+    steps: 5
+    optimizer: {name: Adam, lr: 3e-3}
+    strategies:
+      FTML: {meta_batch_size: 5, optimizer: {lr: 0.1}}
+      FromScratch x10: {strategy: FromScratch, step_factor: 10, optimizer: {name: SGD, lr: 1}}
+  sines:
+    benchmark: Sinusoids
+    steps: 2
+    optimizer: {name: Adam}
+    strategies:
+      FTML:
+"""
+
+
+def content(**changes):
+    """The definition above as plain values, changed at "a.b.c" = value (None: taken away)."""
+    values = definitions.parse_yaml(TEXT, "test")
+    for path, value in changes.items():
+        *folders, last = path.split("/")
+        place = values
+        for folder in folders:
+            place = place[folder]
+        if value is None:
+            del place[last]
+        else:
+            place[last] = value
+    return values
+
+
+def refuse(values):
+    with pytest.raises(UsageError) as caught:
+        from_dict(values, "test")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_it_says():
+    small = from_dict(content(), "test")
+    digits, sines = small.benchmarks
+    assert (digits.arrivals, digits.threshold, digits.checkpoints) == ((10, 20), ("accuracy", 0.8), (10, 30))
+    assert digits.optimizer == {"name": "Adam", "lr": 0.003}  # 3e-3 is a number here, as in YAML 1.2
+    assert digits.row("FTML").strategy == "FTML"
+    assert digits.row("FTML").optimizer == {"name": "Adam", "lr": 0.1}
+    assert digits.row("FTML").settings == {"meta_batch_size": 5}
+    assert digits.row("FromScratch x10").strategy == "FromScratch"
+    assert digits.row("FromScratch x10").settings == {"step_factor": 10}
+    assert digits.row("FromScratch x10").optimizer == {"name": "SGD", "lr": 1}
+    assert (sines.model, sines.arrivals, sines.threshold, sines.checkpoints) == (None, None, None, None)
+    assert sines.row("FTML").settings == {}
+
+
+def test_cells_are_benchmark_by_row_by_seed():
+    cells = from_dict(content(), "test").cells()
+    assert cells == [
+        Cell("digits", "FTML", 3),
+        Cell("digits", "FTML", 1),
+        Cell("digits", "FromScratch x10", 3),
+        Cell("digits", "FromScratch x10", 1),
+        Cell("sines", "FTML", 3),
+        Cell("sines", "FTML", 1),
+    ]
+    assert cells[2].folder == Path("digits/FromScratch x10/seed-3")
+
+
+def test_the_plain_form_loads_again_and_has_the_same_hash():
+    small = from_dict(content(), "test")
+    again = from_dict(definitions.parse_yaml(yaml.safe_dump(small.to_dict(), sort_keys=False), "again"), "again")
+    assert again == small
+    assert again.hash == small.hash
+
+
+def test_the_hash_changes_with_what_can_change_a_result_and_with_nothing_else():
+    small = from_dict(content(), "test")
+    assert len(small.hash) == 12
+    assert from_dict(content(description="other words"), "test").hash == small.hash
+    assert definitions.with_seeds(small, [3]).hash != small.hash
+    for path, value in {
+        "benchmarks/digits/settings/rounds": 5,
+        "benchmarks/digits/steps": 6,
+        "benchmarks/digits/strategies/FTML/meta_batch_size": 6,
+        "benchmarks/digits/optimizer/lr": 0.004,
+        "benchmarks/digits/arrivals": 10,
+    }.items():
+        assert from_dict(content(**{path: value}), "test").hash != small.hash, path
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", [0], "test: unknown key 'seed': did you mean 'seeds'?"),
+        ("benchmarks/digits/checkpoint", [1], "test: digits: unknown key 'checkpoint': did you mean 'checkpoints'?"),
+        ("benchmarks/digits/steps", None, "test: digits: 'steps' is missing"),
+        ("benchmarks/digits/benchmark", "RainbowDigit", "did you mean 'RainbowDigits'?"),
+        ("benchmarks/digits/model/name", "RainbowNets", "test: digits: unknown model 'RainbowNets': did you mean"),
+        ("benchmarks/digits/model/name", None, "test: digits: model: 'name' is missing"),
+        ("benchmarks/digits/strategies/FTLM", {}, "test: digits: FTLM: unknown strategy 'FTLM': did you mean 'FTML'?"),
+        ("benchmarks/digits/strategies", {}, "test: digits: strategies: expected keys with values, got {}"),
+        ("benchmarks/digits/strategies/a|b", {"strategy": "FTML"}, "'a|b' cannot be the name of a folder"),
+        ("benchmarks/digits/strategies/..", {"strategy": "FTML"}, "'..' cannot be the name of a folder"),
+        ("benchmarks/digits/strategies/FTML/steps", 3, "FTML: 'steps' cannot be set here"),
+        ("benchmarks/digits/settings/seed", 3, "settings: 'seed' cannot be set here"),
+        ("name", "a/b", "test: name: 'a/b' cannot be the name of a folder"),
+        ("name", 7, "test: name: expected text, got 7"),
+        ("benchmarks", [], "test: benchmarks: expected keys with values, got []"),
+        ("seeds", [], "test: seeds: expected a list with at least one entry, got []"),
+        ("seeds", [0, 1, 0], "test: seeds: 0 stands there more than once"),
+        ("seeds", [-1], "test: seeds: expected whole numbers of at least 0, got -1"),
+        ("seeds", ["0"], "test: seeds: expected whole numbers of at least 0, got '0'"),
+        ("benchmarks/digits/steps", 0, "steps: expected a whole number of at least 1, got 0"),
+        ("benchmarks/digits/steps", True, "steps: expected a whole number of at least 1, got True"),
+        ("benchmarks/digits/steps", 2.5, "steps: expected a whole number of at least 1, got 2.5"),
+        ("benchmarks/digits/arrivals", [10, -1], "arrivals: expected a whole number of at least 1, got -1"),
+        ("benchmarks/digits/arrivals", 0, "arrivals: expected a whole number of at least 1, got 0"),
+        ("benchmarks/digits/checkpoints", [30, 10], "checkpoints: expected increasing numbers, got 10 after 30"),
+        ("benchmarks/digits/checkpoints", [10, 10], "checkpoints: expected increasing numbers, got 10 after 10"),
+        ("benchmarks/digits/checkpoints", [], "checkpoints: expected a list with at least one entry"),
+        (
+            "benchmarks/digits/threshold",
+            ["acuracy", 0.8],
+            "threshold: unknown metric 'acuracy': did you mean 'accuracy'",
+        ),
+        (
+            "benchmarks/digits/threshold",
+            ["accuracy", 80],
+            "threshold: an accuracy lies in (0, 1], got 80 (80 % is 0.8)",
+        ),
+        ("benchmarks/digits/threshold", ["loss", "low"], "threshold: expected a number, got 'low'"),
+        ("benchmarks/digits/threshold", 0.8, "threshold: expected [metric, value] such as [accuracy, 0.8], got 0.8"),
+        ("benchmarks/digits/settings/images_per_round", -9, "images_per_round: expected a whole number of at least 1"),
+        ("benchmarks/digits/strategies/FTML/meta_batch_size", 0, "FTML: meta_batch_size: expected a whole number"),
+        ("benchmarks/digits/strategies/FTML/inner_lr", -0.1, "FTML: inner_lr: expected a number above 0, got -0.1"),
+        ("benchmarks/digits/strategies/FTML/inner_lr", "fast", "FTML: inner_lr: expected a number, got 'fast'"),
+        ("benchmarks/digits/optimizer/lr", 0, "digits: optimizer: lr: expected a number above 0, got 0"),
+        ("benchmarks/digits/optimizer", "Adam", "digits: optimizer: expected keys with values, got 'Adam'"),
+        ("benchmarks/digits/optimizer/name", None, "digits: optimizer: 'name' is missing"),
+        ("benchmarks/digits/strategies/FTML/adapted", {1, 2}, "FTML: adapted: expected text, numbers, true or false"),
+    ],
+)
+def test_what_is_refused(path, value, message):
+    assert message in refuse(content(**{path: value}))
+
+
+def test_none_is_a_value_that_constructors_may_take():
+    row = (
+        from_dict(content(**{"benchmarks/digits/strategies/FTML": {"support_size": None}}), "test")
+        .benchmarks[0]
+        .rows[0]
+    )
+    assert row.settings == {"support_size": None}
+
+
+def test_a_repeated_key_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("name: a\nseeds: [0]\nname: b\n")
+    with pytest.raises(UsageError, match=r"twice.yaml: line 3 'name' stands twice"):
+        definitions.load(str(file))
+
+
+def test_bad_yaml_is_refused_with_its_line(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("name: a\nseeds: [0\nbenchmarks: 1\n")
+    with pytest.raises(UsageError, match=r"bad.yaml: line 3"):
+        definitions.load(str(file))
+
+
+def test_a_file_that_is_no_mapping_is_refused(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(UsageError, match=r"empty.yaml: expected keys with values, got nothing"):
+        definitions.load(str(tmp_path / "empty.yaml"))
+
+
+def test_unknown_leaderboards_and_missing_files():
+    with pytest.raises(
+        UsageError, match=r"unknown leaderboard 'quik': did you mean 'quick'\? .* or the path of a .yaml"
+    ):
+        definitions.load("quik")
+    with pytest.raises(UsageError, match=r"cannot read the definition no/such.yaml: No such file"):
+        definitions.load("no/such.yaml")
+
+
+def test_with_seeds_checks_them():
+    small = from_dict(content(), "test")
+    assert definitions.with_seeds(small, [5]).seeds == (5,)
+    with pytest.raises(UsageError, match="seeds: 5 stands there more than once"):
+        definitions.with_seeds(small, [5, 5])
+
+
+def test_packaged_leaderboards_are_sound():
+    for name, description in definitions.available().items():
+        leaderboard = definitions.load(name)
+        assert leaderboard.name == name
+        assert description
+        for spec in leaderboard.benchmarks:
+            # Every strategy sees as many images in a step as FTML does.
+            ftml = spec.row("FTML").settings
+            images = ftml["meta_batch_size"] * (ftml["support_size"] + ftml["query_size"])
+            assert {row.settings["train_mb_size"] for row in spec.rows if row.name != "FTML"} == {images}
+
+
+def test_quick_shows_the_rows_that_decide_how_it_is_read():
+    digits = definitions.load("quick").benchmark("digits")
+    rules = [row.settings.get("batch_norm") for row in digits.rows if row.strategy == "TrainOnEverything"]
+    assert rules == ["running", "support"]
+    assert digits.row("FollowTheLeader").settings["batch_norm"] == "support"
+    assert {row.strategy for row in digits.rows} >= {"FTML", "FromScratch"}

@@ -1,0 +1,254 @@
+"""Meta-gradients: every engine against central finite differences, against `higher`, and against each other."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from ftml_bench.adaptation import ENGINES, make_engine
+from ftml_bench.errors import UsageError
+from ftml_bench.models import RainbowNet, SinusoidMLP, TaskBatchNorm
+
+TASKS, SUPPORT, QUERY = 3, 6, 4
+
+
+def smooth(model):
+    """ReLU makes the adapted loss jump, so that finite differences prove nothing: softplus instead."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ReLU):
+            setattr(model, name, nn.Softplus())
+        smooth(child)
+    return model
+
+
+def mlp():
+    return smooth(SinusoidMLP(hidden=5)), nn.MSELoss(), (1,), None
+
+
+def conv():
+    return (
+        smooth(RainbowNet(filters=3, layers=3, image_size=8)),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        (3, 8, 8),
+        10,
+    )
+
+
+def authors():
+    model = RainbowNet(filters=2, variant="authors")
+    return smooth(model), nn.CrossEntropyLoss(label_smoothing=0.1), (3, 28, 28), 10
+
+
+def norm_after_linear():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Sequential(nn.Linear(5, 3)))
+    return model, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]).double()), (1, 2, 2), 3
+
+
+def group_norm_and_pooling():
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+    return model, nn.CrossEntropyLoss(), (2, 4, 4), 3
+
+
+MODELS = [mlp, conv, authors, norm_after_linear, group_norm_and_pooling]
+
+
+def setting(build, seed=0):
+    """A float64 model with its criterion, a meta-batch of random data, and the query targets."""
+    torch.manual_seed(seed)
+    model, criterion, shape, classes = build()
+    x = torch.randn(TASKS, SUPPORT + QUERY, *shape, dtype=torch.float64)
+    if classes is None:
+        y = torch.randn(TASKS, SUPPORT + QUERY, 1, dtype=torch.float64)
+    else:
+        y = torch.randint(0, classes, (TASKS, SUPPORT + QUERY))
+    support = (x[:, :SUPPORT], y[:, :SUPPORT])
+    return model.double(), criterion, support, x[:, SUPPORT:], y[:, SUPPORT:].flatten(0, 1)
+
+
+def meta_loss(engine, criterion, parameters, support, query_x, query_y):
+    return criterion(engine.predict(parameters, support, query_x).flatten(0, 1), query_y)
+
+
+def meta_gradient(name, model, criterion, support, query_x, query_y, **inner):
+    engine = make_engine(name, model, criterion, **inner)
+    parameters = dict(model.named_parameters())
+    loss = meta_loss(engine, criterion, parameters, support, query_x, query_y)
+    trainable = [p for p in parameters.values() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trainable)])
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("batch_norm", ["support", "transductive"])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_meta_gradient_equals_central_finite_differences(name, build, steps, batch_norm):
+    model, criterion, support, query_x, query_y = setting(build)
+    inner = {"inner_lr": 0.1, "inner_steps": steps, "batch_norm": batch_norm}
+    gradient = meta_gradient(name, model, criterion, support, query_x, query_y, **inner)
+    engine = make_engine(name, model, criterion, **inner)
+
+    # Directional derivatives along random directions: each is a sum over all entries of the gradient.
+    generator = torch.Generator().manual_seed(1)
+    step = 2e-5
+    for _ in range(3):
+        direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in model.named_parameters()}
+        direction = {n: d for n, d in direction.items() if dict(model.named_parameters())[n].requires_grad}
+
+        def moved(length, direction=direction):
+            parameters = {
+                n: (p.detach() + length * direction[n]).requires_grad_() if n in direction else p
+                for n, p in model.named_parameters()
+            }
+            return meta_loss(engine, criterion, parameters, support, query_x, query_y).detach()
+
+        def central(length, moved=moved):
+            return (moved(length) - moved(-length)) / (2 * length)
+
+        # Richardson's extrapolation: five steps through a norm are curved enough to show in plain differences
+        numeric = (4 * central(step) - central(2 * step)) / 3
+        exact = gradient @ torch.cat([d.flatten() for d in direction.values()])
+        assert float(exact) == pytest.approx(float(numeric), rel=1e-6)
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize("adapted", ["all", "last_layer"])
+@pytest.mark.parametrize("batch_norm", ["support", "transductive"])
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("build", MODELS)
+def test_engines_agree_with_higher(build, steps, batch_norm, adapted, second_order):
+    inner = {"inner_lr": 0.1, "inner_steps": steps, "batch_norm": batch_norm}
+    inner |= {"adapted": adapted, "second_order": second_order}
+    reference = meta_gradient("higher", *setting(build), **inner)
+    for name in ("loop", "batched"):
+        assert relative(meta_gradient(name, *setting(build), **inner), reference) < 1e-9, name
+
+
+def test_first_order_is_another_gradient_and_equals_the_query_gradient_at_the_adapted_parameters():
+    model, criterion, support, query_x, query_y = setting(mlp)
+    inner = {"inner_lr": 0.1, "inner_steps": 3}
+    first = meta_gradient("batched", model, criterion, support, query_x, query_y, second_order=False, **inner)
+    second = meta_gradient("batched", model, criterion, support, query_x, query_y, **inner)
+    assert relative(first, second) > 0.01
+
+    by_hand = torch.zeros_like(first)
+    for task in range(TASKS):
+        adapted = deepcopy(model)
+        for _ in range(3):
+            loss = criterion(adapted(support[0][task]), support[1][task])
+            for p, g in zip(adapted.parameters(), torch.autograd.grad(loss, adapted.parameters()), strict=True):
+                p.data -= 0.1 * g
+        loss = criterion(adapted(query_x[task]), query_y.unflatten(0, (TASKS, QUERY))[task])
+        gradients = torch.autograd.grad(loss, adapted.parameters())
+        by_hand += torch.cat([g.flatten() for g in gradients]) / TASKS
+    assert relative(first, by_hand) < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_predict_leaves_parameters_buffers_and_random_state(name):
+    model, criterion, support, query_x, _ = setting(conv)
+    before = deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    make_engine(name, model, criterion, inner_lr=0.1, inner_steps=2).predict(
+        dict(model.named_parameters()), support, query_x
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_support_rule_makes_predictions_independent_of_their_neighbours():
+    model, criterion, support, query_x, _ = setting(conv)
+    parameters = dict(model.named_parameters())
+    for rule, independent in [("support", True), ("transductive", False)]:
+        engine = make_engine("auto", model, criterion, inner_lr=0.1, inner_steps=2, batch_norm=rule)
+        together = engine.predict(parameters, support, query_x)[:, :2]
+        alone = engine.predict(parameters, support, query_x[:, :2])
+        assert torch.allclose(together, alone, atol=1e-12) == independent
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_the_update_procedure_is_full_batch_gradient_descent_on_a_copy(name):
+    model, criterion, support, _, _ = setting(mlp)
+    before = deepcopy(model.state_dict())
+    x, y = support[0][0], support[1][0]
+    engine = make_engine(name, model, criterion, inner_lr=0.05, inner_steps=1)
+    with torch.no_grad():  # as in an evaluation
+        adapted = engine.adapt(dict(model.named_parameters()), x, y, steps=4)
+
+    by_hand = deepcopy(model)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05)
+    for _ in range(4):
+        optimizer.zero_grad()
+        criterion(by_hand(x), y).backward()
+        optimizer.step()
+    for key, value in by_hand.named_parameters():
+        assert torch.allclose(adapted[key], value, atol=1e-14)
+        assert not adapted[key].requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_auto_takes_the_fastest_exact_engine():
+    inner = {"inner_lr": 0.1, "inner_steps": 1}
+    assert make_engine("auto", RainbowNet(), nn.CrossEntropyLoss(), **inner).name == "batched"
+    with_dropout = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    assert make_engine("auto", with_dropout, nn.MSELoss(), **inner).name == "loop"
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    assert make_engine("auto", Residual(), nn.MSELoss(), **inner).name == "loop"
+
+
+def test_the_batched_loss_weighs_tasks_equally_when_targets_are_ignored():
+    model = nn.Sequential(nn.Linear(2, 3)).double()
+    criterion = nn.CrossEntropyLoss()
+    torch.manual_seed(0)
+    support = (torch.randn(2, 4, 2).double(), torch.tensor([[0, 1, 2, 0], [1, -100, -100, -100]]))
+    query_x = torch.randn(2, 3, 2).double()
+    outputs = [
+        make_engine(name, model, criterion, inner_lr=1.0, inner_steps=2).predict(
+            dict(model.named_parameters()), support, query_x
+        )
+        for name in ("loop", "batched")
+    ]
+    assert torch.allclose(*outputs, atol=1e-12)
+
+
+def test_stock_norm_layers_are_converted():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    make_engine("auto", model, nn.CrossEntropyLoss(), inner_lr=0.1, inner_steps=1)
+    assert type(model[1]) is TaskBatchNorm
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "hgiher"}, "did you mean 'higher'"),
+        ({"inner_lr": 0.0}, "inner_lr=0.0"),
+        ({"inner_steps": -1}, "inner_steps=-1"),
+        ({"batch_norm": "running"}, "batch norm rule"),
+        ({"adapted": "last"}, "did you mean 'last_layer'"),
+        ({"adapted": ["head.wieght"]}, "did you mean 'head.weight'"),
+    ],
+)
+def test_bad_settings_are_refused_with_one_line(change, message):
+    settings = {"name": "auto", "inner_lr": 0.1, "inner_steps": 1} | change
+    with pytest.raises(UsageError, match=message) as error:
+        make_engine(settings.pop("name"), SinusoidMLP(), nn.MSELoss(), **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_engines_refuse_models_that_they_cannot_treat():
+    with pytest.raises(UsageError, match="no batched form of Dropout"):
+        make_engine("batched", nn.Sequential(nn.Dropout()), nn.MSELoss(), inner_lr=0.1, inner_steps=1)

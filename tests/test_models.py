@@ -1,0 +1,170 @@
+"""The networks: shapes and numbers of parameters by hand, outputs against the layers written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ftml_bench.errors import UsageError
+from ftml_bench.models import RainbowNet, SinusoidMLP, TaskBatchNorm
+
+
+def strides(model):
+    return [module.stride for module in model if isinstance(module, nn.Conv2d)]
+
+
+def maps(model, x):
+    """The shape after every convolution."""
+    shapes = []
+    for module in model:
+        x = module(x)
+        if isinstance(module, nn.Conv2d):
+            shapes.append(tuple(x.shape[2:]))
+    return shapes
+
+
+def conv_norm(model, name, x, stride, eps):
+    parameters = dict(model.named_parameters())
+    x = F.conv2d(x, parameters[f"conv{name}.weight"], parameters.get(f"conv{name}.bias"), stride, padding=1)
+    scale, offset = parameters[f"norm{name}.weight"], parameters[f"norm{name}.bias"]
+    return F.batch_norm(x, None, None, scale, offset, training=True, eps=eps)
+
+
+def size(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+# -- the paper's network
+
+
+def test_the_default_is_the_papers_network():
+    model = RainbowNet()
+    assert strides(model) == [(2, 2)] * 4 + [(1, 1)]
+    kinds = [type(module) for module in model]
+    assert kinds == [nn.Conv2d, TaskBatchNorm, nn.ReLU] * 5 + [nn.Flatten, nn.Linear]
+    assert all(c.kernel_size == (3, 3) and c.out_channels == 32 for c in model if isinstance(c, nn.Conv2d))
+    # convolutions, scales and offsets, head
+    assert size(model) == 3 * 32 * 9 + 4 * 32 * 32 * 9 + 5 * 2 * 32 + (128 * 10 + 10) == 39_338
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"),
+    [(28, [14, 7, 4, 2, 2]), (14, [7, 4, 2, 2, 2]), (8, [4, 2, 2, 2, 2]), (2, [2] * 5), (1, [1] * 5)],
+)
+def test_maps_are_halved_down_to_two_pixels(image_size, expected):
+    model = RainbowNet(image_size=image_size)
+    x = torch.rand(3, 3, image_size, image_size)
+    assert maps(model, x) == [(side, side) for side in expected]
+    assert model(x).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"layers": 1, "filters": 4, "image_size": 8}, 3 * 4 * 9 + 2 * 4 + (4 * 16 * 10 + 10)),
+        ({"layers": 3, "filters": 5, "image_size": 14, "classes": 7}, 3 * 5 * 9 + 2 * 25 * 9 + 30 + (20 * 7 + 7)),
+        ({"layers": 2, "filters": 2, "image_size": 4, "channels": 1}, 1 * 2 * 9 + 4 * 9 + 8 + (2 * 4 * 10 + 10)),
+    ],
+)
+def test_layers_filters_classes_and_channels_are_as_said(settings, expected):
+    model = RainbowNet(**settings)
+    side = settings["image_size"]
+    assert model(torch.rand(4, settings.get("channels", 3), side, side)).shape == (4, settings.get("classes", 10))
+    assert size(model) == expected
+
+
+def test_the_papers_network_computes_its_layers_written_out():
+    torch.manual_seed(0)
+    model = RainbowNet(filters=6)
+    images = torch.rand(5, 3, 28, 28)
+    x = images
+    for i, stride in enumerate([2, 2, 2, 2, 1], start=1):
+        x = conv_norm(model, str(i), x, stride, eps=1e-5).relu()
+    expected = x.flatten(1) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+# -- the authors' network
+
+
+def test_the_authors_network_has_six_convolutions_and_a_mean():
+    model = RainbowNet(variant="authors")
+    assert strides(model) == [(s, s) for s in (2, 1, 2, 2, 1, 2)]
+    assert maps(model, torch.rand(2, 3, 28, 28)) == [(s, s) for s in (14, 14, 7, 4, 4, 2)]
+    block, no_relu = [nn.Conv2d, TaskBatchNorm, nn.ReLU], [nn.Conv2d, TaskBatchNorm]
+    kinds = [type(module) for module in model]
+    assert kinds == (block + no_relu + block) * 2 + [nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear]
+    assert size(model) == (3 * 32 * 9 + 32) + 5 * (32 * 32 * 9 + 32) + 6 * 2 * 32 + (32 * 10 + 10)
+
+
+def test_the_authors_network_computes_its_layers_written_out():
+    torch.manual_seed(0)
+    model = RainbowNet(variant="authors", filters=6, classes=4)
+    images = torch.rand(5, 3, 28, 28)
+    x = images
+    for name, stride, relu in [("1", 2, 1), ("1b", 1, 0), ("2", 2, 1), ("3", 2, 1), ("3b", 1, 0), ("4", 2, 1)]:
+        x = conv_norm(model, name, x, stride, eps=1e-3)
+        x = x.relu() if relu else x
+    expected = x.mean((2, 3)) @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_authors_network_has_offsets_without_scales_and_a_wide_head():
+    torch.manual_seed(0)
+    model = RainbowNet(variant="authors")
+    for module in model:
+        if isinstance(module, TaskBatchNorm):
+            assert not module.weight.requires_grad
+            assert torch.equal(module.weight, torch.ones(32))
+            assert module.bias.requires_grad
+        elif isinstance(module, nn.Conv2d):
+            bound = (6 / (9 * (module.in_channels + module.out_channels))) ** 0.5  # Glorot's uniform
+            assert 0.95 * bound < float(module.weight.detach().abs().max()) <= bound
+            assert not module.bias.any()
+    weights = model.head.weight.detach()
+    assert 0.85 < float(weights.std()) < 1.15  # 320 draws from N(0, 1)
+    assert abs(float(weights.mean())) < 0.25
+    assert not model.head.bias.any()
+
+
+# -- both
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors"])
+@pytest.mark.parametrize("name", ["layers", "filters", "image_size", "classes"])
+@pytest.mark.parametrize("value", [0, -3])
+def test_sizes_below_one_are_refused_by_name(name, value, variant):
+    with pytest.raises(UsageError, match=f"^{name}={value}: expected a number of at least 1$"):
+        RainbowNet(variant=variant, **{name: value})
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest():
+    with pytest.raises(UsageError, match=r"variant of RainbowNet 'author': did you mean 'authors'\?"):
+        RainbowNet(variant="author")
+
+
+def test_torchs_random_state_alone_decides_the_parameters():
+    for build in (RainbowNet, SinusoidMLP, lambda: RainbowNet(variant="authors")):
+        states = []
+        for seed in (0, 0, 1):
+            torch.manual_seed(seed)
+            states.append(torch.cat([p.detach().flatten() for p in build().parameters()]))
+        assert torch.equal(states[0], states[1])
+        assert not torch.equal(states[0], states[2])
+
+
+# -- sinusoids
+
+
+@pytest.mark.parametrize(("settings", "h"), [({}, 40), ({"hidden": 7}, 7)])
+def test_the_sinusoid_network_has_two_hidden_layers(settings, h):
+    torch.manual_seed(0)
+    model = SinusoidMLP(**settings)
+    assert size(model) == (h + h) + (h * h + h) + (h + 1)
+    x = torch.linspace(-5, 5, 9)[:, None]
+    hidden = (x @ model.linear1.weight.T + model.linear1.bias).relu()
+    hidden = (hidden @ model.linear2.weight.T + model.linear2.bias).relu()
+    assert model(x).shape == (9, 1)
+    torch.testing.assert_close(model(x), hidden @ model.head.weight.T + model.head.bias)

@@ -1,0 +1,300 @@
+"""The tables of small made-up runs against counts by hand."""
+
+import csv
+import io
+import math
+import shutil
+
+import pytest
+import yaml
+
+from ftml_bench import definition as definitions
+from ftml_bench import record, report
+from ftml_bench.curves import Threshold
+from ftml_bench.errors import UsageError
+from ftml_bench.record import RunWriter
+from ftml_bench.report import figures, tables
+from ftml_bench.report.statistics import Estimate, estimate, results
+
+CONTENT = {
+    "name": "small",
+    "description": "a < b & c",
+    "seeds": [0, 1, 2],
+    "benchmarks": {
+        "digits": {
+            "benchmark": "RainbowDigits",
+            "steps": 5,
+            "optimizer": {"name": "Adam"},
+            "strategies": {
+                "FTML": {},
+                "Scratch x10": {"strategy": "FromScratch", "step_factor": 10},
+                "FromScratch": {},
+            },
+        }
+    },
+}
+# Accuracies at 10 and at 20 (= N) datapoints of four rounds; γ = 80 %.
+FTML = [
+    [(0.5, 0.7), (0.5, 0.8), (0.8, 0.9), (0.9, 0.9)],  # datapoints to γ: 20 (censored), 20, 10, 10
+    [(0.8, 0.8), (0.5, 0.5), (0.5, 0.7), (0.8, 0.6)],  # 10, 20 (censored), 20 (censored), 10
+]
+FROM_SCRATCH = [
+    [(0.5, 0.7)] * 4,  # 20 in all, censored
+    [(0.5, 0.7)] * 3 + [(0.8, 0.8)],  # 20, 20, 20, 10
+    [(0.5, 0.7)] * 4,
+]
+
+
+def write_run(folder, rounds, *, status="finished", metric="accuracy", **fields):
+    """A run of arrivals of 10; `rounds` holds a performance for each arrival of each round."""
+    protocol = {
+        "threshold": [metric, 0.8],
+        "metric": metric,
+        "checkpoints": [10],
+        "rounds": 4,
+        "datapoints_per_round": 20,
+        "batch_norm": "support",
+    }
+    writer = RunWriter.start(folder, {"definition": "abc", "protocol": protocol})
+    steps = 0
+    for number, values in enumerate(rounds):
+        for arrival, value in enumerate(values, 1):
+            steps += 5
+            row = {
+                "round": number,
+                "evaluated_round": number,
+                "datapoints": 10 * arrival,
+                "loss": 1.5 if metric == "accuracy" else value,
+                "accuracy": value if metric == "accuracy" else None,
+                "steps": steps,
+                "gradient_evaluations": 31_000 * steps,
+            }
+            writer.append(row, 0.5 * steps)
+            if number > 0:  # an earlier round, evaluated as well: no part of any table
+                writer.append(row | {"evaluated_round": 0, "accuracy": 1.0, "loss": 0.0}, 0.5 * steps)
+    writer.finish(status, **fields)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """FTML's seed 2 diverged in the third round, no cell of "Scratch x10" is there."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
+    for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
+        for seed, rounds in enumerate(seeds):
+            write_run(folder / f"digits/{row}/seed-{seed}", rounds)
+    write_run(folder / "digits/FTML/seed-2", FTML[0][:2] + [(math.nan,)], status="diverged", diverged_round=2)
+    return folder
+
+
+def line(text, name, heading):
+    """The cells of a row in the table below a heading of the Markdown."""
+    below = text.split(f"### {heading}\n")[1]
+    found = next(line for line in below.splitlines() if line.startswith(f"| {name}"))
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def test_the_table_of_results(root):
+    report.write(root)
+    text = (root / "leaderboard.md").read_text()
+    assert line(text, "FTML", "digits: RainbowDigits") == [
+        "FTML *",
+        "17.5 ± 2.5 → 12.5 ± 2.5",  # seeds: 20 -> 10 and 15 -> 15
+        "25 %",  # none and one of two
+        "0.250 ± 0.100",  # 0.15 and 0.35
+        "0.225 ± 0.125",  # 0.1 and 0.35
+        "40",
+        "1.2M",
+        "20.0",
+        "2 of 3",
+        "support",
+    ]
+    assert line(text, "FromScratch", "digits: RainbowDigits")[:3] == ["FromScratch", "20.0 ± 0.0 → 18.3 ± 1.7", "83 %"]
+    assert "FTML: 1 of 3 seeds diverged (seed 2, round 3)" in text
+    assert "γ = 80 % accuracy" in text
+    assert "(rounds 1–2 → 3–4)" in text
+    assert "count as 20 (restricted mean)" in text
+
+
+def test_rows_without_a_run_are_shown_as_such(root):
+    text = report.write(root)
+    markdown = (root / "leaderboard.md").read_text()
+    assert set(line(markdown, "Scratch x10", "digits: RainbowDigits")[1:-2]) == {"–"}
+    assert line(markdown, "Scratch x10", "digits: RainbowDigits")[-2] == "0 of 3"
+    assert "Scratch x10: 3 of 3 seeds not run (seed 0; seed 1; seed 2)" in markdown
+    assert "digits/Scratch x10/seed-1: not run" in text
+
+
+def test_a_cell_that_failed_is_named_with_its_reason(root):
+    record.mark_failed(root / "digits/FromScratch/seed-0", "abc", "ValueError: no", "Traceback\n")
+    text = report.write(root)
+    assert "FromScratch: 1 of 3 seeds failed (seed 0, ValueError: no)" in text
+    assert "digits/FromScratch/seed-0: ValueError: no" in text
+    assert "<li>digits/FromScratch/seed-0: ValueError: no</li>" in (root / "report.html").read_text()
+
+
+def test_differences_are_paired_by_seed(root):
+    report.write(root)
+    cells = line((root / "leaderboard.md").read_text(), "FromScratch", "digits: FTML minus the others")
+    # Seed 0: 10 - 20, 0.15 - 0.5, 0.1 - 0.3. Seed 1: 15 - 15, 0.35 - 0.35, 0.35 - 0.25. Seed 2 diverged.
+    assert cells[1:] == ["-5.0 ± 5.0 (1 of 2)", "-0.175 ± 0.175 (1 of 2)", "-0.050 ± 0.150 (1 of 2)"]
+
+
+def test_the_fall_over_rounds_is_set_against_the_control_with_the_fewest_steps(root):
+    report.write(root)
+    text = (root / "leaderboard.md").read_text()
+    # FTML: 20 - 10 and 15 - 15; FromScratch: 0, 5, 0; paired: 10 - 0 and 0 - 5.
+    assert line(text, "FTML", "digits: fall over rounds") == ["FTML", "+5.0 ± 5.0", "+2.5 ± 7.5"]
+    assert line(text, "FromScratch", "digits: fall over rounds") == ["FromScratch", "+1.7 ± 1.7", "–"]
+    assert "| strategy | fall | minus FromScratch's |" in text
+
+
+def test_the_csv_holds_the_numbers_unrounded(root):
+    report.write(root)
+    rows = list(csv.DictReader(io.StringIO((root / "leaderboard.csv").read_text())))
+    found = {(row["row"], row["minus"], row["quantity"]): row for row in rows}
+    fall = found["FromScratch", "", "fall"]
+    assert (float(fall["mean"]), fall["seeds"]) == (pytest.approx(5 / 3), "3")
+    difference = found["FTML", "FromScratch", "datapoints_to_threshold_second_half"]
+    assert (difference["mean"], difference["standard_error"], difference["smaller"]) == ("-5.0", "5.0", "1")
+    assert found["Scratch x10", "", "steps"]["mean"] == ""
+    assert float(found["FTML", "", "error_at_20"]["mean"]) == pytest.approx(0.225)
+
+
+def test_one_seed_has_no_standard_error(root):
+    (root / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT | {"seeds": [1]}, sort_keys=False))
+    report.write(root)
+    text = (root / "leaderboard.md").read_text()
+    assert line(text, "FTML", "digits: RainbowDigits")[1:4] == ["15.0 ± – → 15.0 ± –", "50 %", "0.350 ± –"]
+    assert line(text, "FromScratch", "digits: FTML minus the others")[1] == "+0.0 ± – (0 of 1)"
+
+
+def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(root):
+    for path in root.glob("digits/*/seed-*"):
+        shutil.rmtree(path)
+    write_run(root / "digits/FTML/seed-0", FTML[0][:3])
+    file = root / "digits/FTML/seed-0/record.json"
+    file.write_text(file.read_text().replace('"rounds": 4', '"rounds": 3'))
+    found = results(*_read(root))[0].rows[0].cells[0]
+    assert (found.first_half(), found.second_half()) == (20, 15)
+
+
+def test_a_regression_shows_its_loss(root):
+    for seed in range(3):
+        write_run(root / f"digits/FTML/seed-{seed}", [(0.9, 0.7)] * 4, metric="loss")
+        write_run(root / f"digits/FromScratch/seed-{seed}", [(0.9, 0.8)] * 4, metric="loss")  # 0.8 is not below 0.8
+    text = report.write(root)
+    assert "loss at 10" in text
+    assert "γ = loss below 0.8" in text
+    cells = line((root / "leaderboard.md").read_text(), "FTML", "digits: RainbowDigits")
+    assert cells[1:5] == ["20.0 ± 0.0 → 20.0 ± 0.0", "0 %", "0.900 ± 0.000", "0.700 ± 0.000"]
+    assert line((root / "leaderboard.md").read_text(), "FromScratch", "digits: RainbowDigits")[2] == "100 %"
+
+
+def test_where_nothing_has_finished_there_is_a_report_of_what_is_open(root):
+    for path in root.glob("digits/*/seed-*"):
+        shutil.rmtree(path)
+    text = report.write(root)
+    assert text.count("not run") == 9
+    assert "digits/FTML/seed-0: not run" in (root / "report.html").read_text()
+
+
+def test_where_all_have_diverged_there_is_a_table_of_nothing(root):
+    for path in root.glob("digits/*/seed-*"):
+        shutil.rmtree(path)
+    write_run(root / "digits/FTML/seed-0", FTML[0][:1], status="diverged", diverged_round=0)
+    text = report.write(root)
+    assert "seeds diverged (seed 0, round 1)" in text
+
+
+def test_the_same_records_give_the_same_bytes(root):
+    names = ("leaderboard.md", "leaderboard.csv", "report.html", "figures/digits.png", "figures/digits.svg")
+    report.write(root)
+    first = {name: (root / name).read_bytes() for name in names}
+    report.write(root)
+    assert {name: (root / name).read_bytes() for name in names} == first
+
+
+def test_the_page_stands_alone_and_is_escaped(root):
+    report.write(root)
+    html = (root / "report.html").read_text()
+    assert "a &lt; b &amp; c" in html
+    assert "a < b" not in html
+    assert "data:image/svg+xml;base64," in html
+    assert not any(word in html for word in ("http://", "https://", "<script", 'src="figures'))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[:-4], r"FTML/seed-0/curve.csv: damaged: 3 rounds were evaluated, expected 4"),
+        (lambda lines: lines[:1] + lines[2:], r"curve.csv: damaged: round 0 has no evaluation at 10 datapoints"),
+        (lambda lines: [line.replace(",0.7,", ",,") for line in lines], r"round 0 has no accuracy at 20 datapoints"),
+    ],
+)
+def test_a_curve_that_is_not_what_the_protocol_says_is_refused(root, damage, message):
+    file = root / "digits/FTML/seed-0/curve.csv"
+    file.write_text("\n".join(damage(file.read_text().splitlines())) + "\n")
+    with pytest.raises(UsageError, match=message):
+        report.write(root)
+
+
+def test_runs_of_different_protocols_are_not_averaged(root):
+    write_run(root / "digits/FTML/seed-1", [(0.9, 0.7)] * 4, metric="loss")
+    with pytest.raises(UsageError, match=r"seed-1/record.json: its 'threshold' differs from the other runs'"):
+        report.write(root)
+
+
+def test_a_wide_table_goes_on_below():
+    table = tables.Table("Heading", ["name", "one", "two"], [["first", "1", "2"], ["second", "10", "20"]], ["a note"])
+    assert table.text() == "Heading\n\nname    one  two\nfirst     1    2\nsecond   10   20\n\n* a note\n"
+    blocks = "Heading\n\nname    one\nfirst     1\nsecond   10\n\nname    two\nfirst     2\nsecond   20\n\n* a note\n"
+    assert table.text(width=12) == blocks
+    assert table.text(width=3) == blocks  # never narrower than a column
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (950, "950"), (999.6, "1.0k"), (12_345, "12.3k"), (999_960, "1.0M"), (1.24e6, "1.2M"), (5e13, "50.0T")],
+)
+def test_counts_for_people(value, text):
+    assert tables.human(value) == text
+
+
+def test_estimates():
+    assert estimate([]) == Estimate(None, None, 0)
+    assert estimate([4]) == Estimate(4.0, None, 1)
+    assert estimate([1, 2, 3, 4]).standard_error == pytest.approx(math.sqrt(5 / 3) / 2)
+
+
+def test_the_running_mean_uses_the_rounds_that_exist():
+    import numpy as np
+
+    smooth = figures.running_mean(np.array([[0.0, 5.0, 10.0, 0.0, 0.0, 0.0]]))
+    assert smooth.tolist() == [[5.0, 3.75, 3.0, 3.0, 2.5, 0.0]]
+
+
+def test_rows_have_the_same_colour_in_every_figure_and_none_the_same_look():
+    style = figures.styles(definitions.load("rainbow_mnist_small"))
+    assert len(set(style.values())) == len(style)
+    quick = definitions.load("quick")
+    assert len(figures.styles(quick)) == len({row.name for spec in quick.benchmarks for row in spec.rows})
+
+
+def test_the_figure_has_the_papers_three_panels(root):
+    result = results(*_read(root))[0]
+    figure = figures._figure(result, figures.styles(definitions.load(str(root / "leaderboard.yaml"))))
+    assert [panel.get_title() for panel in figure.axes] == [
+        "Datapoints to γ (80 % accuracy)",
+        "Error rate after 10 datapoints",
+        "Error rate after 20 datapoints",
+    ]
+    ftml_mean = figure.axes[0].lines[0].get_ydata().tolist()
+    assert ftml_mean == [15.0, 20.0, 15.0, 10.0]  # 20, 20, 10, 10 and 10, 20, 20, 10
+    assert result.threshold == Threshold("accuracy", 0.8)
+
+
+def _read(root):
+    definition, runs, _ = record.read_runs(root)
+    return definition, runs, root

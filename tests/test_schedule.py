@@ -1,0 +1,197 @@
+"""Cells are run once, kept, done again where they did not end well; nothing that was there is overwritten."""
+
+import os
+
+import pytest
+
+from ftml_bench import definition as definitions
+from ftml_bench import record, schedule
+from ftml_bench.definition import Cell
+from ftml_bench.errors import UsageError
+from ftml_bench.record import RunWriter
+
+
+def fake_cell(definition, cell, folder, data, on_evaluation):
+    """Stands for a cell that trains: two evaluations, then what the row's setting `ends` says."""
+    if folder.parent.parent.parent.joinpath("..", "mended").exists():
+        ends = "finished"
+    else:
+        ends = definition.benchmark(cell.benchmark).row(cell.row).settings.get("ends", "finished")
+    if ends == "at once":
+        raise UsageError("MNIST is missing")
+    writer = RunWriter.start(
+        folder, {"definition": definition.hash, "protocol": {}, "data": data, "process": os.getpid()}
+    )
+    for done in (1, 2):
+        row = dict.fromkeys(record.CURVE_COLUMNS, done) | {"accuracy": None, "loss": float(cell.seed)}
+        writer.append(row, float(done))
+        on_evaluation(done, 2)
+        if ends == "raises":
+            raise ZeroDivisionError("by\nzero")
+        if ends == "interrupted":
+            raise KeyboardInterrupt
+        if ends == "killed":
+            os._exit(1)
+    writer.finish(ends, **({"diverged_round": 0} if ends == "diverged" else {}))
+    return ends
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch):
+    monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
+    monkeypatch.setattr(schedule, "_one_thread", lambda: None)  # other tests of this process may have their threads
+
+
+def leaderboard(**rows):
+    """One benchmark; a row for each name, whose cells end as its value says. Seeds 0 and 1."""
+    return definitions.from_dict(
+        {
+            "name": "test",
+            "seeds": [0, 1],
+            "benchmarks": {
+                "sines": {
+                    "benchmark": "Sinusoids",
+                    "steps": 1,
+                    "optimizer": {"name": "Adam"},
+                    "strategies": {name: {"strategy": "FromScratch", "ends": ends} for name, ends in rows.items()},
+                }
+            },
+        },
+        "test",
+    )
+
+
+def run(definition, root, jobs=1):
+    return schedule.run_cells(definition, root, jobs=jobs, data=None, quiet=True)
+
+
+def snapshot(root):
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_cell_is_run_and_the_definition_stands_beside(tmp_path):
+    board = leaderboard(good="finished", wild="diverged")
+    outcomes = run(board, tmp_path / "out")
+    assert outcomes == [
+        (Cell("sines", "good", 0), "finished", ""),
+        (Cell("sines", "good", 1), "finished", ""),
+        (Cell("sines", "wild", 0), "diverged", ""),
+        (Cell("sines", "wild", 1), "diverged", ""),
+    ]
+    found, runs, missing = record.read_runs(tmp_path / "out")
+    assert found == board
+    assert [cell for cell, _ in runs] == board.cells()
+    assert missing == []
+    assert board.hash in (tmp_path / "out/leaderboard.yaml").read_text()
+
+
+def test_finished_and_diverged_cells_are_kept_untouched(tmp_path):
+    board = leaderboard(good="finished", wild="diverged")
+    first = run(board, tmp_path)
+    before = snapshot(tmp_path)
+    assert run(board, tmp_path) == first
+    assert snapshot(tmp_path) == before
+
+
+def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path):
+    outcomes = run(leaderboard(bad="raises", missing="at once", good="finished"), tmp_path / "out")
+    assert [(status, message) for _, status, message in outcomes] == [
+        ("failed", "ZeroDivisionError: by zero"),
+        ("failed", "ZeroDivisionError: by zero"),
+        ("failed", "MNIST is missing"),
+        ("failed", "MNIST is missing"),
+        ("finished", ""),
+        ("finished", ""),
+    ]
+    folder = tmp_path / "out/sines/bad/seed-0"
+    assert record.read(folder).record["reason"] == "ZeroDivisionError: by zero"
+    assert "Traceback" in (folder / "error.txt").read_text()
+
+
+def test_failed_running_and_incomplete_cells_are_done_again_from_the_start(tmp_path):
+    root = tmp_path / "out"
+    board = leaderboard(bad="raises", good="finished")
+    run(board, root)
+    RunWriter.start(root / "sines/good/seed-0", {"definition": board.hash, "protocol": {}})  # as if it had been killed
+    (root / "sines/good/seed-1/record.json").unlink()
+    (tmp_path / "mended").touch()
+    assert [status for _, status, _ in run(board, root)] == ["finished"] * 4
+    for cell in board.cells():
+        found = record.read(root / cell.folder)
+        assert (found.status, len(found.curve)) == ("finished", 2)
+        assert not (root / cell.folder / "error.txt").exists()
+
+
+def test_another_definitions_results_are_left_alone(tmp_path):
+    ours, other = leaderboard(good="finished"), leaderboard(good="diverged")
+    run(ours, tmp_path)
+    before = snapshot(tmp_path)
+    message = (
+        rf"holds the results of another definition \(hash {ours.hash}, this one is {other.hash}\): choose another --out"
+    )
+    with pytest.raises(UsageError, match=message):
+        run(other, tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match=r"exists and is no leaderboard's folder"):
+        run(leaderboard(good="finished"), tmp_path)
+    with pytest.raises(UsageError, match=r"exists and is no leaderboard's folder"):
+        run(leaderboard(good="finished"), tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_record_is_named_and_nothing_is_run(tmp_path):
+    board = leaderboard(good="finished")
+    run(board, tmp_path)
+    (tmp_path / "sines/good/seed-1/record.json").write_text("{")
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match=r"seed-1/record.json: damaged"):
+        run(board, tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_ctrl_c_ends_the_run_and_the_rest_can_follow(tmp_path):
+    board = leaderboard(good="finished", stopped="interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(board, tmp_path / "out")
+    assert record.read(tmp_path / "out/sines/good/seed-1").status == "finished"
+    assert record.read(tmp_path / "out/sines/stopped/seed-0").status == "running"
+    (tmp_path / "mended").touch()
+    assert [status for _, status, _ in run(board, tmp_path / "out")] == ["finished"] * 4
+
+
+def test_several_processes_give_the_same_files(tmp_path):
+    board = leaderboard(good="finished", wild="diverged", bad="raises")
+    one, two = run(board, tmp_path / "one"), run(board, tmp_path / "two", jobs=2)
+    assert two == one
+    for cell in board.cells():
+        curves = [(tmp_path / name / cell.folder / "curve.csv").read_bytes() for name in ("one", "two")]
+        assert curves[0] == curves[1]
+        if cell.row == "good":
+            assert record.read(tmp_path / "two" / cell.folder).record["process"] != os.getpid()
+
+
+def test_a_process_that_dies_is_recorded_as_a_failure(tmp_path):
+    outcomes = run(leaderboard(dead="killed"), tmp_path, jobs=2)
+    assert [status for _, status, _ in outcomes] == ["failed", "failed"]
+    assert "ended from outside" in record.read(tmp_path / "sines/dead/seed-0").record["reason"]
+
+
+def test_the_longest_cells_come_first(tmp_path):
+    board = definitions.load("rainbow_mnist_small")
+    order = sorted(board.cells(), key=lambda cell: schedule._cost(board, cell))
+    assert list(dict.fromkeys(cell.row for cell in order))[:2] == ["FTML", "FromScratch x10"]
+
+
+def test_the_bar_knows_its_length_once_a_cell_of_each_benchmark_has_begun(capsys):
+    board = leaderboard(one="finished", two="finished")
+    progress = schedule._Progress(board, board.cells()[1:], kept=1, quiet=False)
+    progress.evaluated(board.cells()[1], 5, 20)
+    assert (progress._bar.n, progress._bar.total) == (5, 60)
+    progress.evaluated(board.cells()[1], 20, 20)
+    progress.ended()
+    assert (progress._bar.n, progress._bar.postfix) == (20, "2/4 cells")
+    progress.close()
