@@ -40,6 +40,10 @@ def check(definition: Definition, data: str | None) -> None:
     for spec in definition.benchmarks:
         benchmark = _build_benchmark(spec, definition.seeds[0], data)
         _reachable_checkpoints(spec, benchmark)
+        if _or(spec.threshold, benchmark.threshold)[0] == "accuracy" and not hasattr(
+            benchmark.train_stream[0].dataset, "targets"
+        ):
+            raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
         for row in spec.rows:
             _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
 

@@ -12,9 +12,14 @@ torch.set_num_threads(1)
 
 
 def pytest_configure(config):
-    # Avalanche's and tensorboard's own: said at import, nothing that a user of ours can mend.
-    for noise in ("SyntaxWarning", "DeprecationWarning:avalanche", "DeprecationWarning:tensorboard"):
-        config.addinivalue_line("filterwarnings", f"ignore::{noise}")
+    # Said by Avalanche and by what it imports; nothing that a user of ours can mend.
+    for noise in (
+        "ignore::SyntaxWarning",
+        "ignore::DeprecationWarning:avalanche",
+        "ignore:No loggers specified:UserWarning:avalanche",
+        "ignore:JAXopt is no longer maintained:DeprecationWarning",
+    ):
+        config.addinivalue_line("filterwarnings", noise)
 
 
 class Recorder(BaseLogger):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ def stream(*sizes):
     """A stream of rounds of these sizes: round t's points are 1000 t, 1000 t + 1, ...; y is x + 0.5."""
     base = torch.cat([torch.arange(n) + 1000.0 * t for t, n in enumerate(sizes)] + [torch.tensor([-1.0])])[:, None]
     ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    train = [StackedDataset(base, base[a:b] + 0.5, torch.arange(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    train = [StackedDataset(base, base[a:b] + 0.5, torch.arange(a, b)) for a, b in pairwise(ends)]
     test = [StackedDataset(base, base[-1:], torch.tensor([len(base) - 1]))] * len(sizes)
     return TaskStream(
         title="numbers", train=train, held_out=test, threshold=("loss", 1.0), checkpoints=[1], arrivals=1,
@@ -196,6 +197,20 @@ def test_mixed_minibatches_repeat_points_only_where_there_are_too_few():
     assert len(small) == labels.count(1) > 2
 
 
+def test_mixed_minibatches_over_datapoints_hold_every_point_once_where_they_hold_all():
+    buffer = filled(7, 1, 12)
+    for seed in range(5):
+        batch, labels = buffer.mixed([0, 1, 2], 20, rng(seed), equal_tasks=False)
+        points = numbers(batch)
+        assert sorted(points) == [*expected_of(0, 7), 1000, *expected_of(2, 12)]
+        assert [point // 1000 for point in points] == labels
+        points = numbers(buffer.mixed([2, 0], 19, rng(seed), equal_tasks=False)[0])
+        assert sorted(points) == [*expected_of(0, 7), *expected_of(2, 12)]
+        points = numbers(buffer.mixed([0, 1, 2], 60, rng(seed), equal_tasks=False)[0])  # more than there are
+        assert len(points) == 60
+        assert {point // 1000 for point in points} == {0, 1, 2}
+
+
 def test_mixed_minibatches_leave_out_rounds_that_were_not_named():
     batch, labels = filled(5, 5, 5).mixed([0, 2], 40, rng(), equal_tasks=False)
     assert {point // 1000 for point in numbers(batch)} == set(labels) == {0, 2}
@@ -357,21 +372,20 @@ def in_evaluation(x):
     return x + 0.75
 
 
-def stock(*sizes):
+def stock(*sizes, left_in):
     groups = {"train": (in_training, None), "eval": (in_evaluation, None)}
     data = [as_classification_dataset(Numbers(1000 * t, n), transform_groups=groups) for t, n in enumerate(sizes)]
+    data = [getattr(dataset, left_in)() for dataset in data]
     return benchmark_from_datasets(train=data, test=data)
 
 
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("read_in", ["train", "eval"])
-def test_other_datasets_are_read_by_the_training_transform_in_training_and_else_by_the_other(whole, read_in):
+@pytest.mark.parametrize("left_in", ["train", "eval"])
+def test_other_datasets_are_read_by_the_training_transform_in_training_and_else_by_the_other(whole, left_in):
     buffer = TaskBuffer()
-    for round in stock(11, 9).train_stream:
+    for round in stock(11, 9, left_in=left_in).train_stream:
         assert isinstance(round, DatasetExperience)
         for part in [round] if whole else arrivals(round, 4):
-            # Avalanche hands over the dataset in whatever state the loop left it
-            part.dataset = getattr(part.dataset, read_in)()
             buffer.add(part)
     assert [len(r) for r in buffer.rounds.values()] == [11, 9]
     training = [

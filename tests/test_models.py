@@ -51,7 +51,14 @@ def test_the_default_is_the_papers_network():
 
 @pytest.mark.parametrize(
     ("image_size", "expected"),
-    [(28, [14, 7, 4, 2, 2]), (14, [7, 4, 2, 2, 2]), (8, [4, 2, 2, 2, 2]), (2, [2] * 5), (1, [1] * 5)],
+    [
+        (28, [14, 7, 4, 2, 2]),
+        (14, [7, 4, 2, 2, 2]),
+        (8, [4, 2, 2, 2, 2]),
+        (6, [3, 2, 2, 2, 2]),
+        (2, [2] * 5),
+        (1, [1] * 5),
+    ],
 )
 def test_maps_are_halved_down_to_two_pixels(image_size, expected):
     model = RainbowNet(image_size=image_size)

@@ -1,0 +1,119 @@
+"""A cell from its definition to its files."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from ftml_bench import cell as cells
+from ftml_bench import record
+from ftml_bench.definition import Cell, from_dict
+from ftml_bench.errors import UsageError
+
+
+def definition(**changes):
+    """Two rounds of sinusoids, FTML and FromScratch; `changes` replace parts of the benchmark's entry."""
+    entry = {
+        "benchmark": "Sinusoids",
+        "settings": {"rounds": 2, "images_per_round": 12, "held_out_per_round": 20},
+        "arrivals": 4,
+        "checkpoints": [4, 12],
+        "steps": 2,
+        "optimizer": {"name": "Adam", "lr": 0.001},
+        "strategies": {"FTML": {"meta_batch_size": 2}, "FromScratch": {"train_mb_size": 40}},
+    }
+    return from_dict({"name": "tiny", "seeds": [3], "benchmarks": {"waves": {**entry, **changes}}}, "tiny")
+
+
+def run(folder, row="FTML", **changes):
+    told = []
+    status = cells.run_cell(
+        definition(**changes), Cell("waves", row, 3), folder, None, lambda done, total: told.append((done, total))
+    )
+    return status, told
+
+
+def test_a_cell_leaves_its_files(tmp_path):
+    status, told = run(tmp_path)
+    assert status == "finished"
+    assert told == [(i, 6) for i in range(1, 7)]
+    result = record.read(tmp_path)
+    assert [(row.round, row.datapoints) for row in result.curve] == [(t, n) for t in (0, 1) for n in (4, 8, 12)]
+    assert [row.steps for row in result.curve] == [2, 4, 6, 8, 10, 12]
+    assert result.record["cost"] == {
+        "steps": 12,
+        "images": 12 * 2 * 20,
+        "gradient_evaluations": 12 * 2 * (2 * 50 + 10) + 20 * 2 * (4 + 8 + 12),
+    }
+    assert result.record["engine"] == "batched"
+    protocol = result.record["protocol"]
+    assert protocol["threshold"] == ["loss", 1.0]
+    assert protocol["settings"]["inner_lr"] == 0.01  # the benchmark's own default
+    assert protocol["settings"]["update_steps"] == 20
+    assert protocol["settings"]["support_size"] == 10
+    assert protocol["batch_norm"] is None  # the network has no norm layers
+    assert list((tmp_path / "tb").iterdir())
+
+
+def test_the_same_cell_twice_gives_the_same_bytes(tmp_path):
+    run(tmp_path / "a")
+    torch.rand(5)  # whatever happened in the process before
+    run(tmp_path / "b")
+    assert (tmp_path / "a/curve.csv").read_bytes() == (tmp_path / "b/curve.csv").read_bytes()
+
+
+def test_the_rows_of_a_cell_see_the_same_stream_arrivals_and_first_parameters():
+    d = definition()
+    spec = d.benchmarks[0]
+    built = []
+    for row in spec.rows:
+        benchmark = cells._build_benchmark(spec, 3, None)
+        strategy = cells._build_strategy(spec, row, benchmark, 3, log=None)
+        data = torch.cat([e.stacked.x[e.stacked.rows] for e in benchmark.train_stream])
+        built.append((data, torch.cat([p.flatten() for p in strategy.model.parameters()])))
+    for (data_a, parameters_a), (data_b, parameters_b) in pairwise(built):
+        assert torch.equal(data_a, data_b)
+        assert torch.equal(parameters_a, parameters_b)
+
+
+def test_a_loss_that_becomes_nan_is_recorded_as_diverged_with_its_round(tmp_path):
+    rows = {"FTML": {"meta_batch_size": 2, "inner_lr": 1e9}}
+    status, told = run(tmp_path, strategies=rows)
+    assert status == "diverged"
+    assert told[-1][0] < told[-1][1]
+    content = json.loads((tmp_path / "record.json").read_text())
+    assert (content["status"], content["diverged_round"]) == ("diverged", 0)
+
+
+def test_an_earlier_attempts_events_do_not_stay(tmp_path):
+    (tmp_path / "tb").mkdir()
+    (tmp_path / "tb/old").write_text("events of an attempt that was cut off")
+    run(tmp_path)
+    assert not (tmp_path / "tb/old").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoints": [5, 12]}, "no arrival ends at checkpoint 5: the nearest ends at 4"),
+        ({"settings": {"round": 2}}, "unknown setting of waves: Sinusoids 'round': did you mean 'rounds'"),
+        ({"strategies": {"FTML": {"inner_lrr": 1}}}, "unknown setting of waves: FTML 'inner_lrr'.*'inner_lr'"),
+        ({"strategies": {"FTML": {"batch_norm": "running"}}}, "waves: FTML: unknown batch norm rule"),
+        ({"strategies": {"FTML": {"engine": "higer"}}}, "did you mean 'higher'"),
+        ({"optimizer": {"name": "Adm"}}, "did you mean 'Adam'"),
+        ({"optimizer": {"name": "Adam", "learning_rate": 1}}, "unknown setting of waves: FTML: Adam 'learning_rate'"),
+        ({"model": {"name": "RainbowNet", "filter": 3}}, "did you mean 'filters'"),
+        ({"threshold": ["accuracy", 0.9]}, "accuracy of a regression stream"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_refused_before_anything_runs(changes, message):
+    with pytest.raises(UsageError, match=message) as error:
+        cells.check(definition(**changes), None)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_data_is_said_before_anything_runs(tmp_path):
+    settings = {"rounds": 2, "images_per_round": 12, "held_out_per_round": 5}
+    with pytest.raises(UsageError, match="MNIST"):
+        cells.check(definition(benchmark="RainbowMNIST", settings=settings), str(tmp_path))
