@@ -35,7 +35,7 @@ class Round:
 
     @property
     def task_label(self) -> int:
-        """The label that rides with the round's points; 0 where the stream has none or several."""
+        """The label that rides with the round's points: the first of several, 0 where the stream has none."""
         return self.labels[0] if self.labels else 0
 
     def add(self, dataset: AvalancheDataset, stacked: StackedDataset | None) -> None:
@@ -92,22 +92,28 @@ class TaskBuffer(ExemplarsBuffer):
         """
         number = experience.current_experience
         is_part = isinstance(experience, OnlineCLExperience)
-        # Training once more on a whole experience brings nothing new: it stands for its round, and is not added twice.
+        # Training once more on the same data brings nothing new: a whole experience stands for its round, and an
+        # arrival that has been seen is not added again.
         if number not in self.rounds or not is_part:
             self.rounds[number] = Round(labels_of(experience))
+        elif len(self.rounds[number]) >= getattr(experience, "n_seen_in_round", sys.maxsize):
+            return number
         self.rounds[number].add(experience.dataset, getattr(experience, "stacked", None))
         return number
 
     def for_label(self, labels: tuple[int, ...] | None, *, limit: int, seed: int) -> Batch | None:
         """The data that an evaluation may adapt to, read with evaluation transforms; None if the label is unseen.
 
-        One round with that label: all its points, or `limit` random ones. Several: as many of each, `limit` at most.
+        One round with that label: all its points, or `limit` random ones. Several: as many of each, `limit` at most in
+        all (but one of each at least).
         The choice depends on `seed` and on what has arrived, on nothing else.
         """
         numbers = [number for number, r in self.rounds.items() if r.labels == labels]
         if not numbers:
             return None
-        share = max(1, limit // len(numbers))
+        share = limit
+        if len(numbers) > 1:
+            share = max(1, min(limit // len(numbers), *(len(self.rounds[number]) for number in numbers)))
         pieces = []
         for number in numbers:
             n = len(self.rounds[number])

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
+from ftml_bench.cost import Cost
 from ftml_bench.metrics.performance import Performance
 
 
@@ -56,14 +57,15 @@ def evaluations(
             for arrival in split_arrivals(round, arrivals, seed=seed):
                 strategy.train(arrival, eval_streams=[])
                 strategy.eval([held_out(benchmark, round)])
+                cost = getattr(strategy, "cost", probe.cost)
                 yield Evaluation(
                     round=round.current_experience,
                     evaluated_round=round.current_experience,
                     datapoints=arrival.n_seen_in_round,
                     loss=probe.performance.loss,
                     accuracy=probe.performance.accuracy,
-                    steps=strategy.cost.steps,
-                    gradient_evaluations=strategy.cost.gradient_evaluations,
+                    steps=cost.steps,
+                    gradient_evaluations=cost.gradient_evaluations,
                 )
     finally:
         strategy.plugins.remove(probe)
@@ -94,11 +96,20 @@ def run(
 
 
 class _Probe(SupervisedPlugin):
-    """Measures the performance of each evaluated experience, whatever metrics the strategy has."""
+    """Measures the performance of each evaluated experience, whatever metrics the strategy has.
+
+    For a strategy that counts no cost itself: iterations, and the images that they drew.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.performance = Performance()
+        self.cost = Cost()
+
+    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
+        self.cost.steps += 1
+        self.cost.images += len(strategy.mb_y)
+        self.cost.gradient_evaluations += len(strategy.mb_y)
 
     def before_eval_exp(self, strategy, *args, **kwargs) -> None:
         self.performance = Performance()

@@ -105,7 +105,10 @@ def _with_stock_norms(model: nn.Module) -> nn.Module:
 
 
 def _agree(name: str, gradients: dict[str, Gradient]) -> None:
-    """Raise if an engine's gradient differs from `higher`'s beyond single precision ("higher alone" differs by rule)."""
+    """Raise if an engine's gradient differs from that of "higher" beyond single precision.
+
+    "higher alone" is left out: its query is normalised by another rule.
+    """
     vectors = {engine: torch.cat([g.flatten() for g in f()]) for engine, f in gradients.items()}
     reference = vectors["higher"]
     for engine in ENGINES:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,18 +15,10 @@ from torch import Tensor, nn
 
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import TaskBuffer, labels_of
+from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.seeding import generator
-
-
-@dataclass
-class Cost:
-    """What a learner has spent so far."""
-
-    steps: int = 0
-    images: int = 0  # drawn in training steps
-    gradient_evaluations: int = 0  # forward and backward of one example; update procedures included
 
 
 class DrawLoader:

@@ -17,7 +17,6 @@ def pytest_configure(config):
         "ignore::SyntaxWarning",
         "ignore::DeprecationWarning:avalanche",
         "ignore:No loggers specified:UserWarning:avalanche",
-        "ignore:JAXopt is no longer maintained:DeprecationWarning",
     ):
         config.addinivalue_line("filterwarnings", noise)
 

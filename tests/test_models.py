@@ -143,7 +143,7 @@ def test_the_authors_network_has_offsets_without_scales_and_a_wide_head():
 @pytest.mark.parametrize("name", ["layers", "filters", "image_size", "classes"])
 @pytest.mark.parametrize("value", [0, -3])
 def test_sizes_below_one_are_refused_by_name(name, value, variant):
-    with pytest.raises(UsageError, match=f"^{name}={value}: expected a number of at least 1$"):
+    with pytest.raises(UsageError, match=f"^{name}={value}: expected a whole number of at least 1$"):
         RainbowNet(variant=variant, **{name: value})
 
 
@@ -175,3 +175,11 @@ def test_the_sinusoid_network_has_two_hidden_layers(settings, h):
     hidden = (hidden @ model.linear2.weight.T + model.linear2.bias).relu()
     assert model(x).shape == (9, 1)
     torch.testing.assert_close(model(x), hidden @ model.head.weight.T + model.head.bias)
+
+
+def test_networks_can_be_sliced():
+    model = RainbowNet(filters=2)
+    features = model[:-1]
+    x = torch.rand(4, 3, 28, 28)
+    assert torch.equal(model[-1](features(x)), model(x))
+    assert [name for name, _ in features.named_children()][-1] == "flatten"

@@ -367,3 +367,11 @@ def test_state_dicts_go_from_stock_layers_to_ours_and_back():
     again = nn.BatchNorm2d(CHANNELS).double()
     again.load_state_dict(ours.state_dict())
     assert_same_state(again, stock.state_dict())
+
+
+def test_a_layer_that_stands_in_two_places_is_converted_once():
+    model = nn.Module()
+    model.a = model.b = nn.BatchNorm1d(3)
+    convert_batch_norm(model)
+    assert type(model.a) is TaskBatchNorm
+    assert model.b is model.a

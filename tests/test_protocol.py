@@ -8,6 +8,7 @@ import pytest
 import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 
 from ftml_bench.benchmarks import Sinusoids, arrivals
@@ -217,3 +218,11 @@ def test_bad_sizes_are_refused_before_a_step_is_taken(tiny_sinusoids):
         run(strategy, tiny_sinusoids, arrivals=[5, -1], progress=False)
     assert strategy.cost.steps == 0
     assert list(strategy.plugins) == before
+
+
+def test_any_avalanche_strategy_runs_and_its_steps_are_counted(tiny_digits):
+    model = tiny_digits.model()
+    naive = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=5, evaluator=None)
+    results = run(naive, tiny_digits, arrivals=15, progress=False)
+    assert [e.steps for e in results] == [3, 6, 9, 12]
+    assert [e.gradient_evaluations for e in results] == [15, 30, 45, 60]

@@ -129,14 +129,29 @@ def convert_batch_norm(model: nn.Module) -> nn.Module:
 
     :return: `model` (or its replacement, where the model itself is a norm layer).
     """
-    if isinstance(model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+    return _converted(model, {})
+
+
+def _converted(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
+    """`module` or its replacement; `done` remembers layers, since one layer may stand in several places."""
+    if module in done:
+        return done[module]
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         new = TaskBatchNorm(
-            model.num_features, model.eps, model.momentum, affine=False, track_running_stats=model.track_running_stats
+            module.num_features,
+            module.eps,
+            module.momentum,
+            affine=False,
+            track_running_stats=module.track_running_stats,
         )
-        new.affine, new.weight, new.bias = model.affine, model.weight, model.bias
-        new.running_mean, new.running_var = model.running_mean, model.running_var
-        new.num_batches_tracked = model.num_batches_tracked
-        return new.train(model.training)
-    for name, child in model.named_children():
-        setattr(model, name, convert_batch_norm(child))
-    return model
+        new.affine, new.weight, new.bias = module.affine, module.weight, module.bias
+        new.running_mean, new.running_var = module.running_mean, module.running_var
+        new.num_batches_tracked = module.num_batches_tracked
+        done[module] = new.train(module.training)
+    else:
+        done[module] = module
+        # not named_children(), which names a layer that stands in two places only once
+        for name, child in list(module._modules.items()):
+            if child is not None:
+                setattr(module, name, _converted(child, done))
+    return done[module]

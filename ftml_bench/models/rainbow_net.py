@@ -9,15 +9,16 @@ from torch import nn
 
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import TaskBatchNorm
+from ftml_bench.models.stack import Stack
 
 
-class RainbowNet(nn.Sequential):
+class RainbowNet(Stack):
     """The paper's network: 3x3 convolutions with batch norm and ReLU, flatten, linear (section 6.1).
 
     Input (N, 3, image_size, image_size) float in [0, 1], output (N, classes). The paper names no strides; ours halve
     the map until it is 2x2 and keep it there (28 pixels: 2 2 2 2 1), so that no norm layer ever sees a single value.
 
-    :param layers: number of convolutions (at least 1; "authors" has six).
+    :param layers: number of convolutions of the paper's variant.
     :param filters: filters of each convolution.
     :param image_size: side of the input in pixels.
     :param variant: "paper", or "authors": six convolutions with strides 2 1 2 2 1 2, no ReLU after the second and the
@@ -38,9 +39,16 @@ class RainbowNet(nn.Sequential):
         channels: int = 3,
         variant: Literal["paper", "authors"] = "paper",
     ) -> None:
-        for name, value in {"layers": layers, "filters": filters, "image_size": image_size, "classes": classes}.items():
-            if value < 1:
-                raise UsageError(f"{name}={value}: expected a number of at least 1")
+        sizes = {
+            "layers": layers,
+            "filters": filters,
+            "image_size": image_size,
+            "classes": classes,
+            "channels": channels,
+        }
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name}={value!r}: expected a whole number of at least 1")
         if variant == "paper":
             super().__init__(_paper(layers, filters, image_size, classes, channels))
         elif variant == "authors":

@@ -6,8 +6,10 @@ from collections import OrderedDict
 
 from torch import nn
 
+from ftml_bench.models.stack import Stack
 
-class SinusoidMLP(nn.Sequential):
+
+class SinusoidMLP(Stack):
     """Two hidden layers of 40 with ReLU (Finn, Abbeel, Levine 2017, section 5.1): (N, 1) -> (N, 1).
 
     >>> sum(p.numel() for p in SinusoidMLP().parameters())
