@@ -1,4 +1,4 @@
-"""Reading CIFAR-100: the whole set packed and unpacked, strips, and all ways in which they can be missing or damaged."""
+"""Reading CIFAR-100: the whole set packed and unpacked, strips, and how they can be missing or damaged."""
 
 from __future__ import annotations
 
