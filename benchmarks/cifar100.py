@@ -80,7 +80,7 @@ def subset_of_whole(split: str, root: str | os.PathLike[str] | None = None) -> T
 
 
 def _checked(images: Tensor, split: str, origin: str, mend: str) -> Tensor:
-    found = hashlib.sha256(images.numpy()).hexdigest()
+    found = hashlib.sha256(images.numpy().data).hexdigest()
     if found != _SUBSET_SHA256[split]:
         raise UsageError(
             f"{origin} does not hold the first {SUBSET_IMAGES[split]} {split} images of each class (SHA-256 "
@@ -122,8 +122,9 @@ def _has_whole(folder: Path) -> bool:
 def _read_whole(split: str, folder: Path, count: int) -> Tensor:
     """The first `count` images of every class, (100, count, 3, 32, 32)."""
     if not _has_whole(folder):
+        part = " (its subset is: subset=True reads that)" if (folder / _STRIPS).is_dir() else ""
         raise UsageError(
-            f"CIFAR-100 is not in {folder}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder with --data or "
+            f"CIFAR-100 is not in {folder}{part}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder with --data or "
             "FTML_BENCH_DATA, or run `ftml-bench data cifar100 --download`"
         )
     with _opened(split, folder) as file:

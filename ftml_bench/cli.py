@@ -197,8 +197,8 @@ def _data(options: argparse.Namespace) -> int:
             errors.append((name, error))
     if options.name and len(errors) == len(asked):
         raise errors[0][1]
-    for name, error in errors:
-        print(f"{name}: {error}")
+    for name, reason in errors:
+        print(f"{name}: {reason}")
     return 0
 
 

@@ -235,7 +235,7 @@ def test_one_seed_one_stream(made):
     small = {"rounds": 3, "images_per_class": 4, "held_out_per_class": 2}
     assert fingerprint(FiveWayCIFAR100(seed=3, **small)) == fingerprint(FiveWayCIFAR100(seed=3, **small))
     a, b = FiveWayCIFAR100(seed=3, **small), FiveWayCIFAR100(seed=4, **small)
-    assert tasks(a) != tasks(b)
+    assert [new for new, _ in tasks(a)] != [new for new, _ in tasks(b)]
     more = FiveWayCIFAR100(seed=3, rounds=5, images_per_class=9)
     assert tasks(more)[:3] == tasks(a)
 

@@ -90,7 +90,7 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
                            textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
         panels[0].set_ylim(bottom=0)
     for panel, checkpoint in zip(panels[-len(checkpoints) :], checkpoints, strict=True):
-        _panel(panel, result, style, lambda cell, checkpoint=checkpoint: cell.errors[checkpoint])
+        _panel(panel, result, style, _errors_at(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
             panel.set_yscale("log")  # losses of learners differ by powers of ten
@@ -108,6 +108,10 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
         columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
         figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def _errors_at(checkpoint: int) -> Callable[[CellSummary], list[float]]:
+    return lambda cell: cell.errors[checkpoint]
 
 
 def _panel(
