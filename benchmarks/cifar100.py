@@ -124,8 +124,8 @@ def _read_whole(split: str, folder: Path, count: int) -> Tensor:
     if not _has_whole(folder):
         part = " (its subset is: subset=True reads that)" if (folder / _STRIPS).is_dir() else ""
         raise UsageError(
-            f"CIFAR-100 is not in {folder}{part}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder with --data or "
-            "FTML_BENCH_DATA, or run `ftml-bench data cifar100 --download`"
+            f"CIFAR-100 is not in {folder}{part}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder "
+            "with --data or FTML_BENCH_DATA, or run `ftml-bench data cifar100 --download`"
         )
     with _opened(split, folder) as file:
         # Only after its MD5 is checked: a pickle can run anything. Read as text, the pixels would be copied once more.
