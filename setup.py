@@ -33,6 +33,7 @@ setup(
         "higher>=0.2.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pillow>=10.0",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
         "tensorboard>=2.17",

@@ -37,6 +37,9 @@ def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
 def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: int = 0) -> Iterator[OnlineCLExperience]:
     """Cut a round into arrivals, in a random order that depends on `seed` and on the round alone.
 
+    A stream whose datapoints come in some other order says so: its experiences carry `arrival_order`, a function such
+    as :func:`balanced_order`.
+
     The arrivals partition the round. Each is an Avalanche experience with the *round's* `current_experience`,
     `origin_stream`, task label and classes, so Avalanche's metrics take rounds for their experiences. (Avalanche's own
     splitter numbers the pieces through the whole stream; forgetting and backward transfer are then wrong.) It also has
@@ -58,8 +61,30 @@ def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: in
     """
     check_int("seed", seed)
     ends = cumulative_sizes(len(experience.dataset), sizes)
-    order = torch.randperm(ends[-1], generator=generator(seed, "arrivals", experience.current_experience))
+    rng = generator(seed, "arrivals", experience.current_experience)
+    order_of = getattr(experience, "arrival_order", None)
+    order = torch.randperm(ends[-1], generator=rng) if order_of is None else order_of(experience.stacked.y, rng)
     return (_arrival(experience, order, ends, index) for index in range(len(ends)))
+
+
+def balanced_order(labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """A random order in which the classes come equally often: after any number of points, no class with points left
+    is more than one ahead or behind.
+
+    :param labels: (N,) int64, the class of each point.
+    :return: (N,) int64: a permutation. Of C classes, every C points in turn are one of each, in random order.
+
+    >>> labels = torch.tensor([7, 7, 7, 2, 2, 2])
+    >>> labels[balanced_order(labels, torch.Generator())].view(3, 2).sum(1)
+    tensor([9, 9, 9])
+    """
+    order = torch.randperm(len(labels), generator=rng)
+    shuffled = labels[order]
+    turn = torch.empty_like(order)  # which of its class a point is
+    for label in labels.unique():
+        of_class = shuffled == label
+        turn[of_class] = torch.arange(int(of_class.sum()))
+    return order[turn.argsort(stable=True)]
 
 
 def _sizes(sizes: int | Sequence[int]) -> list[int]:

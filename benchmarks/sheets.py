@@ -59,7 +59,7 @@ def _image_sheet(rounds: Sequence[DatasetExperience], images: int) -> Figure:
             if column < count:
                 axes.imshow(as_input(x[column]).permute(1, 2, 0).numpy())
                 axes.set_title(str(int(y[column])), fontsize=_SMALL, pad=1)
-        task = getattr(experience, "transformation", "")
+        task = getattr(experience, "task_name", None) or getattr(experience, "transformation", "")
         line[0].text(
             -0.3,
             0.5,

@@ -48,7 +48,7 @@ class TaskStream(CLScenario):
         title: str,
         train: Sequence[StackedDataset],
         held_out: Sequence[StackedDataset],
-        threshold: tuple[str, float],
+        threshold: tuple[str, float] | None,
         checkpoints: Sequence[int],
         arrivals: int | Sequence[int],
         criterion: nn.Module,
@@ -59,7 +59,8 @@ class TaskStream(CLScenario):
         :param title: the benchmark's name for people.
         :param train: the data of each round.
         :param held_out: the held-out data of each round.
-        :param threshold: the level of proficiency, (metric, value): ("accuracy", at least) or ("loss", below).
+        :param threshold: the level of proficiency, (metric, value): ("accuracy", at least) or ("loss", below); None:
+            no level is set, performance is reported at the checkpoints alone.
         :param checkpoints: numbers of datapoints of a round at which performance is reported.
         :param arrivals: the default sizes for :func:`~ftml_bench.benchmarks.arrivals`.
         :param criterion: the loss.

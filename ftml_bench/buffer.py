@@ -16,7 +16,9 @@ from avalanche.benchmarks.utils import AvalancheDataset, concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Generator, Tensor
 
+from ftml_bench.benchmarks.arrivals import balanced_order
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
+from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 
 Batch = tuple[Tensor, Tensor]
@@ -37,6 +39,19 @@ class Round:
     def task_label(self) -> int:
         """The label that rides with the round's points: the first of several, 0 where the stream has none."""
         return self.labels[0] if self.labels else 0
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of every point, (N,) int64.
+
+        :raises UsageError: if the round has no classes (regression).
+        """
+        if self._stacked is not None and self._stacked.is_classification:
+            return self._stacked.targets
+        targets = getattr(self.dataset, "targets", None)
+        if targets is None:
+            raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
+        return torch.as_tensor(list(targets))
 
     def add(self, dataset: AvalancheDataset, stacked: StackedDataset | None) -> None:
         """Append an arrival."""
@@ -124,7 +139,14 @@ class TaskBuffer(ExemplarsBuffer):
         return self._batch(pieces)
 
     def split(
-        self, rounds: Sequence[int], support: int | None, query: int | None, rng: Generator
+        self,
+        rounds: Sequence[int],
+        support: int | None,
+        query: int | None,
+        rng: Generator,
+        *,
+        class_balanced: bool = False,
+        permute_labels: bool = False,
     ) -> tuple[Batch, Batch]:
         """Support and query sets of a meta-batch, disjoint within every task: (T, S, ...) and (T, Q, ...).
 
@@ -132,6 +154,10 @@ class TaskBuffer(ExemplarsBuffer):
         With None and None both are all of D_k, the exact setting, where alone they coincide.
 
         :param rounds: T rounds, repeated ones drawn anew; each has at least two points.
+        :param class_balanced: a draw holds the classes of its round equally often (of those with points enough).
+        :param permute_labels: in each draw of a round its classes are renamed among themselves at random, in the
+            support and the query set alike, so that no class can be told from what it was called before.
+        :raises UsageError: with either of these, for regression.
         :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
         """
         supports, queries = [], []
@@ -140,15 +166,19 @@ class TaskBuffer(ExemplarsBuffer):
             if support is None or query is None:
                 first = second = torch.arange(n)
             else:
-                order = torch.randperm(n, generator=rng)
+                round = self.rounds[number]
+                order = balanced_order(round.classes, rng) if class_balanced else torch.randperm(n, generator=rng)
                 if n >= support + query:
                     first, second = order[:support], order[support : support + query]
                 else:
                     half = n // 2
                     first = order[torch.arange(support) % half]
                     second = order[half + torch.arange(query) % (n - half)]
-            supports.append(self.rounds[number].take(first, train=True))
-            queries.append(self.rounds[number].take(second, train=True))
+            drawn = [self.rounds[number].take(rows, train=True) for rows in (first, second)]
+            if permute_labels:
+                drawn = _renamed(drawn, self.rounds[number].classes.unique(), rng)
+            supports.append(drawn[0])
+            queries.append(drawn[1])
         if len({len(x) for x, _ in supports}) > 1:
             sizes = sorted({len(x) for x, _ in supports})
             raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
@@ -191,6 +221,12 @@ class TaskBuffer(ExemplarsBuffer):
 def _some(n: int, size: int, rng: Generator) -> Tensor:
     """`size` distinct rows out of `n`; drawn with replacement where there are fewer."""
     return torch.randperm(n, generator=rng)[:size] if n >= size else torch.randint(n, (size,), generator=rng)
+
+
+def _renamed(drawn: list[Batch], classes: Tensor, rng: Generator) -> list[Batch]:
+    """The batches with `classes` (sorted) renamed among themselves by one random permutation."""
+    new = classes[torch.randperm(len(classes), generator=rng)]
+    return [(x, new[torch.searchsorted(classes, y)]) for x, y in drawn]
 
 
 def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks import CLScenario
+from avalanche.core import SupervisedPlugin
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
@@ -20,13 +21,13 @@ from torch import nn
 
 from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
-from ftml_bench.curves import Threshold
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import evaluations, total_evaluations
 from ftml_bench.record import RunWriter
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.learning_rate import LearningRateAfter
 
 # What the cell decides itself, so that no row can differ in it.
 _GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
@@ -40,9 +41,7 @@ def check(definition: Definition, data: str | None) -> None:
     for spec in definition.benchmarks:
         benchmark = _build_benchmark(spec, definition.seeds[0], data)
         _reachable_checkpoints(spec, benchmark)
-        if _or(spec.threshold, benchmark.threshold)[0] == "accuracy" and not hasattr(
-            benchmark.train_stream[0].dataset, "targets"
-        ):
+        if _metric(spec, benchmark) == "accuracy" and not _has_classes(benchmark):
             raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
         for row in spec.rows:
             _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
@@ -106,8 +105,8 @@ def _build_strategy(
     """The strategy of a row; rows with the same seed start from the same parameters if they have the same model."""
     where = f"{spec.name}: {row.name}"
     torch.manual_seed(derive(seed, "init"))
-    model = _build_model(spec, benchmark)
-    optimizer = _build_optimizer(row.optimizer, model, where)
+    model = _build_model(_or(row.model, spec.model), benchmark, spec.name if row.model is None else where)
+    optimizer, plugins = _build_optimizer(row.optimizer, model, where)
     torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
 
     cls = registry.load("strategy", row.strategy)
@@ -117,6 +116,7 @@ def _build_strategy(
         "optimizer": optimizer,
         "criterion": benchmark.criterion,
         "steps": spec.steps,
+        **({"plugins": plugins} if plugins else {}),
         "evaluator": _evaluator(spec, benchmark, log),
         "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
         "seed": seed,
@@ -131,22 +131,27 @@ def _settings(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
     return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
 
 
-def _build_model(spec: BenchmarkSpec, benchmark: CLScenario) -> nn.Module:
-    if spec.model is None:
+def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: str) -> nn.Module:
+    if settings is None:
         return benchmark.model()
-    settings = dict(spec.model)
-    name = settings.pop("name")
-    return _construct(registry.load("model", name), settings, f"{spec.name}: {name}", hidden=set())
-
-
-def _build_optimizer(settings: dict[str, Any], model: nn.Module, where: str) -> torch.optim.Optimizer:
     settings = dict(settings)
     name = settings.pop("name")
+    return _construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
+
+
+def _build_optimizer(
+    settings: dict[str, Any], model: nn.Module, where: str
+) -> tuple[torch.optim.Optimizer, list[SupervisedPlugin]]:
+    """The optimiser, and the plugin that changes its learning rate later, if the definition says so."""
+    settings = dict(settings)
+    name = settings.pop("name")
+    then = settings.pop("then", None)
     cls = getattr(torch.optim, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
         names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
         raise unknown(f"optimizer in {where}", name, names)
-    return _construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
+    optimizer = _construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
+    return optimizer, [] if then is None else [LearningRateAfter(**then)]
 
 
 def _construct(cls: type, settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
@@ -164,14 +169,26 @@ def _construct(cls: type, settings: dict[str, Any], where: str, hidden: set[str]
 
 def _evaluator(spec: BenchmarkSpec, benchmark: CLScenario, log: Path | None) -> EvaluationPlugin:
     threshold = _or(spec.threshold, benchmark.threshold)
-    metric = threshold[0]
+    metric = _metric(spec, benchmark)
     return EvaluationPlugin(
-        metrics.efficiency_metrics(threshold=threshold),
+        [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
         metrics.checkpoint_metrics(checkpoints=_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
         metrics.final_performance_metrics(metric=metric),
         metrics.learning_curve_metrics(metric=metric),
         loggers=[] if log is None else [TensorboardLogger(str(log))],
     )
+
+
+def _metric(spec: BenchmarkSpec, benchmark: CLScenario) -> str:
+    """What performance is measured in: the threshold's metric; without one, accuracy where there are classes."""
+    threshold = _or(spec.threshold, benchmark.threshold)
+    if threshold is not None:
+        return threshold[0]
+    return "accuracy" if _has_classes(benchmark) else "loss"
+
+
+def _has_classes(benchmark: CLScenario) -> bool:
+    return hasattr(benchmark.train_stream[0].dataset, "targets")
 
 
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
@@ -187,7 +204,7 @@ def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
 
 def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> dict[str, Any]:
     """What was run, for the record: names of settings as in the definition."""
-    threshold = Threshold(*_or(spec.threshold, benchmark.threshold))
+    threshold = _or(spec.threshold, benchmark.threshold)
     arrivals = _or(spec.arrivals, benchmark.arrivals)
     cls = type(strategy)
     constructor = {n: p.default for n, p in inspect.signature(cls).parameters.items() if n not in _GIVEN_BY_CELL}
@@ -199,8 +216,8 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "datapoints_per_round": len(benchmark.train_stream[0].dataset),
         "held_out_per_round": len(benchmark.test_stream[0].dataset),
         "arrivals": arrivals if isinstance(arrivals, int) else list(arrivals),
-        "threshold": [threshold.metric, threshold.value],
-        "metric": threshold.metric,
+        "threshold": None if threshold is None else list(threshold),
+        "metric": _metric(spec, benchmark),
         "checkpoints": list(_or(spec.checkpoints, benchmark.checkpoints)),
         "steps": spec.steps,
         "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,

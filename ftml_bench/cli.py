@@ -74,9 +74,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "say where data are looked for, check or fetch them, or draw a benchmark",
         "ftml-bench data mnist --download; ftml-bench data RainbowDigits --sheet digits.png",
     )
-    data.add_argument("name", nargs="?", metavar="NAME", help="mnist, or with --sheet a benchmark")
+    data.add_argument("name", nargs="?", metavar="NAME", help="mnist or cifar100, or with --sheet a benchmark")
     data.add_argument("--download", action="store_true", help="fetch what is missing")
+    data.add_argument(
+        "--strips", type=Path, metavar="DIR", help="write the part of cifar100 that small leaderboards take as strips"
+    )
     data.add_argument("--sheet", metavar="FILE.png", help="draw the benchmark's first datapoints")
+    data.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the benchmark drawn"
+    )
     data.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the stream that is drawn (default 0)")
     _add_data(data)
 
@@ -172,25 +178,44 @@ def _data(options: argparse.Namespace) -> int:
 
     if options.sheet:
         return _sheet(options)
-    if options.name not in (None, "mnist"):
+    if options.name not in (None, "mnist", "cifar100"):
         if options.name in registry.entries("benchmark"):
             raise UsageError(f"{options.name} is a benchmark: add --sheet FILE.png to draw it")
-        raise unknown("data set", options.name, ["mnist"])
+        raise unknown("data set", options.name, ["mnist", "cifar100"])
     if options.download and options.name is None:
-        raise UsageError("say what to fetch: ftml-bench data mnist --download")
-    from ftml_bench.benchmarks import mnist
+        raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
+    if options.strips and options.name != "cifar100":
+        raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
+    from ftml_bench.benchmarks import cifar100, mnist
 
     print(f"data are looked for in {mnist.data_root(options.data)}")
     if options.download:
-        mnist.download(options.data)
-    try:
-        for split in ("train", "test"):
-            images, _ = mnist.read_mnist(split, options.data)
-            print(f"mnist {split}: {len(images):,} images, complete")
-    except UsageError as error:
-        if options.name:
-            raise
-        print(f"mnist: {error}")
+        {"mnist": mnist, "cifar100": cifar100}[options.name].download(options.data)
+    if options.strips:
+        from ftml_bench.benchmarks.cifar100_strips import write_strips
+
+        print(f"cifar100 strips: {write_strips(options.strips, options.data)}")
+        return 0
+    # Reading a data set checks it.
+    counts: dict[str, Callable[[str], int]] = {
+        "mnist": lambda split: len(mnist.read_mnist(split, options.data)[0]),
+        "cifar100": lambda split: cifar100.read_cifar100(split, root=options.data).shape[:2].numel(),
+        "cifar100 subset": lambda split: (
+            cifar100.read_cifar100(split, subset=True, root=options.data).shape[:2].numel()
+        ),
+    }
+    errors = []
+    asked = [name for name in counts if options.name in (None, name.split()[0])]
+    for name in asked:
+        try:
+            for split in ("train", "test"):
+                print(f"{name} {split}: {counts[name](split):,} images, complete")
+        except UsageError as error:
+            errors.append((name, error))
+    if options.name and len(errors) == len(asked):
+        raise errors[0][1]
+    for name, reason in errors:
+        print(f"{name}: {reason}")
     return 0
 
 
@@ -207,8 +232,13 @@ def _sheet(options: argparse.Namespace) -> int:
     benchmark_class = registry.load("benchmark", options.name)
     from ftml_bench.benchmarks.sheets import contact_sheet
 
-    root = {"root": options.data} if "root" in inspect.signature(benchmark_class).parameters else {}
-    contact_sheet(benchmark_class(seed=options.seed, **root), options.sheet)
+    settings = _key_values("--set", options.set)
+    if "root" in inspect.signature(benchmark_class).parameters:
+        settings = {"root": options.data, **settings}
+    try:
+        contact_sheet(benchmark_class(seed=options.seed, **settings), options.sheet)
+    except TypeError as error:  # a setting that it does not take
+        raise UsageError(f"{options.name}: {error}") from error
     print(options.sheet)
     return 0
 

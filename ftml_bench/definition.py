@@ -23,7 +23,7 @@ from ftml_bench.errors import UsageError, unknown
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 # Keywords of benchmarks, models and strategies that count something, by the names that the suite uses.
-_SIZE_NAME = re.compile(r"rounds|steps|filters|step_factor|\w+_(size|steps|per_round|epochs)")
+_SIZE_NAME = re.compile(r"rounds|steps|filters|heads|step_factor|\w+_(size|steps|per_round|per_class|classes|epochs)")
 _RATE_NAME = re.compile(r"lr|\w+_lr")
 
 
@@ -34,14 +34,17 @@ class Row:
     :param name: unique in its benchmark, and the name of its folder.
     :param strategy: a name that `registry.resolve` knows.
     :param optimizer: {"name": a class of torch.optim, keyword: value, ...}, complete: the benchmark's, with the
-        keywords that the row changes, or the one that the row names.
+        keywords that the row changes, or the one that the row names. "then": {"after_steps": n, "lr": value} changes
+        the learning rate after n training steps of the whole stream.
     :param settings: keywords of the strategy's constructor.
+    :param model: a model of its own, {"name": ..., keyword: value, ...}; None: the benchmark's.
     """
 
     name: str
     strategy: str
     optimizer: dict[str, Any]
     settings: dict[str, Any]
+    model: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,17 +227,13 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
     )
     benchmark = _string(content["benchmark"], f"{where}: benchmark")
     _known("benchmark", benchmark, where)
-    optimizer = _choice(content["optimizer"], f"{where}: optimizer")
-    model = None
-    if content.get("model") is not None:
-        model = _choice(content["model"], f"{where}: model")
-        _known("model", model["name"], where)
+    optimizer = _optimizer(content["optimizer"], f"{where}: optimizer")
     rows = _mapping(content["strategies"], f"{where}: strategies")
     return BenchmarkSpec(
         name=name,
         benchmark=benchmark,
         settings=_settings(content.get("settings") or {}, f"{where}: settings", own=("seed",)),
-        model=model,
+        model=_model(content.get("model"), where),
         arrivals=_arrivals(content.get("arrivals"), f"{where}: arrivals"),
         threshold=_threshold(content.get("threshold"), f"{where}: threshold"),
         checkpoints=_checkpoints(content.get("checkpoints"), f"{where}: checkpoints"),
@@ -246,13 +245,33 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
 
 def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
     _folder_name(name, where)
-    settings = dict(_settings(content or {}, where, own=("seed", "steps", "model")))
+    settings = dict(_settings(content or {}, where, own=("seed", "steps")))
     strategy = _string(settings.pop("strategy", name), f"{where}: strategy")
     _known("strategy", strategy, where)
     own = _settings(settings.pop("optimizer", None) or {}, f"{where}: optimizer", own=())
     # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
     own = own if "name" in own else {**optimizer, **own}
-    return Row(name, strategy, _choice(own, f"{where}: optimizer"), settings)
+    model = _model(settings.pop("model", None), where)
+    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model)
+
+
+def _model(value: Any, where: str) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    model = _choice(value, f"{where}: model")
+    _known("model", model["name"], where)
+    return model
+
+
+def _optimizer(value: Any, where: str) -> dict[str, Any]:
+    optimizer = _choice(value, where)
+    if "then" in optimizer:
+        then, at = optimizer["then"], f"{where}: then"
+        _keys(then, at, required=("after_steps", "lr"), optional=())
+        _size(then["after_steps"], f"{at}: after_steps")
+        if not _number(then["lr"], f"{at}: lr") > 0:
+            raise UsageError(f"{at}: lr: expected a number above 0, got {then['lr']:g}")
+    return optimizer
 
 
 def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:
@@ -260,8 +279,13 @@ def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:
     content["arrivals"] = list(spec.arrivals) if isinstance(spec.arrivals, tuple) else spec.arrivals
     content["threshold"] = None if spec.threshold is None else list(spec.threshold)
     content["checkpoints"] = None if spec.checkpoints is None else list(spec.checkpoints)
-    rows = {row.name: {"strategy": row.strategy, "optimizer": row.optimizer, **row.settings} for row in spec.rows}
+    rows = {row.name: _row_to_dict(row) for row in spec.rows}
     return {**content, "steps": spec.steps, "optimizer": spec.optimizer, "strategies": rows}
+
+
+def _row_to_dict(row: Row) -> dict[str, Any]:
+    model = {} if row.model is None else {"model": row.model}
+    return {"strategy": row.strategy, "optimizer": row.optimizer, **model, **row.settings}
 
 
 def _known(kind: str, name: str, where: str) -> None:

@@ -36,10 +36,14 @@ STRATEGIES = {
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
     "RainbowDigits": Entry("ftml_bench.benchmarks:RainbowDigits", "the same on scikit-learn's digits: no download"),
+    "FiveWayCIFAR100": Entry(
+        "ftml_bench.benchmarks:FiveWayCIFAR100", "five-way tasks on CIFAR-100, one new class a round"
+    ),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
 }
 MODELS = {
     "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),
+    "MultiHeadNet": Entry("ftml_bench.models:MultiHeadNet", "the same with a head of its own for every task"),
     "SinusoidMLP": Entry("ftml_bench.models:SinusoidMLP", "two hidden layers of 40"),
 }
 # kind -> (our own names, the group of entry points that adds to them)

@@ -6,6 +6,7 @@ They know nothing of leaderboards: any of them runs in a script with Avalanche a
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.learning_rate import LearningRateAfter
 from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
-__all__ = ["FTML", "FollowTheLeader", "FromScratch", "TrainOnEverything"]
+__all__ = ["FTML", "FollowTheLeader", "FromScratch", "LearningRateAfter", "TrainOnEverything"]

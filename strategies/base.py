@@ -10,6 +10,7 @@ from copy import deepcopy
 import numpy as np
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.models import avalanche_forward
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
@@ -169,8 +170,9 @@ class Learner(SupervisedTemplate):
         copy = deepcopy(self.model)
         self._update(copy, x, y)
         if self.batch_norm == "support" and has_norm(copy):
+            label = (labels_of(self.experience) or (0,))[0]  # for models with a head a task
             with batch_statistics(keep="recorded"):
-                copy(x)
+                avalanche_forward(copy, x, torch.full((len(x),), label, device=x.device))
         return copy
 
     def eval_dataset_adaptation(self, **kwargs) -> None:

@@ -40,6 +40,9 @@ class FTML(Learner):
     :param engine: what computes the meta-gradient: "auto", "batched", "loop", "higher".
     :param task_sampler: the paper's ν_t: maps the number t of rounds so far to t non-negative weights, in the order of
         arrival; None: uniform. Drawn with replacement.
+    :param class_balanced: support and query sets hold the classes of a task equally often (as far as it has them).
+    :param permute_labels: rename a task's classes among themselves at random in each draw of a meta-batch, as the
+        authors' code does on five-way CIFAR-100. Labels stay as they are in the update procedure and in scoring.
     :param batch_norm: "support" or "transductive", see `ftml_bench.models.norm`.
     :param seed: of the draws.
     """
@@ -70,6 +73,8 @@ class FTML(Learner):
         second_order: bool = True,
         engine: str = "auto",
         task_sampler: Callable[[int], Tensor] | None = None,
+        class_balanced: bool = False,
+        permute_labels: bool = False,
         batch_norm: Literal["support", "transductive"] = "support",
         seed: int = 0,
     ) -> None:
@@ -105,6 +110,8 @@ class FTML(Learner):
         self.query_size = query_size
         self.update_steps = inner_steps if update_steps is None else update_steps
         self.task_sampler = task_sampler
+        self.class_balanced = class_balanced
+        self.permute_labels = permute_labels
         self.engine = make_engine(
             engine,
             self.model,
@@ -124,7 +131,12 @@ class FTML(Learner):
     def _draw(self) -> list[Tensor]:
         rounds = self._sample_tasks(self._rounds())
         (support_x, support_y), (query_x, query_y) = self.buffer.split(
-            rounds, self.support_size, self.query_size, self.rng
+            rounds,
+            self.support_size,
+            self.query_size,
+            self.rng,
+            class_balanced=self.class_balanced,
+            permute_labels=self.permute_labels,
         )
         labels = torch.tensor([self.buffer.rounds[number].task_label for number in rounds])
         # Avalanche reads the first two entries and the last: the support rides in the middle.

@@ -16,6 +16,7 @@ from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.buffer import TaskBuffer, labels_of
+from ftml_bench.errors import UsageError
 
 
 def stream(*sizes):
@@ -185,6 +186,71 @@ def test_mixed_minibatches_draw_tasks_or_datapoints_equally(equal_tasks, shares)
     # Within round 0 every point alike. 100 on average, standard deviation 14.
     mean = per_point.mean()
     assert float(((per_point - mean) ** 2 / mean).sum()) < 100 + 5 * 14
+
+
+def classes(*sizes, seed=0):
+    """A buffer with one round: so many points of each of the classes 2, 5, 7, ...; x tells the point and its class."""
+    names = [2, 5, 7][: len(sizes)]
+    y = torch.cat([torch.full((n,), name) for name, n in zip(names, sizes, strict=True)])
+    y = y[torch.randperm(len(y), generator=rng(seed))]
+    x = torch.stack([torch.arange(len(y)), y], dim=1).float()
+    data = StackedDataset(x, y, torch.arange(len(y)))
+    held_out = StackedDataset(x[:1].clone(), y[:1], torch.tensor([0]))
+    benchmark = TaskStream(
+        title="classes", train=[data], held_out=[held_out], threshold=None, checkpoints=[1], arrivals=1,
+        criterion=nn.CrossEntropyLoss(), inner_lr=0.1, update_steps=1,
+    )  # fmt: skip
+    buffer = TaskBuffer()
+    buffer.add(benchmark.train_stream[0])
+    return buffer
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_class_balanced_draws_hold_every_class_equally_often(seed):
+    buffer = classes(40, 12, 10)
+    (sx, sy), (qx, qy) = buffer.split([0, 0], 9, 6, rng(seed), class_balanced=True)
+    for task in range(2):
+        assert sy[task].bincount(minlength=8)[[2, 5, 7]].tolist() == [3, 3, 3]
+        assert qy[task].bincount(minlength=8)[[2, 5, 7]].tolist() == [2, 2, 2]
+        points = torch.cat([sx[task, :, 0], qx[task, :, 0]])
+        assert len(points.unique()) == 15  # disjoint
+    assert torch.equal(sx[..., 1].long(), sy)  # every label its own point's
+    assert sx[0, :, 0].tolist() != sx[1, :, 0].tolist()
+
+
+def test_plain_draws_are_not_class_balanced():
+    _, (_, y) = classes(90, 5, 5).split([0] * 20, 9, 6, rng())
+    assert (y == 2).float().mean() > 0.7
+
+
+def test_labels_are_renamed_anew_in_every_draw_alike_in_support_and_query():
+    buffer = classes(20, 20, 20)
+    (sx, sy), (qx, qy) = buffer.split([0] * 60, 12, 12, rng(), permute_labels=True)
+    renamings = []
+    for task in range(60):
+        true = torch.cat([sx[task, :, 1], qx[task, :, 1]]).long()
+        drawn = torch.cat([sy[task], qy[task]])
+        pairs = set(zip(true.tolist(), drawn.tolist(), strict=True))
+        assert len(pairs) == 3  # a class has one name in the whole draw ...
+        assert {name for _, name in pairs} == {2, 5, 7}  # ... and no two the same
+        renamings.append(tuple(name for _, name in sorted(pairs)))
+    assert len(set(renamings)) == 6  # all permutations come
+    assert buffer.rounds[0].classes.unique().tolist() == [2, 5, 7]
+    assert torch.equal(buffer.for_label((0,), limit=100, seed=0)[1], buffer.rounds[0].classes)  # what is stored stays
+
+
+def test_labels_of_a_dataset_that_is_not_stacked_can_be_renamed_too():
+    dataset = Numbers(0, 12)
+    dataset.targets = [0, 1, 2] * 4
+    buffer = TaskBuffer()
+    buffer.add(benchmark_from_datasets(train=[as_classification_dataset(dataset)]).train_stream[0])
+    assert buffer.rounds[0].classes.tolist() == [0, 1, 2] * 4
+
+
+@pytest.mark.parametrize("option", ["class_balanced", "permute_labels"])
+def test_regression_has_no_classes_to_balance_or_rename(option):
+    with pytest.raises(UsageError, match="class_balanced and permute_labels need classes"):
+        filled(10).split([0], 3, 3, rng(), **{option: True})
 
 
 def test_mixed_minibatches_repeat_points_only_where_there_are_too_few():

@@ -8,6 +8,7 @@ import torch
 
 from ftml_bench import cell as cells
 from ftml_bench import record
+from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
 
@@ -24,6 +25,22 @@ def definition(**changes):
         "strategies": {"FTML": {"meta_batch_size": 2}, "FromScratch": {"train_mb_size": 40}},
     }
     return from_dict({"name": "tiny", "seeds": [3], "benchmarks": {"waves": {**entry, **changes}}}, "tiny")
+
+
+class Unjudged(Sinusoids):
+    """A stream without a level of proficiency."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.threshold = None
+
+
+class UnjudgedDigits(RainbowDigits):
+    """The same with classes."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.threshold = None
 
 
 def run(folder, row="FTML", **changes):
@@ -104,6 +121,10 @@ def test_an_earlier_attempts_events_do_not_stay(tmp_path):
         ({"optimizer": {"name": "Adm"}}, "did you mean 'Adam'"),
         ({"optimizer": {"name": "Adam", "learning_rate": 1}}, "unknown setting of waves: FTML: Adam 'learning_rate'"),
         ({"model": {"name": "RainbowNet", "filter": 3}}, "did you mean 'filters'"),
+        (
+            {"strategies": {"FTML": {"model": {"name": "SinusoidMLP", "hiden": 3}}}},
+            "unknown setting of waves: FTML: SinusoidMLP 'hiden': did you mean 'hidden'",
+        ),
         ({"threshold": ["accuracy", 0.9]}, "accuracy of a regression stream"),
     ],
 )
@@ -117,3 +138,55 @@ def test_missing_data_is_said_before_anything_runs(tmp_path):
     settings = {"rounds": 2, "images_per_round": 12, "held_out_per_round": 5}
     with pytest.raises(UsageError, match="MNIST"):
         cells.check(definition(benchmark="RainbowMNIST", settings=settings), str(tmp_path))
+
+
+@pytest.mark.parametrize(("benchmark", "metric"), [("Unjudged", "loss"), ("UnjudgedDigits", "accuracy")])
+def test_a_benchmark_without_a_threshold_is_measured_at_its_checkpoints(tmp_path, benchmark, metric):
+    rows = {"FromScratch": {"train_mb_size": 10}}
+    changes = {"benchmark": f"{__name__}:{benchmark}", "strategies": rows}
+    cells.check(definition(**changes), None)
+    spec = definition(**changes).benchmarks[0]
+    strategy = cells._build_strategy(spec, spec.rows[0], cells._build_benchmark(spec, 3, None), 3, log=None)
+    names = {str(m) for m in strategy.evaluator.metrics}
+    assert names == {
+        f"{metric.capitalize()}_{what}" for what in ("At_4_Datapoints", "At_12_Datapoints", "Over_Datapoints")
+    } | {f"Final_{metric.capitalize()}"}
+    assert run(tmp_path, "FromScratch", **changes)[0] == "finished"
+    protocol = record.read(tmp_path).record["protocol"]
+    assert (protocol["threshold"], protocol["metric"]) == (None, metric)
+    # A definition may set one all the same.
+    judged = definition(**changes, threshold=[metric, 0.5])
+    assert cells._metric(judged.benchmarks[0], cells._build_benchmark(judged.benchmarks[0], 3, None)) == metric
+
+
+def test_a_row_may_have_a_model_and_an_optimiser_of_its_own(tmp_path):
+    rows = {
+        "FromScratch": {"train_mb_size": 10},
+        "wide": {
+            "strategy": "FromScratch",
+            "train_mb_size": 10,
+            "model": {"name": "SinusoidMLP", "hidden": 7},
+            "optimizer": {"name": "Adam", "lr": 0.5},
+        },
+    }
+    changes = {
+        "strategies": rows,
+        "optimizer": {"name": "SGD", "lr": 0.01, "momentum": 0.9, "then": {"after_steps": 3, "lr": 0.001}},
+    }
+    for row in rows:
+        run(tmp_path / row, row, **changes)
+    plain, wide = (record.read(tmp_path / row).record["protocol"] for row in rows)
+    assert plain["parameters"] == 1761
+    assert wide["parameters"] == 7 + 7 + 49 + 7 + 7 + 1
+    assert plain["optimizer"] == changes["optimizer"]
+    assert wide["optimizer"] == {"name": "Adam", "lr": 0.5}  # nothing of the other optimiser
+
+
+def test_the_learning_rate_of_a_definition_changes_in_the_cell(tmp_path):
+    then = {"after_steps": 3, "lr": 0.001}
+    curves = []
+    for i, optimizer in enumerate([{"name": "SGD", "lr": 0.1}, {"name": "SGD", "lr": 0.1, "then": then}]):
+        run(tmp_path / str(i), optimizer=optimizer)
+        curves.append([row.loss for row in record.read(tmp_path / str(i)).curve])
+    assert curves[0][:1] == curves[1][:1]  # two steps an arrival
+    assert curves[0][1] != curves[1][1]

@@ -72,6 +72,28 @@ def test_what_it_says():
     assert sines.row("FTML").settings == {}
 
 
+def test_a_row_may_have_a_model_of_its_own():
+    small = from_dict(
+        content(**{"benchmarks/digits/strategies/FTML/model": {"name": "RainbowNet", "filters": 4}}), "test"
+    )
+    assert small.benchmarks[0].row("FTML").model == {"name": "RainbowNet", "filters": 4}
+    assert small.benchmarks[0].row("FTML").settings == {"meta_batch_size": 5}
+    assert small.benchmarks[0].row("FromScratch x10").model is None
+    again = from_dict(small.to_dict(), "again")
+    assert again == small
+    plain = from_dict(content(), "test")
+    assert small.hash != plain.hash
+    assert "model" not in plain.to_dict()["benchmarks"]["digits"]["strategies"]["FTML"]  # older hashes stay
+
+
+def test_a_learning_rate_may_change_later():
+    then = {"after_steps": 5000, "lr": 0.001}
+    small = from_dict(content(**{"benchmarks/digits/optimizer/then": then}), "test")
+    rows = small.benchmarks[0].rows
+    assert rows[0].optimizer == {"name": "Adam", "lr": 0.1, "then": then}
+    assert rows[1].optimizer == {"name": "SGD", "lr": 1}  # a row that names an optimiser says all of it
+
+
 def test_cells_are_benchmark_by_row_by_seed():
     cells = from_dict(content(), "test").cells()
     assert cells == [
@@ -116,6 +138,26 @@ def test_the_hash_changes_with_what_can_change_a_result_and_with_nothing_else():
         ("benchmarks/digits/benchmark", "RainbowDigit", "did you mean 'RainbowDigits'?"),
         ("benchmarks/digits/model/name", "RainbowNets", "test: digits: unknown model 'RainbowNets': did you mean"),
         ("benchmarks/digits/model/name", None, "test: digits: model: 'name' is missing"),
+        (
+            "benchmarks/digits/strategies/FTML/model",
+            {"name": "RainbowNett"},
+            "test: digits: FTML: unknown model 'RainbowN",
+        ),
+        ("benchmarks/digits/strategies/FTML/model", {"filters": 3}, "test: digits: FTML: model: 'name' is missing"),
+        ("benchmarks/digits/optimizer/then", 5, "test: digits: optimizer: then: expected keys with values, got 5"),
+        ("benchmarks/digits/optimizer/then", {"lr": 0.1}, "test: digits: optimizer: then: 'after_steps' is missing"),
+        (
+            "benchmarks/digits/optimizer/then",
+            {"lr": 0.1, "after": 5, "after_steps": 1},
+            "then: unknown key 'after': did you mean 'after_steps'?",
+        ),
+        (
+            "benchmarks/digits/optimizer/then",
+            {"lr": 0.1, "after_steps": 0},
+            "then: after_steps: expected a whole number",
+        ),
+        ("benchmarks/digits/optimizer/then", {"lr": 0, "after_steps": 1}, "then: lr: expected a number above 0, got 0"),
+        ("benchmarks/digits/settings/images_per_class", 0, "settings: images_per_class: expected a whole number"),
         ("benchmarks/digits/strategies/FTLM", {}, "test: digits: FTLM: unknown strategy 'FTLM': did you mean 'FTML'?"),
         ("benchmarks/digits/strategies", {}, "test: digits: strategies: expected keys with values, got {}"),
         ("benchmarks/digits/strategies/a|b", {"strategy": "FTML"}, "'a|b' cannot be the name of a folder"),
@@ -215,9 +257,25 @@ def test_packaged_leaderboards_are_sound():
         assert description
         for spec in leaderboard.benchmarks:
             # Every strategy sees as many images in a step as FTML does.
-            ftml = spec.row("FTML").settings
-            images = ftml["meta_batch_size"] * (ftml["support_size"] + ftml["query_size"])
-            assert {row.settings["train_mb_size"] for row in spec.rows if row.name != "FTML"} == {images}
+            rows = [row for row in spec.rows if row.strategy == "FTML"]
+            images = {
+                r.settings["meta_batch_size"] * (r.settings["support_size"] + r.settings["query_size"]) for r in rows
+            }
+            assert len(images) == 1
+            assert {row.settings["train_mb_size"] for row in spec.rows if row not in rows} == images
+
+
+def test_the_cifar_leaderboards_hold_what_the_paper_compares():
+    for name, heads in (("cifar100", 96), ("cifar100_small", 40)):
+        (spec,) = definitions.load(name).benchmarks
+        assert spec.row("FTML last layer").settings["adapted"] == "last_layer"
+        assert spec.row("TrainOnEverything heads").model["heads"] == heads == spec.settings["rounds"]
+        assert {row.strategy for row in spec.rows} == {"FTML", "TrainOnEverything", "FromScratch"}
+        assert spec.threshold is None
+    paper = definitions.load("cifar100").benchmark("cifar100")
+    then = {"after_steps": 5000, "lr": 0.001}
+    assert paper.row("FTML").optimizer == {"name": "SGD", "lr": 0.01, "momentum": 0.9, "then": then}
+    assert paper.checkpoints == (50, 250, 2000)
 
 
 def test_quick_shows_the_rows_that_decide_how_it_is_read():

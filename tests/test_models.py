@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftml_bench.errors import UsageError
-from ftml_bench.models import RainbowNet, SinusoidMLP, TaskBatchNorm
+from ftml_bench.models import MultiHeadNet, RainbowNet, SinusoidMLP, TaskBatchNorm
 
 
 def strides(model):
@@ -183,3 +183,41 @@ def test_networks_can_be_sliced():
     x = torch.rand(4, 3, 28, 28)
     assert torch.equal(model[-1](features(x)), model(x))
     assert [name for name, _ in features.named_children()][-1] == "flatten"
+
+
+# -- a head a task
+
+
+def test_every_point_gets_the_head_of_its_own_task():
+    torch.manual_seed(0)
+    net = MultiHeadNet(heads=3, layers=2, filters=4, image_size=14, classes=5).eval()
+    x, labels = torch.rand(6, 3, 14, 14), torch.tensor([2, 0, 1, 1, 2, 0])
+    features = net.body(x)
+    weight, bias = net.heads.weight.view(3, 5, -1), net.heads.bias.view(3, 5)
+    expected = torch.stack([weight[t] @ f + bias[t] for f, t in zip(features, labels, strict=True)])
+    assert torch.allclose(net(x, labels), expected, atol=1e-6)
+    assert torch.allclose(net(x, 1), torch.stack([weight[1] @ f + bias[1] for f in features]), atol=1e-6)
+
+
+def test_a_minibatch_of_several_tasks_is_normalised_as_one():
+    net = MultiHeadNet(heads=2, layers=2, filters=4, image_size=14).train()
+    x = torch.rand(8, 3, 14, 14)
+    net(x, torch.tensor([0] * 7 + [1]))
+    first = net.body.norm1
+    assert first.num_batches_tracked == 1
+    mean = net.body.conv1(x).mean(dim=(0, 2, 3))
+    assert torch.allclose(first.running_mean, 0.1 * mean, atol=1e-6)
+
+
+def test_its_common_layers_are_those_of_the_papers_network():
+    assert size(MultiHeadNet(heads=1)) == size(RainbowNet(image_size=32, classes=5))
+    assert size(MultiHeadNet(heads=96)) - size(MultiHeadNet(heads=95)) == 5 * 128 + 5
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_task_without_a_head_is_refused(label):
+    net = MultiHeadNet(heads=3, layers=1, filters=2, image_size=14)
+    with pytest.raises(UsageError, match=rf"task labels {label} to {label} for a network with heads 0 to 2: build"):
+        net(torch.rand(2, 3, 14, 14), torch.full((2,), label))
+    with pytest.raises(UsageError, match="heads=0"):
+        MultiHeadNet(heads=0)

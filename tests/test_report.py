@@ -45,10 +45,10 @@ FROM_SCRATCH = [
 ]
 
 
-def write_run(folder, rounds, *, status="finished", metric="accuracy", **fields):
+def write_run(folder, rounds, *, status="finished", metric="accuracy", judged=True, **fields):
     """A run of arrivals of 10; `rounds` holds a performance for each arrival of each round."""
     protocol = {
-        "threshold": [metric, 0.8],
+        "threshold": [metric, 0.8] if judged else None,
         "metric": metric,
         "checkpoints": [10],
         "rounds": 4,
@@ -298,3 +298,55 @@ def test_the_figure_has_the_papers_three_panels(root):
 def _read(root):
     definition, runs, _ = record.read_runs(root)
     return definition, runs, root
+
+
+@pytest.fixture
+def unjudged(tmp_path):
+    """The same runs on a benchmark without γ."""
+    folder = tmp_path / "unjudged"
+    folder.mkdir()
+    (folder / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
+    for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
+        for seed, rounds in enumerate(seeds):
+            write_run(folder / f"digits/{row}/seed-{seed}", rounds, judged=False)
+    return folder
+
+
+def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
+    text = report.write(unjudged)
+    markdown = (unjudged / "leaderboard.md").read_text()
+    assert line(markdown, "FTML", "digits: RainbowDigits")[:4] == [
+        "FTML *",
+        "0.250 ± 0.100",
+        "0.225 ± 0.125",
+        "40",
+    ]
+    assert line(markdown, "strategy", "digits: RainbowDigits")[:3] == ["strategy", "error at 10", "error at 20"]
+    assert line(markdown, "FromScratch", "digits: FTML minus the others")[1:] == [
+        "-0.175 ± 0.175 (1 of 2)",
+        "-0.050 ± 0.150 (1 of 2)",
+    ]
+    assert "over the second half of the rounds (rounds 1–2 → 3–4)" in markdown
+    page = (unjudged / "report.html").read_text().split("<details>")[0]  # the definition stands below
+    for written in (text, markdown, (unjudged / "leaderboard.csv").read_text(), page):
+        assert "γ" not in written
+        assert "fall" not in written
+        assert "threshold" not in written
+        assert "censored" not in written
+
+
+def test_without_a_threshold_the_figure_has_a_panel_a_checkpoint(unjudged):
+    result = results(*_read(unjudged))[0]
+    assert result.threshold is None
+    figure = figures._figure(result, figures.styles(definitions.load(str(unjudged / "leaderboard.yaml"))))
+    assert [panel.get_title() for panel in figure.axes] == [
+        "Error rate after 10 datapoints",
+        "Error rate after 20 datapoints",
+    ]
+    assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
+
+
+def test_runs_with_and_without_a_threshold_are_not_mixed(unjudged):
+    write_run(unjudged / "digits/FTML/seed-0", FTML[0])
+    with pytest.raises(UsageError, match="its 'threshold' differs"):
+        report.write(unjudged)

@@ -11,15 +11,18 @@ from avalanche.benchmarks.utils import AvalancheDataset, as_classification_datas
 from avalanche.benchmarks.utils.data_attribute import TaskLabels
 from avalanche.benchmarks.utils.flat_data import ConstantSequence
 from avalanche.core import SupervisedPlugin
+from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import EvaluationPlugin, GDumbPlugin, ReplayPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
+from ftml_bench.benchmarks.stacked import StackedDataset
+from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.errors import UsageError
-from ftml_bench.models import RainbowNet, TaskBatchNorm
+from ftml_bench.models import MultiHeadNet, RainbowNet, TaskBatchNorm
 from ftml_bench.protocol import evaluations, held_out, run
-from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
+from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, LearningRateAfter, TrainOnEverything
 
 JOINT = {"train_mb_size": 40, "steps": 2}
 LEARNERS = {
@@ -502,6 +505,151 @@ def test_label_smoothing_reaches_inner_and_outer_loop(digits):
         strategy.train(digits.train_stream[0], eval_streams=[])
     assert strategy.engine.criterion.label_smoothing == 0.1
     assert not torch.equal(parameters(plain), parameters(smoothed))
+
+
+# -- a head a task
+
+
+def multi_head(heads=3):
+    torch.manual_seed(0)
+    return MultiHeadNet(heads=heads, filters=4, layers=3, image_size=14, classes=10)
+
+
+@pytest.mark.parametrize("rule", ["running", "support", "transductive"])
+def test_train_on_everything_trains_the_heads_of_the_rounds_it_has_and_tests_by_the_right_one(rule, digits):
+    model = multi_head()
+    strategy = TrainOnEverything(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        evaluator=EvaluationPlugin(),
+        eval_mb_size=50,
+        steps=3,
+        batch_norm=rule,
+        train_mb_size=40,
+    )
+    outputs = []
+
+    class Outputs(SupervisedPlugin):
+        def after_eval_forward(self, strategy, **kwargs):
+            outputs.append((strategy.mb_output.clone(), strategy.model))
+
+    strategy.plugins.insert(0, Outputs())
+    first = model.heads.weight.detach().clone().view(3, 10, -1)
+    for t, round in enumerate(digits.train_stream[:2]):
+        strategy.train(round, eval_streams=[])
+        changed = (model.heads.weight.view(3, 10, -1) != first).any(2).any(1).tolist()
+        assert changed == [True, t == 1, False]
+    strategy.eval([digits.test_stream[1], digits.test_stream[0]])
+    for t, (output, tested) in zip((1, 0), outputs, strict=True):
+        x, _ = digits.test_stream[t].stacked.take(torch.arange(30))
+        assert output.shape == (30, 10)
+        if rule != "transductive":
+            assert torch.allclose(output, tested(x.float() / 255, t), atol=1e-6)
+            assert not torch.allclose(output, tested(x.float() / 255, 1 - t), atol=1e-3)
+
+
+def test_train_on_everything_learns_tasks_that_contradict_each_other_with_a_head_for_each():
+    """Round 1 is round 0 with other labels: one head for both cannot know better than a coin."""
+    digits = RainbowDigits(rounds=1, images_per_round=60, held_out_per_round=60)
+    kept = digits.train_stream[0].stacked.y < 2
+    data = digits.train_stream[0].stacked.subset(kept.nonzero().flatten())
+    other = StackedDataset(data.x, 1 - data.y, data.rows)
+    tested = [StackedDataset(data.x.clone(), d.y, d.rows) for d in (data, other)]  # a copy: known images count here
+    stream = TaskStream(
+        title="contradiction", train=[data, other], held_out=tested, threshold=None, checkpoints=[len(data)],
+        arrivals=len(data), criterion=nn.CrossEntropyLoss(), inner_lr=0.1, update_steps=1,
+    )  # fmt: skip
+    accuracies = {}
+    for model in (multi_head(2), small_net()):
+        strategy = TrainOnEverything(
+            model=model,
+            optimizer=torch.optim.Adam(model.parameters(), lr=1e-2),
+            evaluator=EvaluationPlugin(),
+            eval_mb_size=100,
+            steps=60,
+            batch_norm="support",
+            train_mb_size=40,
+        )
+        accuracies[type(model)] = list(evaluations(strategy, stream, len(data)))[-1].accuracy
+    assert accuracies[MultiHeadNet] == 1
+    assert accuracies[RainbowNet] < 0.9
+
+
+def test_train_on_everything_takes_avalanches_own_growing_multi_head_models(digits):
+    model = MTSimpleMLP(input_size=3 * 14 * 14, hidden_size=8)
+    strategy = TrainOnEverything(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.CrossEntropyLoss(),
+        evaluator=EvaluationPlugin(),
+        eval_mb_size=50,
+        steps=2,
+        train_mb_size=40,
+    )
+    results = list(evaluations(strategy, digits, 20))
+    assert sorted(model.classifier.classifiers) == ["0", "1", "2"]
+    assert all(np.isfinite(e.loss) for e in results)
+
+
+# -- draws and learning rates
+
+
+def test_ftml_renames_labels_in_its_draws_and_not_in_the_update_procedure(digits):
+    adapted_to = []
+    strategy = build("FTML", permute_labels=True, steps=1)
+    plain = build("FTML", steps=1)
+    adapt = strategy.engine.adapt
+    strategy.engine.adapt = lambda parameters, x, y, steps: adapted_to.append(y) or adapt(parameters, x, y, steps)
+    for learner in (strategy, plain):
+        learner.train(digits.train_stream[0], eval_streams=[])
+    strategy.eval([digits.test_stream[0]])
+    assert torch.equal(adapted_to[0], digits.train_stream[0].stacked.y)
+    assert not torch.equal(parameters(strategy), parameters(plain))
+
+
+def test_ftml_draws_classes_equally_often_if_it_is_told_to(digits):
+    seen = []
+
+    class Draws(SupervisedPlugin):
+        def before_forward(self, strategy, **kwargs):
+            seen.append((strategy.mbatch[3].clone(), strategy.mb_y.clone()))
+
+    strategy = build("FTML", class_balanced=True, plugins=[Draws()], support_size=10, query_size=10)
+    strategy.train(digits.train_stream[0], eval_streams=[])
+    assert len(digits.train_stream[0].classes_in_this_experience) == 10
+    for support, query in seen:
+        for task in [*support, *query.view(2, 10)]:
+            assert task.bincount(minlength=10).max() <= 2
+
+
+@pytest.mark.parametrize("cls", [TrainOnEverything, FromScratch])
+def test_the_learning_rate_changes_after_so_many_steps_of_the_whole_stream(cls, digits, recwarn):
+    rates = []
+
+    class Rates(SupervisedPlugin):
+        def before_update(self, strategy, **kwargs):
+            rates.append(strategy.optimizer.param_groups[0]["lr"])
+
+    model = small_net()
+    strategy = cls(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9),
+        evaluator=EvaluationPlugin(),
+        plugins=[LearningRateAfter(after_steps=5, lr=0.001), Rates()],
+        train_mb_size=40,
+        steps=2,
+        eval_mb_size=50,
+    )
+    list(evaluations(strategy, digits, 20))
+    assert rates == [0.01] * 5 + [0.001] * 7
+    assert not [w for w in recwarn if "incompatible callbacks" in str(w.message)]
+
+
+@pytest.mark.parametrize(("setting", "message"), [({"after_steps": 0}, "after_steps=0"), ({"lr": 0}, "lr=0")])
+def test_bad_changes_of_the_learning_rate_are_refused(setting, message):
+    with pytest.raises(UsageError, match=message):
+        LearningRateAfter(**{"after_steps": 1, "lr": 0.1, **setting})
 
 
 # -- Avalanche

@@ -1,4 +1,7 @@
-"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds."""
+"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds.
+
+Without a γ its Figure 4: the error at every checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -74,18 +77,21 @@ def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
 
 def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
-    figure = Figure(figsize=(11, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    checkpoints = [first, last] if result.threshold is not None else result.checkpoints
+    count = len(checkpoints) + (result.threshold is not None)
+    figure = Figure(figsize=(11 / 3 * count, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(1, count, squeeze=False)[0]
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
-    _panel(panels[0], result, style, lambda cell: cell.to_threshold)
-    panels[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
-    panels[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
-    panels[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
-                       textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
-    panels[0].set_ylim(bottom=0)
-    for panel, checkpoint in ((panels[1], first), (panels[2], last)):
-        _panel(panel, result, style, _errors(checkpoint))
+    if result.threshold is not None:
+        _panel(panels[0], result, style, lambda cell: cell.to_threshold)
+        panels[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
+        panels[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
+        panels[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
+                           textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
+        panels[0].set_ylim(bottom=0)
+    for panel, checkpoint in zip(panels[-len(checkpoints) :], checkpoints, strict=True):
+        _panel(panel, result, style, _errors_at(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
             panel.set_yscale("log")  # losses of learners differ by powers of ten
@@ -105,7 +111,7 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
     return figure
 
 
-def _errors(checkpoint: int) -> Callable[[CellSummary], list[float]]:
+def _errors_at(checkpoint: int) -> Callable[[CellSummary], list[float]]:
     return lambda cell: cell.errors[checkpoint]
 
 

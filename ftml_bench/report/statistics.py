@@ -29,8 +29,8 @@ class CellSummary:
     """What one finished run says. Every list has one entry a round, in order.
 
     :param rounds: the rounds' numbers.
-    :param to_threshold: datapoints to γ; a censored round counts as its last number of datapoints.
-    :param censored: whether γ was not reached.
+    :param to_threshold: datapoints to γ; a censored round counts as its last number of datapoints. Without γ: empty.
+    :param censored: whether γ was not reached. Without γ: empty.
     :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
     :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
     """
@@ -88,7 +88,7 @@ class BenchmarkResult:
     """All that a leaderboard says of one benchmark. `rows` are in the definition's order."""
 
     spec: BenchmarkSpec
-    threshold: Threshold
+    threshold: Threshold | None  # None: a benchmark without γ, which is judged at its checkpoints alone
     measure: str  # "error" (1 - accuracy) or "loss"
     checkpoints: list[int]  # the last one is N
     seeds: tuple[int, ...]
@@ -96,7 +96,9 @@ class BenchmarkResult:
 
     @property
     def gamma(self) -> str:
-        """The threshold for people: "80 % accuracy", "loss below 1"."""
+        """The threshold for people: "80 % accuracy", "loss below 1"; without one "none"."""
+        if self.threshold is None:
+            return "none"
         if self.threshold.metric == "accuracy":
             return str(self.threshold)
         return f"{self.threshold.metric} below {self.threshold.value:g}"
@@ -167,7 +169,7 @@ def _benchmark_result(
         return None
     finished = {cell: run for cell, run in ended.items() if run.status == "finished"}
     first = next(iter(ended.values())).record["protocol"]
-    threshold = Threshold(first["threshold"][0], first["threshold"][1])
+    threshold = None if first["threshold"] is None else Threshold(*first["threshold"])
     checkpoints = sorted({*first["checkpoints"], first["datapoints_per_round"]})
     for cell, run in finished.items():
         for key in ("threshold", "checkpoints", "rounds", "datapoints_per_round", "metric"):
@@ -190,7 +192,7 @@ def _benchmark_result(
     return BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows)
 
 
-def _summary(run: Run, threshold: Threshold, checkpoints: list[int], folder: Path) -> CellSummary:
+def _summary(run: Run, threshold: Threshold | None, checkpoints: list[int], folder: Path) -> CellSummary:
     file = folder / "curve.csv"
     by_round: dict[int, list[CurveRow]] = {}
     for row in run.curve:
@@ -203,8 +205,9 @@ def _summary(run: Run, threshold: Threshold, checkpoints: list[int], folder: Pat
     errors: dict[int, list[float]] = {checkpoint: [] for checkpoint in checkpoints}
     for number, rows in sorted(by_round.items()):
         sizes = [row.datapoints for row in rows]
-        values = [_value(row, threshold.metric, file) for row in rows]
-        efficiency.append(datapoints_to_threshold(sizes, values, threshold))
+        if threshold is not None:
+            values = [_value(row, threshold.metric, file) for row in rows]
+            efficiency.append(datapoints_to_threshold(sizes, values, threshold))
         for checkpoint in checkpoints:
             if checkpoint not in sizes:
                 raise UsageError(f"{file}: damaged: round {number} has no evaluation at {checkpoint} datapoints")

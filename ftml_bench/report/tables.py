@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,11 +49,11 @@ class Table:
 
 
 def of_benchmark(result: BenchmarkResult) -> list[Table]:
-    """The tables of one benchmark: results, differences to the first row, fall over rounds."""
+    """The tables of one benchmark: results, differences to the first row, fall over rounds (where there is a γ)."""
     found = [_results(result)]
     if len(result.rows) > 1:
         found.append(_differences(result))
-    return [*found, _falls(result)]
+    return found if result.threshold is None else [*found, _falls(result)]
 
 
 def to_csv(results: list[BenchmarkResult]) -> str:
@@ -100,19 +101,14 @@ def human(value: float | None) -> str:
 
 def _results(result: BenchmarkResult) -> Table:
     ruled = any(row.batch_norm for row in result.rows)
-    columns = ["strategy", "datapoints to γ", "censored"]
+    columns = ["strategy"] + ([] if result.threshold is None else ["datapoints to γ", "censored"])
     columns += [f"{result.measure} at {checkpoint}" for checkpoint in result.checkpoints]
     columns += ["steps", "gradient evaluations", "seconds", "seeds"] + (["batch norm"] if ruled else [])
     rows = []
     for row in result.rows:
-        first, second = row.over_seeds(CellSummary.first_half), row.over_seeds(CellSummary.second_half)
-        censored = row.over_seeds(CellSummary.censored_share).mean
         seconds = row.over_seeds(_seconds).mean
-        line = [
-            row.row.name + (" *" if row.notes else ""),
-            f"{plus_minus(first, 1)} → {plus_minus(second, 1)}" if row.cells else NONE,
-            NONE if censored is None else f"{100 * censored:.0f} %",
-        ]
+        line = [row.row.name + (" *" if row.notes else "")]
+        line += [] if result.threshold is None else _efficiency(row)
         line += [plus_minus(row.over_seeds(_error_at(checkpoint)), 3) for checkpoint in result.checkpoints]
         line += [human(row.over_seeds(_steps).mean), human(row.over_seeds(_gradient_evaluations).mean)]
         line += [NONE if seconds is None else f"{seconds:.1f}"]
@@ -120,14 +116,27 @@ def _results(result: BenchmarkResult) -> Table:
         rows.append(line + ([row.batch_norm or NONE] if ruled else []))
     half = _halves(result)
     notes = [f"{row.row.name}: {note}" for row in result.rows for note in row.notes]
-    notes += [
-        f"γ = {result.gamma}. Datapoints to γ: mean over the first half of the rounds → mean over the second half"
-        f"{half}; rounds that do not reach γ count as {result.checkpoints[-1]} (restricted mean); "
-        "censored: their share of the second half.",
-        f"{result.measure.capitalize()} on held-out data over the second half of the rounds. Means ± standard errors "
-        "over seeds. Steps, gradient evaluations and seconds are those of one run, all rounds.",
-    ]
+    if result.threshold is not None:
+        notes.append(
+            f"γ = {result.gamma}. Datapoints to γ: mean over the first half of the rounds → mean over the second half"
+            f"{half}; rounds that do not reach γ count as {result.checkpoints[-1]} (restricted mean); "
+            "censored: their share of the second half."
+        )
+    notes.append(
+        f"{result.measure.capitalize()} on held-out data over the second half of the rounds"
+        f"{half if result.threshold is None else ''}. Means ± standard errors "
+        "over seeds. Steps, gradient evaluations and seconds are those of one run, all rounds."
+    )
     return Table(f"{result.spec.name}: {result.spec.benchmark}", columns, rows, notes)
+
+
+def _efficiency(row: RowResult) -> list[str]:
+    """Datapoints to γ over both halves, and the share censored."""
+    if not row.cells:
+        return [NONE, NONE]
+    first, second = row.over_seeds(CellSummary.first_half), row.over_seeds(CellSummary.second_half)
+    censored = statistics.fmean(cell.censored_share() for cell in row.cells.values())
+    return [f"{plus_minus(first, 1)} → {plus_minus(second, 1)}", f"{100 * censored:.0f} %"]
 
 
 def _differences(result: BenchmarkResult) -> Table:
@@ -181,11 +190,14 @@ def _halves(result: BenchmarkResult) -> str:
 
 def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], float]]:
     """The columns of the table of results, as `to_csv` names them."""
-    return {
+    efficiency: dict[str, Callable[[CellSummary], float]] = {
         "datapoints_to_threshold_first_half": CellSummary.first_half,
         "datapoints_to_threshold_second_half": CellSummary.second_half,
         "fall": CellSummary.fall,
         "censored_share_second_half": CellSummary.censored_share,
+    }
+    return {
+        **({} if result.threshold is None else efficiency),
         **{f"{result.measure}_at_{checkpoint}": _error_at(checkpoint) for checkpoint in result.checkpoints},
         "steps": _steps,
         "gradient_evaluations": _gradient_evaluations,
@@ -196,10 +208,14 @@ def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], fl
 def _compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, Callable[[CellSummary], float]]]:
     """Quantity -> (title, decimals, value): what rows are compared in. Of each, less is better."""
     first, last = result.checkpoints[0], result.checkpoints[-1]
+    # Without γ the checkpoints between are all there is to see how fast a learner learns.
+    shown = result.checkpoints if result.threshold is None else dict.fromkeys((first, last))
     errors = {
         f"{result.measure}_at_{checkpoint}": (f"{result.measure} at {checkpoint}", 3, _error_at(checkpoint))
-        for checkpoint in dict.fromkeys((first, last))
+        for checkpoint in shown
     }
+    if result.threshold is None:
+        return errors
     return {"datapoints_to_threshold_second_half": ("datapoints to γ", 1, CellSummary.second_half), **errors}
 
 
@@ -208,7 +224,7 @@ def _compared(result: BenchmarkResult) -> list[tuple[RowResult, RowResult, str, 
     first, control = result.rows[0], result.control
     quantities = _compared_quantities(result).items()
     found = [(first, other, name, value) for other in result.rows[1:] for name, (_, _, value) in quantities]
-    if control:
+    if control and result.threshold is not None:
         found += [(row, control, "fall", CellSummary.fall) for row in result.rows if row is not control]
     return found
 
