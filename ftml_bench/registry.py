@@ -37,6 +37,9 @@ BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
     "RainbowDigits": Entry("ftml_bench.benchmarks:RainbowDigits", "the same on scikit-learn's digits: no download"),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
+    "LinearRegression": Entry(
+        "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"
+    ),
 }
 MODELS = {
     "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),

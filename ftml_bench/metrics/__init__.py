@@ -1,5 +1,6 @@
 """Plugin metrics of online meta-learning, to be used beside Avalanche's own in an `EvaluationPlugin`."""
 
+from ftml_bench.metrics.regret import regret_metrics
 from ftml_bench.metrics.rounds import (
     checkpoint_metrics,
     efficiency_metrics,
@@ -7,4 +8,10 @@ from ftml_bench.metrics.rounds import (
     learning_curve_metrics,
 )
 
-__all__ = ["checkpoint_metrics", "efficiency_metrics", "final_performance_metrics", "learning_curve_metrics"]
+__all__ = [
+    "checkpoint_metrics",
+    "efficiency_metrics",
+    "final_performance_metrics",
+    "learning_curve_metrics",
+    "regret_metrics",
+]
