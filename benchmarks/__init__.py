@@ -10,6 +10,8 @@
 
 - :class:`RainbowMNIST`: MNIST under 56 colours, sizes and rotations (needs MNIST's files)
 - :class:`RainbowDigits`: the same on scikit-learn's small digits (needs no files)
+- :class:`ColoredMNIST`: MNIST under a background colour a round, the data class by class
+- :class:`ColoredDigits`: the same on scikit-learn's small digits
 - :class:`Sinusoids`: regression
 - :class:`LinearRegression`: convex regression whose best solutions, and so the regret, are known exactly
 
@@ -20,9 +22,19 @@ a round, and its own defaults: `threshold`, `checkpoints`, `arrivals`, `criterio
 """
 
 from ftml_bench.benchmarks.arrivals import arrivals
+from ftml_bench.benchmarks.colored_digits import ColoredDigits
+from ftml_bench.benchmarks.colored_mnist import ColoredMNIST
 from ftml_bench.benchmarks.linear_regression import LinearRegression
 from ftml_bench.benchmarks.rainbow_digits import RainbowDigits
 from ftml_bench.benchmarks.rainbow_mnist import RainbowMNIST
 from ftml_bench.benchmarks.sinusoids import Sinusoids
 
-__all__ = ["LinearRegression", "RainbowDigits", "RainbowMNIST", "Sinusoids", "arrivals"]
+__all__ = [
+    "ColoredDigits",
+    "ColoredMNIST",
+    "LinearRegression",
+    "RainbowDigits",
+    "RainbowMNIST",
+    "Sinusoids",
+    "arrivals",
+]

@@ -37,6 +37,9 @@ def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
 def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: int = 0) -> Iterator[OnlineCLExperience]:
     """Cut a round into arrivals, in a random order that depends on `seed` and on the round alone.
 
+    A round whose experience has a true `arrives_by_class` arrives class by class: the classes in random order, and the
+    datapoints of each in random order.
+
     The arrivals partition the round. Each is an Avalanche experience with the *round's* `current_experience`,
     `origin_stream`, task label and classes, so Avalanche's metrics take rounds for their experiences. (Avalanche's own
     splitter numbers the pieces through the whole stream; forgetting and backward transfer are then wrong.) It also has
@@ -59,6 +62,8 @@ def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: in
     check_int("seed", seed)
     ends = cumulative_sizes(len(experience.dataset), sizes)
     order = torch.randperm(ends[-1], generator=generator(seed, "arrivals", experience.current_experience))
+    if getattr(experience, "arrives_by_class", False):
+        order = _by_class(order, experience, seed)
     return (_arrival(experience, order, ends, index) for index in range(len(ends)))
 
 
@@ -67,6 +72,15 @@ def _sizes(sizes: int | Sequence[int]) -> list[int]:
     if not each:
         raise UsageError("arrival sizes []: expected a whole number or several")
     return [check_int("arrival size", size, least=1) for size in each]
+
+
+def _by_class(order: torch.Tensor, experience: DatasetExperience, seed: int) -> torch.Tensor:
+    """`order` with the classes of the round one after the other."""
+    classes, index = torch.as_tensor(list(experience.dataset.targets)).unique(return_inverse=True)
+    place = torch.randperm(
+        len(classes), generator=generator(seed, "arrivals", experience.current_experience, "classes")
+    )
+    return order[place[index[order]].argsort(stable=True)]
 
 
 def _arrival(experience: DatasetExperience, order: torch.Tensor, ends: list[int], index: int) -> OnlineCLExperience:

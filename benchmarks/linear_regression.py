@@ -115,6 +115,7 @@ class LinearRegression(TaskStream):
             criterion=HalfSquaredError(),
             inner_lr=1 / (2 * self.beta),  # the largest α of Theorem 1 where ρ = 0
             update_steps=1,
+            measures=("regret",),
         )
         for stream in self.streams.values():
             carry(stream, A=list(self.A), b=list(self.b), optimum=list(self.optima))

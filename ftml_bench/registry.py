@@ -36,6 +36,10 @@ STRATEGIES = {
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
     "RainbowDigits": Entry("ftml_bench.benchmarks:RainbowDigits", "the same on scikit-learn's digits: no download"),
+    "ColoredMNIST": Entry(
+        "ftml_bench.benchmarks:ColoredMNIST", "MNIST on a new background colour each round, digit after digit"
+    ),
+    "ColoredDigits": Entry("ftml_bench.benchmarks:ColoredDigits", "the same on scikit-learn's digits: no download"),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
     "LinearRegression": Entry(
         "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"

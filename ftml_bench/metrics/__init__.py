@@ -1,5 +1,6 @@
 """Plugin metrics of online meta-learning, to be used beside Avalanche's own in an `EvaluationPlugin`."""
 
+from ftml_bench.metrics.only_class import only_class_metrics
 from ftml_bench.metrics.regret import regret_metrics
 from ftml_bench.metrics.rounds import (
     checkpoint_metrics,
@@ -13,5 +14,6 @@ __all__ = [
     "efficiency_metrics",
     "final_performance_metrics",
     "learning_curve_metrics",
+    "only_class_metrics",
     "regret_metrics",
 ]
