@@ -107,7 +107,7 @@ def _build_strategy(
     where = f"{spec.name}: {row.name}"
     torch.manual_seed(derive(seed, "init"))
     model = _build_model(spec, benchmark)
-    optimizer = _build_optimizer({**spec.optimizer, **row.optimizer}, model, where)
+    optimizer = _build_optimizer(row.optimizer, model, where)
     torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
 
     cls = registry.load("strategy", row.strategy)
@@ -141,7 +141,7 @@ def _build_model(spec: BenchmarkSpec, benchmark: CLScenario) -> nn.Module:
 
 def _build_optimizer(settings: dict[str, Any], model: nn.Module, where: str) -> torch.optim.Optimizer:
     settings = dict(settings)
-    name = settings.pop("name", "Adam")
+    name = settings.pop("name")
     cls = getattr(torch.optim, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
         names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
@@ -204,7 +204,7 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "checkpoints": list(_or(spec.checkpoints, benchmark.checkpoints)),
         "steps": spec.steps,
         "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,
-        "optimizer": {**spec.optimizer, **row.optimizer},
+        "optimizer": row.optimizer,
         # defaults included, as long as they are plain values
         "settings": {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))},
         "parameters": sum(p.numel() for p in strategy.model.parameters()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit code: 0, 1 if a cell failed, 2 for an error of use (one line on stderr), 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # Avalanche warns of what the suite leaves out on purpose (loggers); an error of use shall stay one line.
+    warnings.filterwarnings("ignore", module="avalanche")
     # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
     sys.path.append(os.getcwd())
     try:

@@ -125,9 +125,8 @@ def _run_in_pool(
     # spawn: a forked process would inherit torch's threads in a state in which they hang.
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
-    stop = context.Event()
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (reports, stop)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (reports,)) as pool:
         pending = {pool.submit(_run_in_worker, RUN_CELL, definition, cell, root, data): cell for cell in todo}
         try:
             while pending:
@@ -137,9 +136,9 @@ def _run_in_pool(
                     outcomes.append(_outcome(future, pending.pop(future), definition, root))
                     progress.ended()
         except KeyboardInterrupt:
-            # Workers see it at their next evaluation; leaving the `with` waits for them.
-            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()  # what it was running is recorded as running, and will be run again
             raise
     return outcomes
 
@@ -174,14 +173,12 @@ def _run_one(
     return cell, status, ""
 
 
-# In a worker: where to report evaluations, and whether to stop. Set once when the process starts.
-_reports: Any = None
-_stop: Any = None
+_reports: Any = None  # in a worker: the queue to report evaluations to, set when the process starts
 
 
-def _start_worker(reports: Any, stop: Any) -> None:
-    global _reports, _stop
-    _reports, _stop = reports, stop
+def _start_worker(reports: Any) -> None:
+    global _reports
+    _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     _one_thread()
 
@@ -189,8 +186,6 @@ def _start_worker(reports: Any, stop: Any) -> None:
 def _run_in_worker(run_cell: str, definition: Definition, cell: Cell, root: Path, data: str | None) -> Outcome:
     def report(cell: Cell, done: int, total: int) -> None:
         _reports.put((cell, done, total))
-        if _stop.is_set():
-            raise KeyboardInterrupt
 
     return _run_one(run_cell, definition, cell, root, data, _reporter(report, cell))
 

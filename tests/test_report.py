@@ -84,7 +84,7 @@ def root(tmp_path):
     for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
         for seed, rounds in enumerate(seeds):
             write_run(folder / f"digits/{row}/seed-{seed}", rounds)
-    write_run(folder / "digits/FTML/seed-2", FTML[0][:2] + [(math.nan,)], status="diverged", diverged_round=2)
+    write_run(folder / "digits/FTML/seed-2", [*FTML[0][:2], (math.nan,)], status="diverged", diverged_round=2)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ WINDOW = 5  # rounds
 
 Style = tuple[str, str]  # colour, line style
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -84,7 +85,7 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
                        textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
     panels[0].set_ylim(bottom=0)
     for panel, checkpoint in ((panels[1], first), (panels[2], last)):
-        _panel(panel, result, style, lambda cell, checkpoint=checkpoint: cell.errors[checkpoint])
+        _panel(panel, result, style, _errors(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
             panel.set_yscale("log")  # losses of learners differ by powers of ten
@@ -102,6 +103,10 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
         columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
         figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def _errors(checkpoint: int) -> Callable[[CellSummary], list[float]]:
+    return lambda cell: cell.errors[checkpoint]
 
 
 def _panel(

@@ -1,0 +1,296 @@
+"""The command line: exit codes, one-line errors, and that it starts without torch."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+import ftml_bench.cell
+from ftml_bench import cli, schedule
+from ftml_bench.errors import UsageError
+from ftml_bench.record import RunWriter
+
+
+def fake_cell(definition, cell, folder, data, on_evaluation):
+    """Stands for a cell that trains: two rounds of two arrivals; `ends` in the row's settings says how it ends."""
+    row = definition.benchmark(cell.benchmark).row(cell.row)
+    protocol = {
+        "threshold": ["loss", 1.0],
+        "metric": "loss",
+        "checkpoints": [4],
+        "rounds": 2,
+        "datapoints_per_round": 8,
+        "data": data,
+        "definition": definition.to_dict(),
+    }
+    writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": protocol})
+    for done, (number, datapoints) in enumerate([(0, 4), (0, 8), (1, 4), (1, 8)], 1):
+        row_written = {"round": number, "evaluated_round": number, "datapoints": datapoints, "loss": 0.5 + cell.seed}
+        writer.append(row_written | {"accuracy": None, "steps": done, "gradient_evaluations": done}, done)
+        on_evaluation(done, 4)
+    if row.settings.get("ends") == "failed":
+        raise ValueError("no")
+    if row.settings.get("ends") == "interrupted":
+        raise KeyboardInterrupt
+    writer.finish("finished")
+    return "finished"
+
+
+@pytest.fixture(autouse=True)
+def _fake(monkeypatch, tmp_path):
+    monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
+    monkeypatch.setattr(schedule, "_one_thread", lambda: None)
+    monkeypatch.setattr(ftml_bench.cell, "check", lambda definition, data: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """A command that must be refused: exit code 2, one line, nothing changed. Gives the line."""
+
+    def run(*arguments):
+        def files():
+            return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+        before = files()
+        assert cli.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert files() == before
+        assert not out
+        assert err.startswith("ftml-bench: error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+def write_definition(**rows):
+    content = {
+        "name": "mine",
+        "seeds": [0, 1],
+        "benchmarks": {
+            "sines": {
+                "benchmark": "Sinusoids",
+                "steps": 1,
+                "optimizer": {"name": "Adam"},
+                "strategies": {name: {"strategy": "FTML", "ends": ends} for name, ends in rows.items()},
+            }
+        },
+    }
+    with open("mine.yaml", "w") as file:
+        yaml.safe_dump(content, file)
+    return "mine.yaml"
+
+
+@pytest.mark.parametrize("command", ["--help", "list"])
+def test_it_answers_without_torch(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ftml_bench.cli", command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert not modules & {"torch", "avalanche", "matplotlib", "numpy"}
+    assert "argparse" in modules
+
+
+@pytest.mark.parametrize(("command", "seconds"), [("--help", 0.5), ("list", 1.0)])
+def test_it_answers_at_once(command, seconds):
+    times = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "ftml_bench.cli", command], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < seconds
+
+
+def test_list_names_everything_with_a_line(capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("quick", "rainbow_mnist_small", "RainbowDigits", "FollowTheLeader", "SinusoidMLP"):
+        assert any(line.split()[:1] == [name] and len(line.split()) > 2 for line in out.splitlines()), name
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("ftml-bench 0.")
+
+
+@pytest.mark.parametrize("command", ["list", "data", "leaderboard", "run", "report"])
+def test_every_command_has_help_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"Example: ftml-bench {command}" in capsys.readouterr().out
+
+
+def test_a_leaderboard_is_run_reported_and_gone_on_with(capsys, tmp_path):
+    file = write_definition(FTML="finished")
+    assert cli.main(["leaderboard", file, "--jobs", "1", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert "sines: Sinusoids" in out
+    assert "loss at 4" in out
+    assert "tensorboard --logdir runs/mine" in out
+    assert err == ""
+    for name in ("leaderboard.md", "leaderboard.csv", "report.html", "figures/sines.png", "figures/sines.svg"):
+        assert (tmp_path / "runs/mine" / name).stat().st_size > 0
+    records = sorted((tmp_path / "runs/mine").rglob("record.json"))
+    before = [path.stat().st_mtime_ns for path in records]
+    assert cli.main(["leaderboard", file, "--jobs", "1", "--quiet"]) == 0
+    assert capsys.readouterr().out == out
+    assert [path.stat().st_mtime_ns for path in records] == before
+
+
+def test_report_makes_the_same_files_anew(capsys, tmp_path):
+    cli.main(["leaderboard", write_definition(FTML="finished"), "--jobs", "1", "--quiet"])
+    out = capsys.readouterr().out
+    before = (tmp_path / "runs/mine/report.html").read_bytes()
+    (tmp_path / "runs/mine/report.html").unlink()
+    assert cli.main(["report", "runs/mine"]) == 0
+    assert capsys.readouterr().out == out
+    assert (tmp_path / "runs/mine/report.html").read_bytes() == before
+
+
+def test_a_failed_cell_is_exit_code_1_and_named(capsys):
+    assert cli.main(["leaderboard", write_definition(FTML="finished", Bad="failed"), "--jobs", "1", "--quiet"]) == 1
+    out = capsys.readouterr().out
+    assert "* sines/Bad/seed-0: ValueError: no" in out
+
+
+def test_ctrl_c_says_how_to_go_on(capsys):
+    assert cli.main(["leaderboard", write_definition(FTML="interrupted"), "--jobs", "1", "--quiet"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_other_seeds_and_another_folder(tmp_path):
+    assert (
+        cli.main(
+            ["leaderboard", write_definition(FTML="finished"), "--seeds", "1,4", "--out", "x", "--quiet", "--jobs", "1"]
+        )
+        == 0
+    )
+    assert sorted(path.name for path in (tmp_path / "x/sines/FTML").iterdir()) == ["seed-1", "seed-4"]
+
+
+def test_run_is_a_leaderboard_of_one_row(tmp_path):
+    line = "run Sinusoids FromScratch --seed 3 --steps 7 --arrivals 4 --lr 0.01 --quiet --data ."
+    assert cli.main([*line.split(), "--set", "step_factor=2", "draw=tasks", "--benchmark-set", "rounds=2"]) == 0
+    folder = tmp_path / "runs/Sinusoids-FromScratch"
+    assert (folder / "report.html").exists()
+    definition = yaml.safe_load((folder / "leaderboard.yaml").read_text())
+    assert definition["seeds"] == [3]
+    assert definition["benchmarks"]["Sinusoids"] == {
+        "benchmark": "Sinusoids",
+        "settings": {"rounds": 2},
+        "model": None,
+        "arrivals": 4,
+        "threshold": None,
+        "checkpoints": None,
+        "steps": 7,
+        "optimizer": {"name": "Adam", "lr": 0.01},
+        "strategies": {
+            "FromScratch": {
+                "strategy": "FromScratch",
+                "optimizer": {"name": "Adam", "lr": 0.01},
+                "step_factor": 2,
+                "draw": "tasks",
+            }
+        },
+    }
+    record = yaml.safe_load((folder / "Sinusoids/FromScratch/seed-3/record.json").read_text())
+    assert record["protocol"]["data"] == "."
+
+
+def test_run_takes_module_and_class(tmp_path):
+    assert cli.main(["run", "Sinusoids", "my_module:Mine", "--arrivals", "4,4", "--quiet"]) == 0
+    definition = yaml.safe_load((tmp_path / "runs/Sinusoids-Mine/leaderboard.yaml").read_text())
+    assert definition["benchmarks"]["Sinusoids"]["strategies"]["Mine"]["strategy"] == "my_module:Mine"
+    assert definition["benchmarks"]["Sinusoids"]["arrivals"] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("leaderbord quick", "unknown command 'leaderbord': did you mean 'leaderboard'?"),
+        ("", "required: COMMAND"),
+        ("leaderboard quik", "unknown leaderboard 'quik': did you mean 'quick'?"),
+        ("leaderboard no/such.yaml", "cannot read the definition no/such.yaml"),
+        ("leaderboard quick --sedes 1", "unrecognized arguments: --sedes"),
+        (
+            "leaderboard quick --seeds 1,x",
+            "argument --seeds: expected whole numbers with commas between them, got '1,x'",
+        ),
+        ("leaderboard quick --seeds 1,1", "seeds: 1 stands there more than once"),
+        ("leaderboard quick --jobs 0", "--jobs: expected a whole number of at least 1, got 0"),
+        ("leaderboard quick --data nowhere", "--data: there is no folder nowhere"),
+        ("run Sinusoid FTML", "unknown benchmark 'Sinusoid': did you mean 'Sinusoids'?"),
+        ("run Sinusoids FTLM", "unknown strategy 'FTLM': did you mean 'FTML'?"),
+        ("run Sinusoids FTML --steps 0", "steps: expected a whole number of at least 1, got 0"),
+        ("run Sinusoids FTML --lr -1", "lr: expected a number above 0, got -1"),
+        ("run Sinusoids FTML --arrivals 0", "arrivals: expected a whole number of at least 1, got 0"),
+        ("run Sinusoids FTML --seed -1", "--seed: expected a whole number of at least 0, got '-1'"),
+        ("run Sinusoids FTML --set rounds", "--set: expected key=value, got 'rounds'"),
+        ("run Sinusoids FTML --set a=1 a=2", "--set: 'a' is set twice"),
+        ("run Sinusoids FTML --set a=[1", "--set a: line 1"),
+        ("run Sinusoids FTML --set meta_batch_size=0", "meta_batch_size: expected a whole number of at least 1, got 0"),
+        ("report nowhere", "nowhere is no leaderboard's folder"),
+        ("data minst", "unknown data set 'minst': did you mean 'mnist'?"),
+        ("data RainbowDigits", "RainbowDigits is a benchmark: add --sheet FILE.png to draw it"),
+        ("data --download", "say what to fetch: ftml-bench data mnist --download"),
+        ("data --sheet a.png", "say what to draw"),
+        ("data RainbowDigits --sheet no/a.png", "there is no folder"),
+        ("data RainbowDigit --sheet a.png", "unknown benchmark 'RainbowDigit': did you mean 'RainbowDigits'?"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(refused, arguments, message):
+    assert message in refused(*arguments.split())
+
+
+def test_what_a_class_refuses_is_said_before_anything_is_written(refused, monkeypatch, tmp_path):
+    def check(definition, data):
+        raise UsageError("unknown setting\nof FTML")
+
+    monkeypatch.setattr(ftml_bench.cell, "check", check)
+    assert "unknown setting of FTML" in refused("leaderboard", "quick", "--quiet")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_runs_folder_is_refused_before_anything_is_built(refused, monkeypatch, tmp_path, capsys):
+    cli.main(["leaderboard", write_definition(FTML="finished"), "--jobs", "1", "--quiet"])
+    capsys.readouterr()
+    monkeypatch.delattr(ftml_bench.cell, "check")
+    assert "holds the results of another definition" in refused("leaderboard", "quick", "--out", "runs/mine")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/thesis.tex").write_text("mine")
+    assert "is no leaderboard's folder" in refused("leaderboard", "quick", "--out", "thesis")
+
+
+def test_data_says_where_it_looks_and_what_is_there(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FTML_BENCH_DATA", str(tmp_path))
+    assert cli.main(["data"]) == 0
+    out = capsys.readouterr().out
+    assert f"data are looked for in {tmp_path}" in out
+    assert "MNIST is not in" in out
+
+
+def test_data_that_were_asked_for_and_are_missing_are_an_error(capsys, tmp_path):
+    assert cli.main(["data", "mnist", "--data", str(tmp_path)]) == 2
+    assert "ftml-bench: error: MNIST is not in" in capsys.readouterr().err
+
+
+def test_a_sheet_is_drawn(tmp_path):
+    assert cli.main(["data", "Sinusoids", "--sheet", "s.png"]) == 0
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_console_script_is_installed():
+    script = os.path.join(os.path.dirname(sys.executable), "ftml-bench")
+    done = subprocess.run([script, "leaderbord"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
