@@ -66,8 +66,8 @@ class ColoredMNIST(TaskStream):
             available = min(map(len, rows))
             if rounds * count > available:
                 raise UsageError(
-                    f"{rounds} rounds x {names[split]} {CLASSES * count} need {rounds * count:,} images of every digit, "
-                    f"but one has {available:,}: {names[split]} can be {CLASSES * (available // rounds)} at most"
+                    f"{rounds} rounds x {names[split]} {CLASSES * count} need {rounds * count:,} images of every "
+                    f"digit, but one has {available:,}: {names[split]} can be {CLASSES * (available // rounds)} at most"
                 )
             shuffles = [
                 permutation(CLASSES * count, seed, "colored-mnist", f"{split} round {t}") for t in range(rounds)

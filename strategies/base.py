@@ -88,9 +88,9 @@ class Learner(SupervisedTemplate):
         """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default."""
 
     @property
-    def trains_on_current_round(self) -> bool:
-        """Whether training may draw from the round that is arriving."""
-        return self.current_round in self._rounds()
+    def trainable_rounds(self) -> list[int]:
+        """The rounds that training draws from at present."""
+        return self._rounds()
 
     # -- training
 

@@ -62,7 +62,7 @@ class Regret(RoundMetric):
 
     def after_training_exp(self, strategy):
         """Keep the newer model, if it has not been trained on the round's data."""
-        if not getattr(strategy, "trains_on_current_round", True):
+        if self.round not in getattr(strategy, "trainable_rounds", [self.round]):
             self._leader = deepcopy(strategy.model)
 
     def before_eval_exp(self, strategy):
