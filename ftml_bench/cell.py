@@ -46,8 +46,12 @@ def check(definition: Definition, data: str | None) -> None:
             benchmark.train_stream[0].dataset, "targets"
         ):
             raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
+        if "only_class" in _measures(spec, benchmark) and not hasattr(benchmark.train_stream[0].dataset, "targets"):
+            raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
-            _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
+            strategy = _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
+            if row.comparator and not hasattr(strategy, "trainable_rounds"):
+                raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
 
 
 def run_cell(
@@ -197,7 +201,7 @@ def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, log: Path |
     threshold = _or(spec.threshold, benchmark.threshold)
     metric = threshold[0]
     # A comparator is no learner that comes to one round after the other.
-    measures = () if row.comparator else _or(spec.measures, getattr(benchmark, "measures", ()))
+    measures = () if row.comparator else _measures(spec, benchmark)
     return EvaluationPlugin(
         metrics.efficiency_metrics(threshold=threshold),
         metrics.checkpoint_metrics(checkpoints=_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
@@ -206,6 +210,10 @@ def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, log: Path |
         metrics.measure_metrics(measures, benchmark),
         loggers=[] if log is None else [TensorboardLogger(str(log))],
     )
+
+
+def _measures(spec: BenchmarkSpec, benchmark: CLScenario) -> tuple[str, ...]:
+    return _or(spec.measures, getattr(benchmark, "measures", ()))
 
 
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:

@@ -79,8 +79,8 @@ def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: 
     :param steps: training steps in all.
     :raises UsageError: for any other strategy.
     """
-    if not hasattr(strategy, "buffer") or not hasattr(strategy, "trainable_rounds"):
-        raise UsageError(f"{type(strategy).__name__} has no buffer of rounds: it cannot be a comparator")
+    if not hasattr(strategy, "trainable_rounds"):
+        raise UsageError(f"{type(strategy).__name__} has no buffer: it cannot be a comparator")
     *earlier, last = benchmark.train_stream
     for round in earlier:
         strategy.buffer.add(round)

@@ -42,7 +42,7 @@ def table(result: BenchmarkResult) -> Table | None:
 
 
 def draw(result: BenchmarkResult, style: dict[str, figures.Style], folder: Path) -> list[Path]:
-    """Writes `<benchmark> measures.png` and `.svg` into `folder`, if anything was measured.
+    """Writes `<benchmark>-measures.png` and `.svg` into `folder`, if anything was measured.
 
     Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line.
     Other curves as in the other figures: faint as they are, solid their centred running mean. Shaded: standard error.
@@ -64,7 +64,7 @@ def draw(result: BenchmarkResult, style: dict[str, figures.Style], folder: Path)
                 panel.xaxis.get_major_locator().set_params(integer=True)
                 panel.set_ylim(bottom=0)
         figures.legend(figure, panels[0])
-        return figures.save(figure, folder / f"{result.spec.name} measures")
+        return figures.save(figure, folder / f"{result.spec.name}-measures")
 
 
 def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, style: figures.Style) -> None:

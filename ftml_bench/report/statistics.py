@@ -231,7 +231,7 @@ def _benchmark_result(
 
 
 def _against_comparator(result: BenchmarkResult, name: str, losses: dict[int, dict[int, float]]) -> BenchmarkResult:
-    """The result with the regret against a comparator's losses (seed -> round -> loss), where it is not exact already."""
+    """The result with the regret against a comparator's losses (seed -> round -> loss), where it is not exact."""
     compared = False
     rows = []
     for row in result.rows:
