@@ -11,7 +11,10 @@
 - :class:`RainbowMNIST`: MNIST under 56 colours, sizes and rotations (needs MNIST's files)
 - :class:`RainbowDigits`: the same on scikit-learn's small digits (needs no files)
 - :class:`FiveWayCIFAR100`: five-way tasks on CIFAR-100, one new class a round (needs its files, or strips of a part)
+- :class:`ColoredMNIST`: MNIST under a background colour a round, the data class by class
+- :class:`ColoredDigits`: the same on scikit-learn's small digits
 - :class:`Sinusoids`: regression
+- :class:`LinearRegression`: convex regression whose best solutions, and so the regret, are known exactly
 
 Each is an Avalanche benchmark with a `train_stream` and a `test_stream` (the same rounds' held-out data), a task label
 a round, and its own defaults: `threshold`, `checkpoints`, `arrivals`, `criterion`, `inner_lr`, `update_steps` and
@@ -20,9 +23,21 @@ a round, and its own defaults: `threshold`, `checkpoints`, `arrivals`, `criterio
 """
 
 from ftml_bench.benchmarks.arrivals import arrivals
+from ftml_bench.benchmarks.colored_digits import ColoredDigits
+from ftml_bench.benchmarks.colored_mnist import ColoredMNIST
 from ftml_bench.benchmarks.five_way_cifar100 import FiveWayCIFAR100
+from ftml_bench.benchmarks.linear_regression import LinearRegression
 from ftml_bench.benchmarks.rainbow_digits import RainbowDigits
 from ftml_bench.benchmarks.rainbow_mnist import RainbowMNIST
 from ftml_bench.benchmarks.sinusoids import Sinusoids
 
-__all__ = ["FiveWayCIFAR100", "RainbowDigits", "RainbowMNIST", "Sinusoids", "arrivals"]
+__all__ = [
+    "ColoredDigits",
+    "ColoredMNIST",
+    "FiveWayCIFAR100",
+    "LinearRegression",
+    "RainbowDigits",
+    "RainbowMNIST",
+    "Sinusoids",
+    "arrivals",
+]

@@ -38,7 +38,7 @@ def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: in
     """Cut a round into arrivals, in a random order that depends on `seed` and on the round alone.
 
     A stream whose datapoints come in some other order says so: its experiences carry `arrival_order`, a function such
-    as :func:`balanced_order`.
+    as :func:`balanced_order` or :func:`class_by_class`.
 
     The arrivals partition the round. Each is an Avalanche experience with the *round's* `current_experience`,
     `origin_stream`, task label and classes, so Avalanche's metrics take rounds for their experiences. (Avalanche's own
@@ -85,6 +85,22 @@ def balanced_order(labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
         of_class = shuffled == label
         turn[of_class] = torch.arange(int(of_class.sum()))
     return order[turn.argsort(stable=True)]
+
+
+def class_by_class(labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """An order in which the classes come one after the other, in random order, and the points of each in random order.
+
+    :param labels: (N,) int64, the class of each point.
+    :return: (N,) int64: a permutation.
+
+    >>> labels = torch.tensor([7, 2, 7, 2, 2, 7])
+    >>> labels[class_by_class(labels, torch.Generator())].unique_consecutive().numel()
+    2
+    """
+    order = torch.randperm(len(labels), generator=rng)
+    classes, index = labels.unique(return_inverse=True)
+    place = torch.randperm(len(classes), generator=rng)
+    return order[place[index[order]].argsort(stable=True)]
 
 
 def _sizes(sizes: int | Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,14 +36,14 @@ def permutation(n: int, seed: int, stream: str, what: str) -> Tensor:
 
 
 def render(
-    grey: Tensor, labels: Tensor, sources: Sequence[Tensor], transformations: Sequence[Transformation]
+    grey: Tensor, labels: Tensor, sources: Sequence[Tensor], transformations: Sequence[Callable[[Tensor], Tensor]]
 ) -> list[StackedDataset]:
     """The data of all rounds: each round's digits under its transformation, on one base of bytes.
 
     :param grey: (M, H, H) uint8, digits bright on 0.
     :param labels: (M,) int64.
     :param sources: for each round, (N,) int64: which of the digits are its images.
-    :param transformations: one a round.
+    :param transformations: one a round: (N, H, H) uint8 to (N, 3, H, H) uint8.
     :return: one dataset a round; their base is (sum of N, 3, H, H) uint8.
     """
     base = torch.empty((sum(map(len, sources)), 3, *grey.shape[1:]), dtype=torch.uint8)

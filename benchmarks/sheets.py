@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.benchmarks.linear_regression import LinearRegression
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.errors import UsageError
@@ -24,7 +25,8 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     """Draw the first datapoints of the first rounds as a PNG.
 
     Streams of images: a line of images a round, its task named at the left, the class above each image. Regression of
-    one input: a panel a round, the datapoints on the curve of the held-out data.
+    one input: a panel a round, the datapoints on the curve of the held-out data. Linear regression: where each round's
+    loss is least and how fast it grows.
 
     :param benchmark: one of our streams.
     :param file: the picture to write; its folder must exist.
@@ -41,9 +43,12 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
         figure = _image_sheet(trains, images)
     elif shape == (1,) and not trains[0].stacked.is_classification:
         figure = _curve_sheet(trains, tests, images)
+    elif isinstance(benchmark, LinearRegression):
+        figure = _quadratic_sheet(benchmark, rounds)
     else:
         raise UsageError(f"no sheet for inputs of shape {tuple(shape)}: expected images, or regression of one input")
-    figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
+    if figure.get_suptitle() == "":
+        figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
     # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.
     FigureCanvasAgg(figure).print_png(str(file))
 
@@ -87,4 +92,28 @@ def _curve_sheet(trains: Sequence[DatasetExperience], tests: Sequence[DatasetExp
         axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), "o", markersize=3, color="tab:red")
         axes.set_title(f"round {index}", fontsize=_SMALL, pad=2)
         axes.tick_params(labelsize=_SMALL)
+    return figure
+
+
+def _quadratic_sheet(benchmark: LinearRegression, rounds: int) -> Figure:
+    """Every round's optimum in its first two coordinates, and where the cross-section of f there is 0.01 higher."""
+    figure = Figure(figsize=(6, 5.4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    angle = torch.linspace(0, 2 * math.pi, 100, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()])
+    count = min(rounds, len(benchmark.A))
+    for index in range(count):
+        values, vectors = torch.linalg.eigh(benchmark.A[index, :2, :2])
+        x, y = benchmark.optima[index, :2, None] + vectors @ ((0.02 / values).sqrt()[:, None] * circle)
+        axes.plot(x.numpy(), y.numpy(), linewidth=0.8, color="tab:gray")
+        axes.annotate(str(index), benchmark.optima[index, :2].tolist(), fontsize=_SMALL, ha="center", va="center")
+    for name, w, color in (("joint", benchmark.w_joint(), "tab:red"), ("MAML", benchmark.w_maml(), "tab:blue")):
+        axes.plot(*w[:2].tolist(), "x", color=color, label=f"w*_{name} of all {len(benchmark.A)} rounds")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.tick_params(labelsize=_SMALL)
+    axes.legend(fontsize=_SMALL, frameon=False)
+    figure.suptitle(
+        f"{benchmark.title}: optimum and curvature of each round (first 2 of {benchmark.A.shape[1]} coordinates)",
+        fontsize=_SMALL + 2,
+    )
     return figure

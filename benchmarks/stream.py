@@ -54,6 +54,7 @@ class TaskStream(CLScenario):
         criterion: nn.Module,
         inner_lr: float,
         update_steps: int,
+        measures: Sequence[str] = (),
     ) -> None:
         """
         :param title: the benchmark's name for people.
@@ -66,6 +67,7 @@ class TaskStream(CLScenario):
         :param criterion: the loss.
         :param inner_lr: learning rate of the inner steps.
         :param update_steps: gradient steps of the update procedure.
+        :param measures: names of what else is worth measuring round by round on this stream (see `ftml_bench.metrics`).
         :raises UsageError: if the streams differ in length, a round has no data or no held-out data, or a row of
             their common base is in both.
         """
@@ -83,6 +85,7 @@ class TaskStream(CLScenario):
         self.criterion = criterion
         self.inner_lr = inner_lr
         self.update_steps = update_steps
+        self.measures = tuple(measures)
 
     def model(self) -> nn.Module:
         """A new network for this benchmark; torch's random state decides its parameters."""

@@ -208,6 +208,12 @@ class TaskBuffer(ExemplarsBuffer):
         labels = [self.rounds[number].task_label for number, rows in chosen for _ in rows]
         return self._batch([self.rounds[number].take(rows, train=True) for number, rows in chosen]), labels
 
+    def everything(self, rounds: Sequence[int]) -> tuple[Batch, list[int]]:
+        """All points of `rounds`, round by round, and the task label of every point."""
+        labels = [self.rounds[number].task_label for number in rounds for _ in range(len(self.rounds[number]))]
+        pieces = [self.rounds[number].take(torch.arange(len(self.rounds[number])), train=True) for number in rounds]
+        return self._batch(pieces), labels
+
     def _rows(self, number: int, size: int, rng: Generator) -> Tensor:
         return _some(len(self.rounds[number]), size, rng)
 

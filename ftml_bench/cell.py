@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.core import SupervisedPlugin
-from avalanche.logging import TensorboardLogger
+from avalanche.evaluation.metric_results import MetricValue
+from avalanche.logging import BaseLogger, TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
@@ -23,8 +24,9 @@ from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.measures import CURVES
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import evaluations, total_evaluations
+from ftml_bench.protocol import evaluations, in_hindsight, total_evaluations
 from ftml_bench.record import RunWriter
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.learning_rate import LearningRateAfter
@@ -43,8 +45,12 @@ def check(definition: Definition, data: str | None) -> None:
         _reachable_checkpoints(spec, benchmark)
         if _metric(spec, benchmark) == "accuracy" and not _has_classes(benchmark):
             raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
+        if "only_class" in _measures(spec, benchmark) and not _has_classes(benchmark):
+            raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
-            _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
+            strategy = _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
+            if row.comparator and not hasattr(strategy, "trainable_rounds"):
+                raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
 
 
 def run_cell(
@@ -67,6 +73,13 @@ def run_cell(
     strategy = _build_strategy(spec, row, benchmark, cell.seed, log=folder / "tb")
     arrivals = _or(spec.arrivals, benchmark.arrivals)
     total = total_evaluations(benchmark, arrivals)
+    measured = _Measured()
+    strategy.evaluator.loggers.append(measured)
+    if row.comparator:
+        steps = in_hindsight(strategy, benchmark, steps=total * spec.steps)
+        total = len(benchmark.train_stream)
+    else:
+        steps = evaluations(strategy, benchmark, arrivals, seed=cell.seed)
 
     writer = RunWriter.start(
         folder,
@@ -79,16 +92,38 @@ def run_cell(
     )
     start = time.perf_counter()
     status, fields = "finished", {}
-    for done, evaluation in enumerate(evaluations(strategy, benchmark, arrivals, seed=cell.seed), 1):
+    for done, evaluation in enumerate(steps, 1):
         writer.append(asdict(evaluation), time.perf_counter() - start)
+        for measure, value, round in measured.take():
+            writer.append_measure(round, measure, value)
         on_evaluation(done, total)
         if not math.isfinite(evaluation.loss):
             status, fields = "diverged", {"diverged_round": evaluation.round}
             break
     for logger in strategy.evaluator.loggers:
-        logger.writer.close()
+        if isinstance(logger, TensorboardLogger):
+            logger.writer.close()
     writer.finish(status, cost=asdict(strategy.cost), **fields)
     return status
+
+
+class _Measured(BaseLogger):
+    """Collects what the metrics of measures emit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: list[tuple[str, float, int]] = []
+
+    def log_metrics(self, metric_values: list[MetricValue]) -> None:
+        for metric in metric_values:
+            name = metric.name.split("/")[0]
+            if name in CURVES:
+                self._found.append((name, metric.value, metric.x_plot))
+
+    def take(self) -> list[tuple[str, float, int]]:
+        """(measure, value, round) of everything since the last call."""
+        found, self._found = self._found, []
+        return found
 
 
 def _build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
@@ -117,7 +152,7 @@ def _build_strategy(
         "criterion": benchmark.criterion,
         "steps": spec.steps,
         **({"plugins": plugins} if plugins else {}),
-        "evaluator": _evaluator(spec, benchmark, log),
+        "evaluator": _evaluator(spec, row, benchmark, log),
         "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
         "seed": seed,
     }
@@ -167,14 +202,17 @@ def _construct(cls: type, settings: dict[str, Any], where: str, hidden: set[str]
         raise UsageError(f"{where}: {error}") from error
 
 
-def _evaluator(spec: BenchmarkSpec, benchmark: CLScenario, log: Path | None) -> EvaluationPlugin:
+def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, log: Path | None) -> EvaluationPlugin:
     threshold = _or(spec.threshold, benchmark.threshold)
     metric = _metric(spec, benchmark)
+    # A comparator is no learner that comes to one round after the other.
+    measures = () if row.comparator else _measures(spec, benchmark)
     return EvaluationPlugin(
         [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
         metrics.checkpoint_metrics(checkpoints=_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
         metrics.final_performance_metrics(metric=metric),
         metrics.learning_curve_metrics(metric=metric),
+        metrics.measure_metrics(measures, benchmark),
         loggers=[] if log is None else [TensorboardLogger(str(log))],
     )
 
@@ -189,6 +227,10 @@ def _metric(spec: BenchmarkSpec, benchmark: CLScenario) -> str:
 
 def _has_classes(benchmark: CLScenario) -> bool:
     return hasattr(benchmark.train_stream[0].dataset, "targets")
+
+
+def _measures(spec: BenchmarkSpec, benchmark: CLScenario) -> tuple[str, ...]:
+    return _or(spec.measures, getattr(benchmark, "measures", ()))
 
 
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:

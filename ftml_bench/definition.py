@@ -20,6 +20,7 @@ import yaml
 from ftml_bench import registry
 from ftml_bench.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.measures import MEASURES
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 # Keywords of benchmarks, models and strategies that count something, by the names that the suite uses.
@@ -38,6 +39,8 @@ class Row:
         the learning rate after n training steps of the whole stream.
     :param settings: keywords of the strategy's constructor.
     :param model: a model of its own, {"name": ..., keyword: value, ...}; None: the benchmark's.
+    :param comparator: no competitor: trained on all rounds beforehand, it stands for the best meta-learner in
+        hindsight.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Row:
     optimizer: dict[str, Any]
     settings: dict[str, Any]
     model: dict[str, Any] | None = None
+    comparator: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class BenchmarkSpec:
     :param checkpoints: numbers of datapoints, increasing, at which performance is reported.
     :param steps: training steps an arrival, the same for every row.
     :param optimizer: the outer optimiser; what a row does not change of it.
+    :param measures: what else is measured round by round: names in `ftml_bench.measures.MEASURES`.
     """
 
     name: str
@@ -71,6 +76,7 @@ class BenchmarkSpec:
     steps: int
     optimizer: dict[str, Any]
     rows: tuple[Row, ...]
+    measures: tuple[str, ...] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name."""
@@ -223,7 +229,7 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
         content,
         where,
         required=("benchmark", "steps", "optimizer", "strategies"),
-        optional=("settings", "model", "arrivals", "threshold", "checkpoints"),
+        optional=("settings", "model", "arrivals", "threshold", "checkpoints", "measures"),
     )
     benchmark = _string(content["benchmark"], f"{where}: benchmark")
     _known("benchmark", benchmark, where)
@@ -240,6 +246,7 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
         steps=_size(content["steps"], f"{where}: steps"),
         optimizer=optimizer,
         rows=tuple(_row(row, settings, optimizer, f"{where}: {row}") for row, settings in rows.items()),
+        measures=_measures(content.get("measures"), f"{where}: measures"),
     )
 
 
@@ -248,11 +255,14 @@ def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
     settings = dict(_settings(content or {}, where, own=("seed", "steps")))
     strategy = _string(settings.pop("strategy", name), f"{where}: strategy")
     _known("strategy", strategy, where)
+    comparator = settings.pop("comparator", False)
+    if not isinstance(comparator, bool):
+        raise UsageError(f"{where}: comparator: expected true or false, got {_shown(comparator)}")
     own = _settings(settings.pop("optimizer", None) or {}, f"{where}: optimizer", own=())
     # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
     own = own if "name" in own else {**optimizer, **own}
     model = _model(settings.pop("model", None), where)
-    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model)
+    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model, comparator)
 
 
 def _model(value: Any, where: str) -> dict[str, Any] | None:
@@ -279,13 +289,18 @@ def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:
     content["arrivals"] = list(spec.arrivals) if isinstance(spec.arrivals, tuple) else spec.arrivals
     content["threshold"] = None if spec.threshold is None else list(spec.threshold)
     content["checkpoints"] = None if spec.checkpoints is None else list(spec.checkpoints)
+    # What is seldom said is written only where it is, so that the hash of every other definition stays.
+    if spec.measures is not None:
+        content["measures"] = list(spec.measures)
     rows = {row.name: _row_to_dict(row) for row in spec.rows}
     return {**content, "steps": spec.steps, "optimizer": spec.optimizer, "strategies": rows}
 
 
 def _row_to_dict(row: Row) -> dict[str, Any]:
-    model = {} if row.model is None else {"model": row.model}
-    return {"strategy": row.strategy, "optimizer": row.optimizer, **model, **row.settings}
+    own = {} if row.model is None else {"model": row.model}
+    if row.comparator:
+        own["comparator"] = True
+    return {"strategy": row.strategy, "optimizer": row.optimizer, **own, **row.settings}
 
 
 def _known(kind: str, name: str, where: str) -> None:
@@ -370,6 +385,16 @@ def _checkpoints(value: Any, where: str) -> tuple[int, ...] | None:
         if after <= before:
             raise UsageError(f"{where}: expected increasing numbers, got {after} after {before}")
     return tuple(sizes)
+
+
+def _measures(value: Any, where: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = [_string(name, where) for name in _list(value, where)]
+    for name in names:
+        if name not in MEASURES:
+            raise UsageError(f"{where}: {unknown('measure', name, MEASURES)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _threshold(value: Any, where: str) -> tuple[str, float] | None:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.cost import Cost
+from ftml_bench.errors import UsageError
 from ftml_bench.metrics.performance import Performance
 
 
@@ -68,6 +69,42 @@ def evaluations(
                     gradient_evaluations=cost.gradient_evaluations,
                 )
     finally:
+        strategy.plugins.remove(probe)
+
+
+def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: int) -> Iterator[Evaluation]:
+    """Trains on all rounds at once, then evaluates every round: about min_w Σ f_t(U_t(w)), the comparator of regret.
+
+    :param strategy: a learner that trains on every round in its buffer, as FTML does.
+    :param steps: training steps in all.
+    :raises UsageError: for any other strategy.
+    """
+    if not hasattr(strategy, "trainable_rounds"):
+        raise UsageError(f"{type(strategy).__name__} has no buffer: it cannot be a comparator")
+    *earlier, last = benchmark.train_stream
+    for round in earlier:
+        strategy.buffer.add(round)
+    given = strategy.steps
+    probe = _Probe()
+    strategy.plugins.insert(0, probe)
+    try:
+        strategy.steps = steps
+        strategy.train(last, eval_streams=[])
+        if strategy.trainable_rounds != list(range(len(benchmark.train_stream))):
+            raise UsageError(f"{type(strategy).__name__} does not train on all rounds: it cannot be a comparator")
+        for round in benchmark.train_stream:
+            strategy.eval([held_out(benchmark, round)])
+            yield Evaluation(
+                round=round.current_experience,
+                evaluated_round=round.current_experience,
+                datapoints=len(round.dataset),
+                loss=probe.performance.loss,
+                accuracy=probe.performance.accuracy,
+                steps=strategy.cost.steps,
+                gradient_evaluations=strategy.cost.gradient_evaluations,
+            )
+    finally:
+        strategy.steps = given
         strategy.plugins.remove(probe)
 
 

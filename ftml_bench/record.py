@@ -1,8 +1,9 @@
-"""The files of one cell, and nothing else about it: `record.json`, `curve.csv`, `timing.csv`.
+"""The files of one cell, and nothing else about it: `record.json`, `curve.csv`, `timing.csv`, `measures.csv`.
 
 `record.json` holds provenance (definition, versions, commit, device, engine, command, started, finished), `protocol`,
 `cost` and `status`; it is replaced as a whole. The tables are appended row by row and flushed, so that a run that was
-cut off keeps what it had. Nothing in `curve.csv` depends on the clock.
+cut off keeps what it had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss
+and accuracy was measured (`ftml_bench.measures`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import resource
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from ftml_bench.errors import UsageError
 
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
+MEASURE_COLUMNS = ("round", "measure", "value")
 STATUSES = ("running", "finished", "diverged", "failed")
 _PACKAGES = ("torch", "avalanche-lib", "ftml-bench", "numpy")
 
@@ -53,11 +55,13 @@ class CurveRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A cell's files as read: the record, every evaluation in order, seconds from start to end."""
+    """A cell's files as read: the record, every evaluation in order, seconds from start to end, and what was measured
+    beside loss and accuracy: name -> round -> value."""
 
     record: dict[str, Any]
     curve: list[CurveRow]
     seconds: float
+    measures: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -73,6 +77,8 @@ class RunWriter:
         self.record = record
         self._curve = _new_table(folder / "curve.csv", CURVE_COLUMNS)
         self._timing = _new_table(folder / "timing.csv", TIMING_COLUMNS)
+        (folder / "measures.csv").unlink(missing_ok=True)
+        self._measures: TextIO | None = None
         _write_record(folder, record)
 
     @classmethod
@@ -96,6 +102,13 @@ class RunWriter:
         self._timing.write(_line((row["round"], row["datapoints"], round(seconds, 3), _peak_memory_mb())))
         self._timing.flush()
 
+    def append_measure(self, round: int, measure: str, value: float) -> None:
+        """Adds the value of a measure in a round to `measures.csv`; the last one of a round counts."""
+        if self._measures is None:
+            self._measures = _new_table(self.folder / "measures.csv", MEASURE_COLUMNS)
+        self._measures.write(_line((round, measure, float(value))))
+        self._measures.flush()
+
     def finish(self, status: str, **fields: Any) -> None:
         """Ends the run with "finished", "diverged" or "failed"; `fields` go into the record.
 
@@ -107,6 +120,8 @@ class RunWriter:
             raise ValueError("a run that diverged needs 'diverged_round'")
         self._curve.close()
         self._timing.close()
+        if self._measures is not None:
+            self._measures.close()
         self.record |= {"status": status, "finished": _now(), **fields}
         _write_record(self.folder, self.record)
 
@@ -149,7 +164,11 @@ def read(folder: Path) -> Run:
     seconds = 0.0
     for row, where in _read_table(folder / "timing.csv", TIMING_COLUMNS):
         seconds = _cell(row, "seconds", float, where)
-    return Run(record, curve, seconds)
+    measures: dict[str, dict[int, float]] = {}
+    if (folder / "measures.csv").is_file():
+        for row, where in _read_table(folder / "measures.csv", MEASURE_COLUMNS):
+            measures.setdefault(row["measure"], {})[_cell(row, "round", int, where)] = _cell(row, "value", float, where)
+    return Run(record, curve, seconds, measures)
 
 
 def read_runs(root: Path) -> tuple[Definition, list[tuple[Cell, Run]], list[Cell]]:

@@ -39,7 +39,14 @@ BENCHMARKS = {
     "FiveWayCIFAR100": Entry(
         "ftml_bench.benchmarks:FiveWayCIFAR100", "five-way tasks on CIFAR-100, one new class a round"
     ),
+    "ColoredMNIST": Entry(
+        "ftml_bench.benchmarks:ColoredMNIST", "MNIST on a new background colour each round, digit after digit"
+    ),
+    "ColoredDigits": Entry("ftml_bench.benchmarks:ColoredDigits", "the same on scikit-learn's digits: no download"),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
+    "LinearRegression": Entry(
+        "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"
+    ),
 }
 MODELS = {
     "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),

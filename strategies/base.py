@@ -9,6 +9,7 @@ from copy import deepcopy
 
 import numpy as np
 import torch
+from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models import avalanche_forward
 from avalanche.training.templates import SupervisedTemplate
@@ -93,6 +94,11 @@ class Learner(SupervisedTemplate):
     def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default."""
 
+    @property
+    def trainable_rounds(self) -> list[int]:
+        """The rounds that training draws from at present."""
+        return self._rounds()
+
     # -- training
 
     def _before_training_exp(self, **kwargs) -> None:
@@ -156,14 +162,20 @@ class Learner(SupervisedTemplate):
 
     def _eval_exp(self, **kwargs) -> None:
         model = self.model
-        data = self.buffer.for_label(labels_of(self.experience), limit=self.update_size, seed=self.seed)
         try:
-            if data is not None:
-                self.model = self._adapted_copy(*data)
+            self.model = self.model_for(self.experience)
             with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
                 super()._eval_exp(**kwargs)
         finally:
             self.model = model
+
+    def model_for(self, experience: DatasetExperience) -> nn.Module:
+        """What predicts an experience: a copy of the model, adapted to its task's data; the model itself without any.
+
+        Only the task label of `experience` is read. The model has to be in evaluation mode.
+        """
+        data = self.buffer.for_label(labels_of(experience), limit=self.update_size, seed=self.seed)
+        return self.model if data is None else self._adapted_copy(*data)
 
     def _adapted_copy(self, x: Tensor, y: Tensor) -> nn.Module:
         """A copy of the model in evaluation mode after `_update` on the task's data."""

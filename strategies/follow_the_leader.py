@@ -28,6 +28,8 @@ class FollowTheLeader(JointLearner):
     :param update_size: at most so many points of D_t in the fine-tuning.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
     :param group_size: points of a group of one task.
+    :param draw: "tasks": groups of tasks drawn uniformly; "all": every step is on all data of the rounds before,
+        whatever `train_mb_size` (exact gradients; rounds of one size).
     :param seed: of the draws.
     """
 
@@ -52,6 +54,7 @@ class FollowTheLeader(JointLearner):
         update_size: int = 1000,
         batch_norm: Literal["support", "transductive"] = "support",
         group_size: int = 20,
+        draw: Literal["tasks", "all"] = "tasks",
         seed: int = 0,
     ) -> None:
         if fine_tuning not in FINE_TUNINGS:
@@ -75,6 +78,7 @@ class FollowTheLeader(JointLearner):
             steps=steps,
             batch_norm=batch_norm,
             group_size=group_size,
+            draw=draw,
             update_size=update_size,
             seed=seed,
         )

@@ -9,7 +9,7 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.base import Learner
 
-DRAWS = ("tasks", "datapoints")
+DRAWS = ("tasks", "datapoints", "all")
 
 
 class JointLearner(Learner):
@@ -19,7 +19,8 @@ class JointLearner(Learner):
     "transductive" it consists of groups of one task each, normalised group by group.
 
     :param group_size: points of a group; tasks are drawn uniformly with replacement.
-    :param draw: how a mixed minibatch is drawn: "tasks" equally often, or "datapoints".
+    :param draw: how a mixed minibatch is drawn: "tasks" equally often, or "datapoints". "all" draws nothing: every step
+        is on all data of the rounds, whatever `train_mb_size` (exact gradients; groups are rounds, of one size).
     """
 
     def __init__(self, *, group_size: int = 20, draw: str = "tasks", **learner) -> None:
@@ -34,10 +35,17 @@ class JointLearner(Learner):
     @property
     def _groups(self) -> int:
         """Groups of a minibatch; 1 where it is normalised as a whole."""
-        return 1 if self.batch_norm == "running" else self.train_mb_size // self.group_size
+        if self.batch_norm == "running":
+            return 1
+        return len(self._rounds()) if self.draw == "all" else self.train_mb_size // self.group_size
 
     def _draw(self) -> list[Tensor]:
         rounds = self._rounds()
+        if self.draw == "all":
+            (x, y), labels = self.buffer.everything(rounds)
+            if self._groups > 1 and len(x) != self._groups * len(self.buffer.rounds[rounds[0]]):
+                raise ValueError('draw="all" in groups needs rounds of equal size')
+            return [x, y, torch.tensor(labels)]
         if self.batch_norm == "running":
             equal_tasks = self.draw == "tasks"
             (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)

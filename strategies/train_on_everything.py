@@ -21,7 +21,8 @@ class TrainOnEverything(JointLearner):
     :param batch_norm: "running": mixed minibatches, running statistics at evaluation. "support", "transductive":
         minibatches of per-task groups, and at evaluation the statistics of D_t or of the held-out batch.
     :param group_size: points of a group of one task.
-    :param draw: mixed minibatches draw "tasks" equally often, or "datapoints".
+    :param draw: mixed minibatches draw "tasks" equally often, or "datapoints"; "all": every step is on all data,
+        whatever `train_mb_size` (exact gradients).
     :param update_size: at most so many points of D_t for its statistics.
     :param seed: of the draws.
     """
@@ -45,7 +46,7 @@ class TrainOnEverything(JointLearner):
         steps: int | None = None,
         batch_norm: Literal["running", "support", "transductive"] = "running",
         group_size: int = 20,
-        draw: Literal["tasks", "datapoints"] = "tasks",
+        draw: Literal["tasks", "datapoints", "all"] = "tasks",
         update_size: int = 1000,
         seed: int = 0,
     ) -> None:

@@ -13,7 +13,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, Replay
 from torch import nn
 
-from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
+from ftml_bench.benchmarks import LinearRegression, RainbowDigits, Sinusoids, arrivals
 from ftml_bench.benchmarks.sheets import contact_sheet
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.benchmarks.stream import TaskStream, reachable
@@ -214,6 +214,13 @@ class TestContactSheet:
         pixels = (matplotlib.image.imread(file)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()
         assert pixels.count([214, 39, 40]) > 50  # the datapoints
         assert pixels.count([127, 127, 127]) > 50  # the curves
+
+    def test_quadratics(self, tmp_path):
+        file = tmp_path / "sheet.png"
+        contact_sheet(LinearRegression(rounds=3), file, rounds=8)
+        pixels = (matplotlib.image.imread(file)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()
+        for color in ([214, 39, 40], [31, 119, 180], [127, 127, 127]):  # w*_joint, w*_MAML, the level sets
+            assert pixels.count(color) > 5
 
     def test_other_streams_are_refused(self, tmp_path, stacked):
         with pytest.raises(UsageError, match=r"no sheet for inputs of shape \(2,\)"):

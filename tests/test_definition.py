@@ -258,6 +258,8 @@ def test_packaged_leaderboards_are_sound():
         for spec in leaderboard.benchmarks:
             # Every strategy sees as many images in a step as FTML does.
             rows = [row for row in spec.rows if row.strategy == "FTML"]
+            if rows[0].settings["support_size"] is None:
+                continue  # the exact setting: every step sees all data so far
             images = {
                 r.settings["meta_batch_size"] * (r.settings["support_size"] + r.settings["query_size"]) for r in rows
             }

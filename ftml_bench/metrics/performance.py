@@ -99,7 +99,7 @@ class RoundMetric(PluginMetric[float]):
     def after_eval_exp(self, strategy):
         """Extend the curve; emit."""
         experience = strategy.experience
-        if experience.current_experience != self.round or experience.origin_stream.name == "train":
+        if not self._is_current(experience):
             return None
         if self.datapoints and self.datapoints[-1] == self.n_seen:  # evaluated again: the newer value counts
             self.datapoints.pop()
@@ -110,6 +110,10 @@ class RoundMetric(PluginMetric[float]):
         return [
             MetricValue(self, f"{name}/eval_phase/{stream}_stream", value, x) for name, value, x in self._emit()
         ] or None
+
+    def _is_current(self, experience) -> bool:
+        """Whether these are held-out data of the current round."""
+        return experience.current_experience == self.round and experience.origin_stream.name != "train"
 
     @abstractmethod
     def _emit(self) -> list[tuple[str, float, int]]:

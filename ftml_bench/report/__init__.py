@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ftml_bench import record
-from ftml_bench.report import figures, page, statistics, tables
+from ftml_bench.report import figures, measures, page, statistics, tables
 
 
 def write(root: Path, width: int | None = None) -> str:
@@ -23,17 +23,21 @@ def write(root: Path, width: int | None = None) -> str:
     problems = statistics.open_cells(runs, missing)
     style = figures.styles(definition)
     # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
-    drawn = [figures.draw(result, style, root / "figures") for result in found]
-    made = [tables.of_benchmark(result) for result in found]
+    drawn = [
+        [figures.draw(result, style, root / "figures"), measures.draw(result, style, root / "figures")]
+        for result in found
+    ]
+    made = [tables.of_benchmark(result) + [t for t in [measures.table(result)] if t] for result in found]
     lines = [f"# {definition.name}\n"] + ([f"{definition.description}\n"] if definition.description else [])
     lines += ["Cells without a result:\n", *(f"- {problem}" for problem in problems), ""] if problems else []
-    for result, some in zip(found, made, strict=True):
+    for result, some, files in zip(found, made, drawn, strict=True):
         lines.append(f"## {result.spec.name}\n")
-        lines.append(f"![{result.spec.name}](figures/{result.spec.name.replace(' ', '%20')}.png)\n")
+        for png, _ in filter(None, files):
+            lines.append(f"![{png.stem}](figures/{png.name.replace(' ', '%20')})\n")
         lines += [table.markdown() for table in some]
     record.write_whole(root / "leaderboard.md", "\n".join(lines))
     record.write_whole(root / "leaderboard.csv", tables.to_csv(found))
-    sections = [(some, svg) for some, (_, svg) in zip(made, drawn, strict=True)]
+    sections = [(some, [svg for _, svg in filter(None, files)]) for some, files in zip(made, drawn, strict=True)]
     record.write_whole(root / "report.html", page.render(definition, [run for _, run in runs], problems, sections))
     text = [table.text(width) for some in made for table in some]
     if problems:

@@ -27,7 +27,7 @@ WINDOW = 5  # rounds
 
 Style = tuple[str, str]  # colour, line style
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -54,13 +54,46 @@ def draw(result: BenchmarkResult, style: dict[str, Style], folder: Path) -> list
     Faint: the mean over seeds of each round. Solid: its centred running mean over 5 rounds (fewer at the ends).
     Shaded: the standard error over seeds of the running mean.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(_STYLE):
-        figure = _figure(result, style)
-        files = [folder / f"{result.spec.name}.png", folder / f"{result.spec.name}.svg"]
-        figure.savefig(files[0], dpi=160)
-        figure.savefig(files[1], metadata={"Date": None})
+    with mpl.rc_context(STYLE):
+        return save(_figure(result, style), folder / result.spec.name)
+
+
+def panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, as wide as three."""
+    figure = Figure(figsize=(11, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    FigureCanvasAgg(figure)
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def legend(figure: Figure, panel: Axes) -> None:
+    """The rows of a panel below the figure, if it has any."""
+    lines, names = panel.get_legend_handles_labels()
+    if lines:
+        columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
+        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Writes `path`.png and `path`.svg."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")]
+    figure.savefig(files[0], dpi=160)
+    figure.savefig(files[1], metadata={"Date": None})
     return files
+
+
+def band(axes: Axes, x: np.ndarray, values: np.ndarray, smooth: np.ndarray, style: Style, label: str) -> None:
+    """One row: faint the mean over seeds of `values`, solid that of `smooth`; shaded its standard error.
+
+    :param values: (seeds, rounds), as `smooth`; `x`: (rounds,).
+    """
+    color, dashes = style
+    axes.plot(x, values.mean(axis=0), color=color, linewidth=0.7, alpha=0.3)
+    axes.plot(x, smooth.mean(axis=0), color=color, linestyle=dashes, linewidth=1.8, label=label)
+    if len(values) > 1:
+        error = smooth.std(axis=0, ddof=1) / np.sqrt(len(values))
+        lower, upper = smooth.mean(axis=0) - error, smooth.mean(axis=0) + error
+        axes.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)
 
 
 def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
@@ -79,18 +112,16 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
     checkpoints = [first, last] if result.threshold is not None else result.checkpoints
     count = len(checkpoints) + (result.threshold is not None)
-    figure = Figure(figsize=(11 / 3 * count, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, count, squeeze=False)[0]
+    figure, axes = panels(count)
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
     if result.threshold is not None:
-        _panel(panels[0], result, style, lambda cell: cell.to_threshold)
-        panels[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
-        panels[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
-        panels[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
+        _panel(axes[0], result, style, lambda cell: cell.to_threshold)
+        axes[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
+        axes[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
+        axes[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
                            textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
-        panels[0].set_ylim(bottom=0)
-    for panel, checkpoint in zip(panels[-len(checkpoints) :], checkpoints, strict=True):
+        axes[0].set_ylim(bottom=0)
+    for panel, checkpoint in zip(axes[-len(checkpoints) :], checkpoints, strict=True):
         _panel(panel, result, style, _errors_at(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
@@ -100,14 +131,11 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
             panel.yaxis.set_minor_formatter(NullFormatter())
         else:
             panel.set_ylim(bottom=0)
-    for panel in panels:
+    for panel in axes:
         panel.set_xlabel("round")
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.margins(x=0.02)
-    lines, names = panels[0].get_legend_handles_labels()
-    if lines:
-        columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
-        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
+    legend(figure, axes[0])
     return figure
 
 
@@ -124,13 +152,6 @@ def _panel(
     for row in result.rows:
         if not row.cells:
             continue
-        color, dashes = style[row.row.name]
         values = np.array([curve(cell) for cell in row.cells.values()], dtype=float)  # (seeds, rounds)
         x = np.arange(1, values.shape[1] + 1)
-        smooth = running_mean(values)
-        axes.plot(x, values.mean(axis=0), color=color, linewidth=0.7, alpha=0.3)
-        axes.plot(x, smooth.mean(axis=0), color=color, linestyle=dashes, linewidth=1.8, label=row.row.name)
-        if len(values) > 1:
-            error = smooth.std(axis=0, ddof=1) / np.sqrt(len(values))
-            lower, upper = smooth.mean(axis=0) - error, smooth.mean(axis=0) + error
-            axes.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)
+        band(axes, x, values, running_mean(values), style[row.row.name], row.row.name)

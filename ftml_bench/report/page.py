@@ -41,13 +41,13 @@ summary { cursor: pointer; }
 
 
 def render(
-    definition: Definition, runs: list[Run], problems: list[str], sections: list[tuple[list[Table], Path]]
+    definition: Definition, runs: list[Run], problems: list[str], sections: list[tuple[list[Table], list[Path]]]
 ) -> str:
     """The page.
 
     :param runs: for provenance.
     :param problems: a line for every cell without a result.
-    :param sections: of each benchmark the tables (the results first) and the SVG figure.
+    :param sections: of each benchmark the tables (the results first) and the SVG figures.
     """
     parts = [
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(definition.name)}</title>',
@@ -58,9 +58,10 @@ def render(
     if problems:
         items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
         parts.append(f'<div class="warning">Cells without a result:<ul>{items}</ul></div>')
-    for tables, figure in sections:
+    for tables, figures in sections:
         results, *others = tables
-        parts.append(f"<h2>{escape(results.heading)}</h2>\n{_figure(figure, results.heading)}\n{_table(results)}")
+        drawn = "\n".join(_figure(figure, results.heading) for figure in figures)
+        parts.append(f"<h2>{escape(results.heading)}</h2>\n{drawn}\n{_table(results)}")
         parts += [f"<h3>{escape(table.heading)}</h3>\n{_table(table)}" for table in others]
     parts.append(f"<h2>How it was made</h2>\n{_provenance(definition, runs)}")
     text = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ftml_bench.curves import Threshold, datapoints_to_threshold
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
+from ftml_bench.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
 from ftml_bench.record import CurveRow, Run
 
 
@@ -33,6 +35,7 @@ class CellSummary:
     :param censored: whether γ was not reached. Without γ: empty.
     :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
     :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
+    :param measures: what else was measured: name (in `ftml_bench.measures.CURVES`) -> round -> value.
     """
 
     rounds: list[int]
@@ -42,6 +45,7 @@ class CellSummary:
     steps: int
     gradient_evaluations: int
     seconds: float
+    measures: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def half(self) -> int:
@@ -78,14 +82,17 @@ class RowResult:
     notes: list[str]
     batch_norm: str
 
-    def over_seeds(self, quantity: Callable[[CellSummary], float]) -> Estimate:
-        """A quantity of a cell, averaged over the finished seeds."""
-        return estimate(quantity(cell) for cell in self.cells.values())
+    def over_seeds(self, quantity: Callable[[CellSummary], float | None]) -> Estimate:
+        """A quantity of a cell, averaged over the finished seeds that have it."""
+        return estimate(value for cell in self.cells.values() if (value := quantity(cell)) is not None)
 
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """All that a leaderboard says of one benchmark. `rows` are in the definition's order."""
+    """All that a leaderboard says of one benchmark. `rows` are in the definition's order.
+
+    :param comparator: the row against which the regret is counted; None: none, or the regret is exact.
+    """
 
     spec: BenchmarkSpec
     threshold: Threshold | None  # None: a benchmark without γ, which is judged at its checkpoints alone
@@ -93,6 +100,7 @@ class BenchmarkResult:
     checkpoints: list[int]  # the last one is N
     seeds: tuple[int, ...]
     rows: list[RowResult]
+    comparator: str | None = None
 
     @property
     def gamma(self) -> str:
@@ -161,6 +169,29 @@ def open_cells(runs: list[tuple[Cell, Run]], missing: list[Cell]) -> list[str]:
     return lines + [f"{cell}: not run" for cell in missing]
 
 
+def measured(result: BenchmarkResult) -> dict[str, Measured]:
+    """The curves that any finished run of the benchmark has, by name."""
+    found = {name for row in result.rows for cell in row.cells.values() for name in cell.measures}
+    return {name: curve for name, curve in CURVES.items() if name in found}
+
+
+def halves(name: str, curve: Measured) -> dict[str, Callable[[CellSummary], float | None]]:
+    """How a curve becomes two numbers, "first_half" and "second_half": its mean over the rounds that have a value; of a
+    sum over rounds, the sum at the half's end. None where a run has none."""
+
+    def number(cell: CellSummary, start: int, end: int) -> float | None:
+        values = [cell.measures.get(name, {}).get(t) for t in cell.rounds[start:end]]
+        if curve.cumulative:
+            return values[-1] if values else None
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    return {
+        "first_half": lambda cell: number(cell, 0, cell.half),
+        "second_half": lambda cell: number(cell, cell.half, len(cell.rounds)),
+    }
+
+
 def _benchmark_result(
     spec: BenchmarkSpec, seeds: tuple[int, ...], runs: dict[Cell, Run], root: Path
 ) -> BenchmarkResult | None:
@@ -177,6 +208,8 @@ def _benchmark_result(
                 raise UsageError(f"{root / cell.folder / 'record.json'}: its {key!r} differs from the other runs'")
     rows = []
     for row in spec.rows:
+        if row.comparator:
+            continue
         cells = {
             cell.seed: _summary(run, threshold, checkpoints, root / cell.folder)
             for cell, run in finished.items()
@@ -189,7 +222,31 @@ def _benchmark_result(
         notes = _notes([(cell, runs.get(cell)) for cell in open_seeds], len(seeds))
         rows.append(RowResult(row, cells, notes, ", ".join(sorted(rules))))
     measure = "error" if first["metric"] == "accuracy" else first["metric"]
-    return BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows)
+    result = BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows)
+    comparators = [row.name for row in spec.rows if row.comparator]
+    for name in comparators[:1]:
+        losses = {
+            cell.seed: {row.round: row.loss for row in run.curve} for cell, run in finished.items() if cell.row == name
+        }
+        result = _against_comparator(result, name, losses)
+    return result
+
+
+def _against_comparator(result: BenchmarkResult, name: str, losses: dict[int, dict[int, float]]) -> BenchmarkResult:
+    """The result with the regret against a comparator's losses (seed -> round -> loss), where it is not exact."""
+    compared = False
+    rows = []
+    for row in result.rows:
+        cells = {}
+        for seed, cell in row.cells.items():
+            own, best = cell.measures.get(LOSS_OF_ROUND, {}), losses.get(seed, {})
+            if REGRET not in cell.measures and all(t in own and t in best for t in cell.rounds):
+                compared = True
+                regret = dict(zip(cell.rounds, accumulate(own[t] - best[t] for t in cell.rounds), strict=True))
+                cell = replace(cell, measures={**cell.measures, REGRET: regret})
+            cells[seed] = cell
+        rows.append(replace(row, cells=cells))
+    return replace(result, rows=rows, comparator=name if compared else None)
 
 
 def _summary(run: Run, threshold: Threshold | None, checkpoints: list[int], folder: Path) -> CellSummary:
@@ -220,6 +277,7 @@ def _summary(run: Run, threshold: Threshold | None, checkpoints: list[int], fold
         steps=run.curve[-1].steps,
         gradient_evaluations=run.curve[-1].gradient_evaluations,
         seconds=run.seconds,
+        measures=run.measures,
     )
 
 

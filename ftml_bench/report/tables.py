@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ftml_bench.report.statistics import BenchmarkResult, CellSummary, Estimate, RowResult, paired
+from ftml_bench.report.statistics import BenchmarkResult, CellSummary, Estimate, RowResult, halves, measured, paired
 
 NONE = "–"  # no number: no finished seed, or no standard error of one
 
@@ -188,9 +188,9 @@ def _halves(result: BenchmarkResult) -> str:
     return f" (rounds 1–{half} → {half + 1}–{rounds})" if half else ""
 
 
-def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], float]]:
-    """The columns of the table of results, as `to_csv` names them."""
-    efficiency: dict[str, Callable[[CellSummary], float]] = {
+def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], float | None]]:
+    """The columns of the tables of results and of what was measured, as `to_csv` names them."""
+    efficiency: dict[str, Callable[[CellSummary], float | None]] = {
         "datapoints_to_threshold_first_half": CellSummary.first_half,
         "datapoints_to_threshold_second_half": CellSummary.second_half,
         "fall": CellSummary.fall,
@@ -199,6 +199,11 @@ def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], fl
     return {
         **({} if result.threshold is None else efficiency),
         **{f"{result.measure}_at_{checkpoint}": _error_at(checkpoint) for checkpoint in result.checkpoints},
+        **{
+            f"{name.lower()}_{half}": value
+            for name, curve in measured(result).items()
+            for half, value in halves(name, curve).items()
+        },
         "steps": _steps,
         "gradient_evaluations": _gradient_evaluations,
         "seconds": _seconds,

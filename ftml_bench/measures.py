@@ -1,0 +1,55 @@
+"""What can be measured round by round beside loss and accuracy: names, titles, and how a curve is to be read.
+
+Pure Python: definitions are checked against it and reports use it. `ftml_bench.metrics.measure_metrics` makes the
+plugin metrics of a name; what they emit is recorded in a run's `measures.csv`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A curve over rounds.
+
+    :param title: for tables and figures.
+    :param cumulative: whether a round's value is a sum over all rounds so far.
+    :param note: a sentence that says what it is.
+    """
+
+    title: str
+    cumulative: bool
+    note: str
+
+
+REGRET = "Regret"
+LOSS_OF_ROUND = "Loss_Of_Round"
+ONLY_CLASS = "Called_The_Only_Class"
+
+# name of a measure -> the curves that it emits
+MEASURES: dict[str, dict[str, Measured]] = {
+    "regret": {
+        REGRET: Measured(
+            "regret",
+            True,
+            "Regret (equation 3): the summed losses of the rounds so far, less those of the best meta-learner in "
+            "hindsight.",
+        ),
+        LOSS_OF_ROUND: Measured(
+            "loss of the round",
+            False,
+            "Loss of the round: f_t(U_t(w_t)), with w_t as it was before any data of round t entered a training step.",
+        ),
+    },
+    "only_class": {
+        ONLY_CLASS: Measured(
+            "called the only class",
+            False,
+            "Called the only class: the share of a round's held-out data that is called the only class that has "
+            "arrived, after the round's first arrival. Without errors it is that class's own share.",
+        ),
+    },
+}
+
+CURVES: dict[str, Measured] = {name: curve for curves in MEASURES.values() for name, curve in curves.items()}

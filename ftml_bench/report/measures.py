@@ -1,0 +1,80 @@
+"""What was measured round by round beside loss and accuracy: a table, and a figure with a panel a measure."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from ftml_bench.measures import REGRET, Measured
+from ftml_bench.report import figures
+from ftml_bench.report.statistics import BenchmarkResult, RowResult, halves, measured
+from ftml_bench.report.tables import Table, plus_minus
+
+
+def table(result: BenchmarkResult) -> Table | None:
+    """Every measure of every row over the two halves of the rounds; None if nothing was measured."""
+    curves = measured(result)
+    if not curves:
+        return None
+    cell = next(cell for row in result.rows for cell in row.cells.values())
+    half, rounds = cell.half, len(cell.rounds)
+    rows = []
+    for row in result.rows:
+        numbers = [row.over_seeds(value) for name, curve in curves.items() for value in halves(name, curve).values()]
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        rows.append([row.row.name, *(f"{plus_minus(a, 3)} → {plus_minus(b, 3)}" for a, b in pairs)])
+    notes = [curve.note for curve in curves.values()]
+    if REGRET in curves and result.comparator:
+        notes.append(
+            f"The regret is an approximation: in the place of the best meta-learner in hindsight stands "
+            f"{result.comparator}, meta-trained on all {rounds} rounds. With more training it might be better, and of "
+            "fewer rounds it is not the best."
+        )
+    notes.append(
+        f"Mean over rounds 1–{half} → {half + 1}–{rounds}; of the regret, its value after {half} and after {rounds} "
+        "rounds. Means ± standard errors over seeds."
+    )
+    return Table(f"{result.spec.name}: round by round", ["strategy", *(c.title for c in curves.values())], rows, notes)
+
+
+def draw(result: BenchmarkResult, style: dict[str, figures.Style], folder: Path) -> list[Path]:
+    """Writes `<benchmark>-measures.png` and `.svg` into `folder`, if anything was measured.
+
+    Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line.
+    Other curves as in the other figures: faint as they are, solid their centred running mean. Shaded: standard error.
+    """
+    curves = measured(result)
+    if not curves:
+        return []
+    with mpl.rc_context(figures.STYLE):
+        figure, panels = figures.panels(len(curves))
+        for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+            for row in result.rows:
+                _curve(panel, row, name, curve, style[row.row.name])
+            title = curve.title + (" (approximate)" if name == REGRET and result.comparator else "")
+            panel.set(title=title[0].upper() + title[1:], ylabel=curve.title, xlabel="round")
+            if curve.cumulative:
+                panel.set_xscale("log", base=2)
+                panel.xaxis.set_major_formatter("{x:g}")
+            else:
+                panel.xaxis.get_major_locator().set_params(integer=True)
+                panel.set_ylim(bottom=0)
+        figures.legend(figure, panels[0])
+        return figures.save(figure, folder / f"{result.spec.name}-measures")
+
+
+def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, style: figures.Style) -> None:
+    cells = [cell for cell in row.cells.values() if name in cell.measures]
+    rows = [[cell.measures[name].get(t, math.nan) for t in cell.rounds] for cell in cells]
+    if not rows:
+        return
+    values = np.array(rows)  # (seeds, rounds); NaN where a round has no value
+    x = np.arange(1, values.shape[1] + 1)
+    known = ~np.isnan(values).any(axis=0)
+    x, values = x[known], values[:, known]
+    smooth = values if curve.cumulative else figures.running_mean(values)
+    figures.band(panel, x, values, smooth, style, row.row.name)
