@@ -10,6 +10,7 @@
 
 - :class:`RainbowMNIST`: MNIST under 56 colours, sizes and rotations (needs MNIST's files)
 - :class:`RainbowDigits`: the same on scikit-learn's small digits (needs no files)
+- :class:`ObjectPose`: where an object stands on a table, regression of rendered images (needs no files)
 - :class:`Sinusoids`: regression
 
 Each is an Avalanche benchmark with a `train_stream` and a `test_stream` (the same rounds' held-out data), a task label
@@ -19,8 +20,9 @@ a round, and its own defaults: `threshold`, `checkpoints`, `arrivals`, `criterio
 """
 
 from ftml_bench.benchmarks.arrivals import arrivals
+from ftml_bench.benchmarks.object_pose import ObjectPose
 from ftml_bench.benchmarks.rainbow_digits import RainbowDigits
 from ftml_bench.benchmarks.rainbow_mnist import RainbowMNIST
 from ftml_bench.benchmarks.sinusoids import Sinusoids
 
-__all__ = ["RainbowDigits", "RainbowMNIST", "Sinusoids", "arrivals"]
+__all__ = ["ObjectPose", "RainbowDigits", "RainbowMNIST", "Sinusoids", "arrivals"]

@@ -36,10 +36,12 @@ STRATEGIES = {
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
     "RainbowDigits": Entry("ftml_bench.benchmarks:RainbowDigits", "the same on scikit-learn's digits: no download"),
+    "ObjectPose": Entry("ftml_bench.benchmarks:ObjectPose", "where an object stands on a table: regression of images"),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
 }
 MODELS = {
     "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),
+    "PoseNet": Entry("ftml_bench.models:PoseNet", "convolutions, a spatial soft-argmax, two layers of 200"),
     "SinusoidMLP": Entry("ftml_bench.models:SinusoidMLP", "two hidden layers of 40"),
 }
 # kind -> (our own names, the group of entry points that adds to them)
