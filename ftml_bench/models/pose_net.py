@@ -49,7 +49,7 @@ class BiasTransformation(nn.Module):
 
 
 class PoseNet(nn.Sequential):
-    """The paper's network: 5x5 convolutions with stride 2, batch norm and ReLU, spatial soft-argmax, two layers, linear.
+    """The paper's network: 5x5 convolutions of stride 2, norm and ReLU, spatial soft-argmax, two layers, linear.
 
     Input (N, 3, image_size, image_size) float in [0, 1], output (N, 4): x, y, sin, cos (section 6.3).
 

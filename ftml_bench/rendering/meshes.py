@@ -9,6 +9,7 @@ from __future__ import annotations
 import lzma
 import tarfile
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def _faces(words: list[bytes], n_faces: int) -> NDArray[np.int64]:
         corners = [int(word) for word in words[at + 1 : at + 1 + int(words[at])]]
         if len(corners) != int(words[at]) or len(corners) < 3:
             raise ValueError(f"face {index} of {n_faces} is cut off")
-        triangles += [(corners[0], b, c) for b, c in zip(corners[1:], corners[2:], strict=False)]
+        triangles += [(corners[0], b, c) for b, c in pairwise(corners[1:])]
         at += 1 + len(corners)
     return np.array(triangles, dtype=np.int64)
 

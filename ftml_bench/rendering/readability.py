@@ -1,9 +1,10 @@
 """Can the azimuth of an object be read off its pictures? A score that does not depend on the object's size.
 
 The object is turned by 60 to 300 degrees, in steps of 15, and the change of the picture (root mean square) is divided
-by that which a movement of 0.05 makes; the score is the smallest median over poses and three cameras. Below 0.3 the object looks the same after some
-turn, and a loss of 0.25 in its azimuth can never be learned away; from 0.3 to 0.8 it is worth a look. (Divided by the
-median change over all turns a can would pass, because all its turns look alike.)
+by that which a movement of 0.05 makes. The median over poses and three cameras is taken, and the least over all turns
+is the score. Below 0.3 the object looks the same after some turn, and the loss cannot fall below 0.25 however well it
+is learned; from 0.3 to 0.8 it is worth a look. (Divided by the median change over all turns a can would pass, because
+all its turns look alike.)
 """
 
 from __future__ import annotations

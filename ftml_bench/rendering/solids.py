@@ -92,7 +92,7 @@ def _bar(start: Sequence[float], end: Sequence[float], thick: float) -> Part:
     side *= thick / 2 / np.linalg.norm(side)
     other = np.cross(along, side)
     ring = np.array([side + other, side - other, -side - other, -side + other])
-    vertices, faces = _prism([(0, 0), (1, 0), (1, 1), (0, 1)], 0, 1, 2)
+    _, faces = _prism([(0, 0), (1, 0), (1, 1), (0, 1)], 0, 1, 2)
     return np.concatenate([a + ring, b + ring]), faces
 
 

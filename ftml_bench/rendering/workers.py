@@ -88,20 +88,21 @@ class _Process:
 
     def __init__(self, folder: Path, renderer: str) -> None:
         self.renderer = renderer
-        self._log = tempfile.TemporaryFile(dir=folder)
+        self._log = folder / f"{id(self)}.txt"
         # The same ftml_bench as here, however this process has found it.
         place = str(Path(__file__).resolve().parents[2])
         code = f"import sys; sys.path.append({place!r}); from ftml_bench.rendering.worker import main; main()"
         # One thread each: there is a process a core. MuJoCo leaves its log in the folder that it runs in.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            cwd=folder,
-            env=environment,
-        )
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=folder,
+                env=environment,
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._orders: IO[bytes] = self._process.stdin
@@ -142,15 +143,14 @@ class _Process:
     def close(self) -> None:
         """End the process and let go of its streams."""
         self.kill()
-        for stream in (self._orders, self._answers, self._log):
+        for stream in (self._orders, self._answers):
             with suppress(OSError):  # what was still to be written to a process that is gone
                 stream.close()
 
     def _ended(self) -> str:
         code = self._process.wait(timeout=60)
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").split("\n")
+        lines = self._log.read_text(errors="replace").splitlines()
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         return f"a process that renders with {self.renderer!r} has ended ({how}): {last}"
 
