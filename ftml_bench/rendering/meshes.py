@@ -34,44 +34,50 @@ PASCAL3D_NUMBERS = {
 PASCAL3D_OBJECTS = tuple(f"{kind}/{number:02}" for kind, numbers in PASCAL3D_NUMBERS.items() for number in numbers)
 
 
-def read_pascal3d(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+def read_pascal3d(folder: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
     """The OFF files of some models, from `CAD.tar.xz` in `folder`, or from `CAD/` where it is unpacked.
 
     :param folder: `pascal3d` in the data folder. Nothing is written there.
-    :param names: such as "car/01".
+    :param names: such as "car/01"; None: all that are there.
     :return: name -> content.
     :raises UsageError: if models are missing, or the archive is damaged.
     """
-    wanted = {f"CAD/{name}.off": name for name in names}
-    archive = folder / "CAD.tar.xz"
+    wanted = None if names is None else set(names)
     if (folder / "CAD").is_dir():
         where = folder / "CAD"
-        found = {name: (folder / path).read_bytes() for path, name in wanted.items() if (folder / path).is_file()}
-    elif archive.is_file():
-        where = archive
-        found = _unpacked(archive, wanted)
+        paths = {_name_of(path.relative_to(folder).as_posix()): path for path in sorted(where.glob("*/*.off"))}
+        found = {name: path.read_bytes() for name, path in paths.items() if wanted is None or name in wanted}
+    elif (folder / "CAD.tar.xz").is_file():
+        where = folder / "CAD.tar.xz"
+        found = _unpacked(where, wanted)
     else:
         raise UsageError(
             f"the CAD models of PASCAL3D+ are not in {folder}: put CAD.tar.xz or the folder CAD there, name another "
             "data folder with --data or FTML_BENCH_DATA, or take objects 'solids', which need no files"
         )
-    if missing := [name for name in wanted.values() if name not in found]:
+    if missing := sorted((wanted or set()) - set(found)):
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise UsageError(f"{where} lacks {len(missing)} of {len(wanted)} models ({some}): fetch it again")
-    return found
+        raise UsageError(f"{where} lacks {len(missing)} of {len(wanted or ())} models ({some}): fetch it again")
+    return dict(sorted(found.items()))
 
 
-def _unpacked(archive: Path, wanted: dict[str, str]) -> dict[str, bytes]:
+def _name_of(path: str) -> str:
+    """ "car/01" of "CAD/car/01.off"; other paths stay what they are, which is no model's name."""
+    return path.removeprefix("CAD/").removesuffix(".off") if path.endswith(".off") else path
+
+
+def _unpacked(archive: Path, wanted: set[str] | None) -> dict[str, bytes]:
     found = {}
     try:
         # As a stream: an archive of this kind can only be read from its start.
         with tarfile.open(archive, "r|xz") as tar:
             for member in tar:
-                if member.name in wanted:
+                name = _name_of(member.name)
+                if member.isfile() and (wanted is None or name in wanted):
                     file = tar.extractfile(member)
                     assert file is not None
-                    found[wanted[member.name]] = file.read()
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, AssertionError) as error:
+                    found[name] = file.read()
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
         raise UsageError(f"{archive} is damaged ({error}): remove it and fetch it again") from error
     return found
 
@@ -99,7 +105,8 @@ def parse_off(content: bytes, name: str) -> Mesh:
     if not n_faces:
         raise UsageError(f"mesh {name} has no faces")
     if faces.min() < 0 or faces.max() >= n_vertices:
-        raise UsageError(f"mesh {name} is damaged: a face refers to vertex {faces.max()} of {n_vertices}")
+        wrong = faces.min() if faces.min() < 0 else faces.max()
+        raise UsageError(f"mesh {name} is damaged: a face refers to vertex {wrong} of {n_vertices}")
     return Mesh(vertices, faces)
 
 

@@ -27,12 +27,12 @@ def azimuth_score(mesh: Mesh, *, poses: int = 12, size: int = 64) -> tuple[float
     :param mesh: fitted, see :func:`~ftml_bench.rendering.scene.fitted`: its footprint's centre must be at the origin,
         or a symmetric object would trade azimuth for position.
     """
-    ratios = np.array([_ratios(mesh, camera, pose, size) for camera in CAMERAS for pose in _poses(poses)])
+    ratios = np.array([_ratios(mesh, camera, pose, size) for camera in CAMERAS for pose in spread_poses(poses)])
     scores = np.median(ratios, axis=0)
     return float(scores.min()), TURNS[int(scores.argmin())]
 
 
-def _poses(count: int) -> np.ndarray:
+def spread_poses(count: int) -> np.ndarray:
     """Places and azimuths that cover their ranges evenly: (count, 3), the same each time."""
     steps = np.arange(count)[:, None] * np.array([0.7548776662, 0.5698402910, 0.6180339887]) % 1
     return (2 * steps - 1) * [0.6, 0.6, math.pi]

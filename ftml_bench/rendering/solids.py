@@ -121,8 +121,8 @@ def _aeroplane(draw: Draw) -> list[Part]:
 
 
 def _bicycle(draw: Draw) -> list[Part]:
-    radius, base, thick = draw("radius", 0.2, 0.27), draw("base", 0.55, 0.65), draw("thick", 0.035, 0.055)
-    saddle, handle = draw("saddle", 0.45, 0.6), draw("handle", 0.55, 0.75)
+    radius, base, thick = draw("radius", 0.17, 0.28), draw("base", 0.52, 0.7), draw("thick", 0.03, 0.06)
+    saddle, handle = draw("saddle", 0.42, 0.65), draw("handle", 0.5, 0.8)
     front, back, pedal = -base / 2, base / 2, (0.0, draw("pedal", -0.02, 0.08), radius)
     top = (0.0, back - 0.2, saddle)
     head = (0.0, front + 0.08, handle - 0.05)
