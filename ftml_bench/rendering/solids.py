@@ -170,13 +170,11 @@ def _bus(draw: Draw) -> list[Part]:
 
 
 def _car(draw: Draw) -> list[Part]:
-    length, wide, high = draw("length", 0.9, 1.1), draw("wide", 0.38, 0.46), draw("high", 0.12, 0.17)
-    floor, radius = 0.07, draw("radius", 0.08, 0.11)
-    parts = [_block(0, 0, floor, wide, length, high, draw("taper", 0.9, 0.98))]
-    cabin, deep = draw("cabin", 0.06, 0.2), draw("deep", 0.3, 0.5)
-    parts.append(
-        _block(0, cabin, floor + high, wide * 0.9, deep, draw("cabin high", 0.12, 0.2), draw("slope", 0.6, 0.85))
-    )
+    length, wide, high = draw("length", 0.85, 1.1), draw("wide", 0.34, 0.5), draw("high", 0.1, 0.2)
+    floor, radius = draw("floor", 0.05, 0.1), draw("radius", 0.08, 0.13)
+    cabin, deep, tall = draw("cabin", 0.04, 0.22), draw("deep", 0.26, 0.55), draw("tall", 0.1, 0.26)
+    parts = [_block(0, 0, floor, wide, length, high, draw("taper", 0.86, 0.98))]
+    parts.append(_block(0, cabin, floor + high, wide * 0.9, deep, tall, draw("slope", 0.55, 0.9)))
     parts += [_wheel(s * wide / 2, y, radius, 0.07) for s in (-1, 1) for y in (-length * 0.3, length * 0.3)]
     if draw("spoiler", 0, 1) > 0.5:
         y = length / 2 - 0.05
@@ -204,13 +202,13 @@ def _chair(draw: Draw) -> list[Part]:
 
 
 def _motorbike(draw: Draw) -> list[Part]:
-    radius, base = draw("radius", 0.15, 0.2), draw("base", 0.6, 0.7)
+    radius, base = draw("radius", 0.13, 0.22), draw("base", 0.55, 0.75)
     front, back = -base / 2, base / 2
-    parts = [_wheel(0, front, radius, 0.08), _wheel(0, back, radius * draw("rear", 1.0, 1.2), 0.12)]
-    parts.append(_block(0, 0.02, radius * 0.6, 0.18, draw("engine", 0.25, 0.35), 0.2))
-    tank, handle = draw("tank", 0.1, 0.16), radius * 2 + draw("handle", 0.15, 0.3)
+    parts = [_wheel(0, front, radius, 0.08), _wheel(0, back, radius * draw("rear", 0.9, 1.3), draw("tyre", 0.08, 0.16))]
+    parts.append(_block(0, 0.02, radius * 0.6, draw("wide", 0.14, 0.26), draw("engine", 0.22, 0.38), 0.2))
+    tank, handle = draw("tank", 0.08, 0.18), radius * 2 + draw("handle", 0.1, 0.36)
     parts.append(_block(0, -0.08, radius * 0.6 + 0.2, 0.16, 0.26, tank, 0.7))
-    parts.append(_block(0, 0.2, radius * 0.6 + 0.2, 0.15, draw("seat", 0.3, 0.42), 0.07))
+    parts.append(_block(0, 0.2, radius * 0.6 + 0.2, 0.15, draw("seat", 0.26, 0.46), 0.07))
     parts.append(_bar((0, front, radius), (0, front + 0.14, handle), 0.05))
     parts.append(_bar((-0.2, front + 0.14, handle), (0.2, front + 0.14, handle), 0.04))
     if draw("screen", 0, 1) > 0.4:

@@ -21,14 +21,17 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from ftml_bench.errors import UsageError
+from ftml_bench.rendering import zbuffer
 from ftml_bench.rendering.worker import Task
 
 
 def version_of(renderer: str) -> str:
-    """What the renderer says of itself, asked in a process of its own: this one imports nothing of it.
+    """What the renderer says of itself; MuJoCo is asked in a process of its own, so that this one imports none of it.
 
     :raises UsageError: if it is not installed or cannot draw.
     """
+    if renderer == "zbuffer":
+        return zbuffer.version()
     with tempfile.TemporaryDirectory() as folder, _Process(Path(folder), renderer) as process:
         return process.ask(renderer)
 
