@@ -141,7 +141,8 @@ class ObjectPose(TaskStream):
     def label_text(self, label: Tensor) -> str:
         """A label for people: x, y, and the azimuth in degrees."""
         x, y, sine, cosine = label.tolist()
-        return f"{x:.1f} {y:.1f} {math.degrees(math.atan2(sine, cosine)):.0f}°"
+        # + 0.0: no minus before a zero
+        return f"{round(x, 1) + 0.0} {round(y, 1) + 0.0} {math.degrees(math.atan2(sine, cosine)):.0f}°"
 
 
 def labels_of(poses: Tensor) -> Tensor:
