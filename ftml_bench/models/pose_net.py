@@ -89,12 +89,13 @@ class PoseNet(nn.Sequential):
             for module in self:
                 if isinstance(module, TaskBatchNorm):
                     module.weight.requires_grad_(False)
-                elif isinstance(module, (nn.Conv2d, nn.Linear)):
-                    if isinstance(module, nn.Conv2d):
-                        nn.init.xavier_uniform_(module.weight)
-                    else:
-                        nn.init.normal_(module.weight, std=0.01)
-                    nn.init.zeros_(module.bias)
+                elif isinstance(module, nn.Conv2d):
+                    nn.init.xavier_uniform_(module.weight)
+                elif isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.01)
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias") and "norm" not in name:
+                    nn.init.zeros_(parameter)
 
 
 def _parts(layers: int, filters: int, hidden: int, authors: bool) -> OrderedDict[str, nn.Module]:

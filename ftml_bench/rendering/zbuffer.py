@@ -65,11 +65,10 @@ def _table(camera: Camera, side: int) -> tuple[NDArray[np.float32], NDArray[np.f
     centre = (np.arange(side) + 0.5 - side / 2) / scene.focal_length(side)
     right, up, forward = camera.axes
     rays = forward + centre[None, :, None] * right - centre[:, None, None] * up  # (row, column, 3)
-    down = rays[..., 2] < 0
-    distance = np.where(down, camera.position[2] / np.where(down, -rays[..., 2], 1), np.inf)[..., None]
-    point = np.where(down[..., None], camera.position + np.where(down[..., None], distance, 0) * rays, np.inf)
-    on_table = (np.abs(point[..., :2]) <= scene.TABLE_HALF).all(axis=-1)
-    in_dot = np.hypot(point[..., 0] - scene.DOT[0], point[..., 1] - scene.DOT[1]) <= scene.DOT_RADIUS
+    down = np.maximum(-rays[..., 2], 1e-9)  # a ray that does not go down meets the table's plane far away
+    x, y = np.moveaxis(camera.position[:2] + rays[..., :2] * (camera.position[2] / down)[..., None], -1, 0)
+    on_table = (np.abs(x) <= scene.TABLE_HALF) & (np.abs(y) <= scene.TABLE_HALF)
+    in_dot = np.hypot(x - scene.DOT[0], y - scene.DOT[1]) <= scene.DOT_RADIUS
     colour = np.where(in_dot[..., None], scene.DOT_COLOUR, scene.TABLE_COLOUR) * on_table[..., None]
     flat = (255 * colour).reshape(-1, 3).T.astype(np.float32)
     return flat * np.float32(scene.AMBIENT + scene.DIFFUSE * LIGHT[2]), flat * np.float32(scene.AMBIENT)
