@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ftml_bench.cli import main
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import cache, meshes, report, scene, workers, zbuffer
 from ftml_bench.rendering.meshes import PASCAL3D_OBJECTS, clean, parse_off, read_pascal3d
@@ -515,3 +516,17 @@ def test_times_and_scores_have_a_line_an_object(tmp_path, monkeypatch):
     assert lines[-1].startswith("zbuffer  solids")
     lines = list(report.scores(tmp_path))
     assert {line.split()[1] for line in lines if line.startswith("solids")} == {"car/01", "sofa/03"}
+
+
+def test_the_command_line_says_what_there_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FTML_BENCH_CACHE", str(tmp_path))
+    assert main(["data", "pose", "--data", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("solids: 50 made-up objects, built in\npascal3d: ")
+    assert main(["data", "ObjectPose", "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["mnist", "--time"], ["--scores"], ["pose", "--download"], ["poses"]])
+def test_what_the_data_command_does_not_have_is_one_line(arguments, capsys):
+    assert main(["data", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
