@@ -24,6 +24,7 @@ setup(
         "ftml_bench.leaderboards",
         "ftml_bench.metrics",
         "ftml_bench.models",
+        "ftml_bench.rendering",
         "ftml_bench.report",
         "ftml_bench.strategies",
     ],
@@ -41,6 +42,8 @@ setup(
         "torchvision>=0.19",
         "tqdm>=4.60",
     ],
+    # Beside it, a library to draw with: OSMesa (Debian, Ubuntu: libosmesa6) or EGL.
+    extras_require={"mujoco": ["mujoco>=3.3"]},
     entry_points={"console_scripts": ["ftml-bench = ftml_bench.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

@@ -13,6 +13,7 @@
 - :class:`FiveWayCIFAR100`: five-way tasks on CIFAR-100, one new class a round (needs its files, or strips of a part)
 - :class:`ColoredMNIST`: MNIST under a background colour a round, the data class by class
 - :class:`ColoredDigits`: the same on scikit-learn's small digits
+- :class:`ObjectPose`: where an object stands on a table, regression of rendered images (needs no files)
 - :class:`Sinusoids`: regression
 - :class:`LinearRegression`: convex regression whose best solutions, and so the regret, are known exactly
 
@@ -27,6 +28,7 @@ from ftml_bench.benchmarks.colored_digits import ColoredDigits
 from ftml_bench.benchmarks.colored_mnist import ColoredMNIST
 from ftml_bench.benchmarks.five_way_cifar100 import FiveWayCIFAR100
 from ftml_bench.benchmarks.linear_regression import LinearRegression
+from ftml_bench.benchmarks.object_pose import ObjectPose
 from ftml_bench.benchmarks.rainbow_digits import RainbowDigits
 from ftml_bench.benchmarks.rainbow_mnist import RainbowMNIST
 from ftml_bench.benchmarks.sinusoids import Sinusoids
@@ -36,6 +38,7 @@ __all__ = [
     "ColoredMNIST",
     "FiveWayCIFAR100",
     "LinearRegression",
+    "ObjectPose",
     "RainbowDigits",
     "RainbowMNIST",
     "Sinusoids",

@@ -19,12 +19,13 @@ from ftml_bench.errors import UsageError
 
 _SMALL = 7  # points
 _PANELS = 4  # curves side by side
+_TASK_NAMES = ("task_name", "transformation", "view")  # what an experience may call its task
 
 
 def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: int = 8, images: int = 10) -> None:
     """Draw the first datapoints of the first rounds as a PNG.
 
-    Streams of images: a line of images a round, its task named at the left, the class above each image. Regression of
+    Streams of images: a line of images a round, its task named at the left, the label above each image. Regression of
     one input: a panel a round, the datapoints on the curve of the held-out data. Linear regression: where each round's
     loss is least and how fast it grows.
 
@@ -40,7 +41,7 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     tests = list(benchmark.test_stream)[:rounds]
     shape = trains[0].stacked.x.shape[1:]
     if len(shape) == 3:
-        figure = _image_sheet(trains, images)
+        figure = _image_sheet(benchmark, trains, images)
     elif shape == (1,) and not trains[0].stacked.is_classification:
         figure = _curve_sheet(trains, tests, images)
     elif isinstance(benchmark, LinearRegression):
@@ -53,8 +54,10 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     FigureCanvasAgg(figure).print_png(str(file))
 
 
-def _image_sheet(rounds: Sequence[DatasetExperience], images: int) -> Figure:
-    figure = Figure(figsize=(1.6 + 0.45 * images, 0.4 + 0.6 * len(rounds)), dpi=110, layout="compressed")
+def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], images: int) -> Figure:
+    # Labels of several numbers need wider columns.
+    width = 0.45 if rounds[0].stacked.is_classification else 0.9
+    figure = Figure(figsize=(1.6 + width * images, 0.4 + (width + 0.15) * len(rounds)), dpi=110, layout="compressed")
     grid = figure.subplots(len(rounds), images, squeeze=False)
     for index, (experience, line) in enumerate(zip(rounds, grid, strict=True)):
         count = min(images, len(experience.stacked))
@@ -63,8 +66,8 @@ def _image_sheet(rounds: Sequence[DatasetExperience], images: int) -> Figure:
             axes.axis("off")
             if column < count:
                 axes.imshow(as_input(x[column]).permute(1, 2, 0).numpy())
-                axes.set_title(str(int(y[column])), fontsize=_SMALL, pad=1)
-        task = getattr(experience, "task_name", None) or getattr(experience, "transformation", "")
+                axes.set_title(benchmark.label_text(y[column]), fontsize=_SMALL, pad=1)
+        task = next((getattr(experience, n) for n in _TASK_NAMES if hasattr(experience, n)), "")
         line[0].text(
             -0.3,
             0.5,

@@ -14,7 +14,7 @@ from avalanche.benchmarks.utils import (
     TaskLabels,
 )
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
-from torch import nn
+from torch import Tensor, nn
 
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.errors import UsageError
@@ -90,6 +90,10 @@ class TaskStream(CLScenario):
     def model(self) -> nn.Module:
         """A new network for this benchmark; torch's random state decides its parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no model of its own")
+
+    def label_text(self, label: Tensor) -> str:
+        """A datapoint's label for people: its class, or its numbers."""
+        return str(int(label)) if label.dim() == 0 else " ".join(f"{number:.1f}" for number in label.tolist())
 
     def _stream(self, name: str, datasets: Sequence[StackedDataset]) -> EagerCLStream:
         # Avalanche leaves a new-style stream's benchmark unset, and some strategies read it.

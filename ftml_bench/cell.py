@@ -6,7 +6,7 @@ import inspect
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ def check(definition: Definition, data: str | None) -> None:
     :raises UsageError: for a setting that a constructor does not take, missing data, an unreachable checkpoint.
     """
     for spec in definition.benchmarks:
+        _prepare_benchmark(spec, definition.seeds, data)
         benchmark = _build_benchmark(spec, definition.seeds[0], data)
         _reachable_checkpoints(spec, benchmark)
         if _metric(spec, benchmark) == "accuracy" and not _has_classes(benchmark):
@@ -128,10 +129,25 @@ class _Measured(BaseLogger):
 
 def _build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
     cls = registry.load("benchmark", spec.benchmark)
+    return _construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+
+
+def _prepare_benchmark(spec: BenchmarkSpec, seeds: Sequence[int], data: str | None) -> None:
+    """Let a benchmark that renders its data do so for all seeds, on all cores, before cells share the cores."""
+    cls = registry.load("benchmark", spec.benchmark)
+    for seed in seeds if hasattr(cls, "prepare") else ():
+        _construct(cls.prepare, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+
+
+def _benchmark_settings(cls: type, spec: BenchmarkSpec, seed: int, data: str | None) -> dict[str, Any]:
     settings = {**spec.settings, "seed": seed}
     if data is not None and "root" in inspect.signature(cls).parameters:
         settings.setdefault("root", data)
-    return _construct(cls, settings, f"{spec.name}: {spec.benchmark}", hidden={"seed"})
+    return settings
+
+
+def _where(spec: BenchmarkSpec) -> str:
+    return f"{spec.name}: {spec.benchmark}"
 
 
 def _build_strategy(
@@ -189,7 +205,7 @@ def _build_optimizer(
     return optimizer, [] if then is None else [LearningRateAfter(**then)]
 
 
-def _construct(cls: type, settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
+def _construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
     """`cls(**settings)`; a keyword that it does not take, or a value that it refuses, is the user's to mend."""
     parameters = inspect.signature(cls).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
@@ -249,10 +265,11 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
     threshold = _or(spec.threshold, benchmark.threshold)
     arrivals = _or(spec.arrivals, benchmark.arrivals)
     cls = type(strategy)
-    constructor = {n: p.default for n, p in inspect.signature(cls).parameters.items() if n not in _GIVEN_BY_CELL}
-    settings = {**constructor, **_settings(cls, row, benchmark)}
     return {
         "benchmark": spec.benchmark,
+        "benchmark_settings": _plain({**_defaults(type(benchmark), {"seed", "root", "cache"}), **spec.settings}),
+        # with versions, where a stream renders its images: scores on two renderers must not be mixed
+        "renderer": getattr(benchmark, "renderer", None),
         "strategy": row.strategy,
         "rounds": len(benchmark.train_stream),
         "datapoints_per_round": len(benchmark.train_stream[0].dataset),
@@ -264,10 +281,19 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "steps": spec.steps,
         "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,
         "optimizer": row.optimizer,
-        # defaults included, as long as they are plain values
-        "settings": {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))},
+        "settings": _plain({**_defaults(cls, _GIVEN_BY_CELL), **_settings(cls, row, benchmark)}),
         "parameters": sum(p.numel() for p in strategy.model.parameters()),
     }
+
+
+def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
+    """The keywords of a constructor with their defaults."""
+    return {name: p.default for name, p in inspect.signature(cls).parameters.items() if name not in without}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that JSON can hold and that say something there."""
+    return {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))}
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -72,9 +72,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "data",
         _data,
         "say where data are looked for, check or fetch them, or draw a benchmark",
-        "ftml-bench data mnist --download; ftml-bench data RainbowDigits --sheet digits.png",
+        "ftml-bench data mnist --download; ftml-bench data pose; ftml-bench data RainbowDigits --sheet digits.png",
     )
-    data.add_argument("name", nargs="?", metavar="NAME", help="mnist or cifar100, or with --sheet a benchmark")
+    data.add_argument("name", nargs="?", metavar="NAME", help="mnist, cifar100, pose, or with --sheet a benchmark")
     data.add_argument("--download", action="store_true", help="fetch what is missing")
     data.add_argument(
         "--strips", type=Path, metavar="DIR", help="write the part of cifar100 that small leaderboards take as strips"
@@ -82,6 +82,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     data.add_argument("--sheet", metavar="FILE.png", help="draw the benchmark's first datapoints")
     data.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the benchmark drawn"
+    )
+    data.add_argument("--time", action="store_true", help="pose: images per CPU second of every renderer (minutes)")
+    data.add_argument(
+        "--scores", action="store_true", help="pose: how well the azimuth of every object can be read off its pictures"
     )
     data.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the stream that is drawn (default 0)")
     _add_data(data)
@@ -178,10 +182,14 @@ def _data(options: argparse.Namespace) -> int:
 
     if options.sheet:
         return _sheet(options)
+    if options.name == "pose":
+        return _pose(options)
+    if options.time or options.scores:
+        raise UsageError("--time and --scores are of the rendered data: ftml-bench data pose --time")
     if options.name not in (None, "mnist", "cifar100"):
         if options.name in registry.entries("benchmark"):
             raise UsageError(f"{options.name} is a benchmark: add --sheet FILE.png to draw it")
-        raise unknown("data set", options.name, ["mnist", "cifar100"])
+        raise unknown("data set", options.name, ["mnist", "cifar100", "pose"])
     if options.download and options.name is None:
         raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
     if options.strips and options.name != "cifar100":
@@ -219,6 +227,28 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pose(options: argparse.Namespace) -> int:
+    from ftml_bench.rendering import report
+
+    if options.download:
+        raise UsageError("pose has no files that can be fetched: its solids are built in, its CAD models are put there")
+    root = _data_root(options.data) / "pascal3d"
+    lines = report.state(root)
+    if options.scores:
+        lines = report.scores(root)
+    elif options.time:
+        lines = report.speed(root)
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
+def _data_root(data: str | None) -> Path:
+    from ftml_bench.benchmarks import mnist
+
+    return mnist.data_root(data)
+
+
 def _sheet(options: argparse.Namespace) -> int:
     import inspect
 
@@ -232,7 +262,7 @@ def _sheet(options: argparse.Namespace) -> int:
     benchmark_class = registry.load("benchmark", options.name)
     from ftml_bench.benchmarks.sheets import contact_sheet
 
-    settings = _key_values("--set", options.set)
+    settings = {**getattr(benchmark_class, "sheet_settings", {}), **_key_values("--set", options.set)}
     if "root" in inspect.signature(benchmark_class).parameters:
         settings = {"root": options.data, **settings}
     try:

@@ -43,6 +43,7 @@ BENCHMARKS = {
         "ftml_bench.benchmarks:ColoredMNIST", "MNIST on a new background colour each round, digit after digit"
     ),
     "ColoredDigits": Entry("ftml_bench.benchmarks:ColoredDigits", "the same on scikit-learn's digits: no download"),
+    "ObjectPose": Entry("ftml_bench.benchmarks:ObjectPose", "where an object stands on a table: regression of images"),
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
     "LinearRegression": Entry(
         "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"
@@ -51,6 +52,7 @@ BENCHMARKS = {
 MODELS = {
     "RainbowNet": Entry("ftml_bench.models:RainbowNet", "the paper's convolutional network"),
     "MultiHeadNet": Entry("ftml_bench.models:MultiHeadNet", "the same with a head of its own for every task"),
+    "PoseNet": Entry("ftml_bench.models:PoseNet", "convolutions, a spatial soft-argmax, two layers of 200"),
     "SinusoidMLP": Entry("ftml_bench.models:SinusoidMLP", "two hidden layers of 40"),
 }
 # kind -> (our own names, the group of entry points that adds to them)

@@ -8,7 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from ftml_bench.errors import UsageError
-from ftml_bench.models import MultiHeadNet, RainbowNet, SinusoidMLP, TaskBatchNorm
+from ftml_bench.models import (
+    BiasTransformation,
+    MultiHeadNet,
+    PoseNet,
+    RainbowNet,
+    SinusoidMLP,
+    SpatialSoftArgmax,
+    TaskBatchNorm,
+)
 
 
 def strides(model):
@@ -25,9 +33,9 @@ def maps(model, x):
     return shapes
 
 
-def conv_norm(model, name, x, stride, eps):
+def conv_norm(model, name, x, stride, eps, padding=1):
     parameters = dict(model.named_parameters())
-    x = F.conv2d(x, parameters[f"conv{name}.weight"], parameters.get(f"conv{name}.bias"), stride, padding=1)
+    x = F.conv2d(x, parameters[f"conv{name}.weight"], parameters.get(f"conv{name}.bias"), stride, padding)
     scale, offset = parameters[f"norm{name}.weight"], parameters[f"norm{name}.bias"]
     return F.batch_norm(x, None, None, scale, offset, training=True, eps=eps)
 
@@ -153,13 +161,102 @@ def test_an_unknown_variant_is_refused_with_the_nearest():
 
 
 def test_torchs_random_state_alone_decides_the_parameters():
-    for build in (RainbowNet, SinusoidMLP, lambda: RainbowNet(variant="authors")):
+    for build in (
+        RainbowNet,
+        SinusoidMLP,
+        PoseNet,
+        lambda: RainbowNet(variant="authors"),
+        lambda: PoseNet(variant="authors"),
+    ):
         states = []
         for seed in (0, 0, 1):
             torch.manual_seed(seed)
             states.append(torch.cat([p.detach().flatten() for p in build().parameters()]))
         assert torch.equal(states[0], states[1])
         assert not torch.equal(states[0], states[2])
+
+
+# -- pose
+
+
+def test_the_soft_argmax_finds_the_place_of_a_peak():
+    maps = torch.zeros(2, 3, 8, 5)
+    maps[0, 0, 6, 1] = maps[0, 1, 0, 4] = maps[1, 2, 7, 0] = 100
+    places = SpatialSoftArgmax()(maps)
+    assert places.shape == (2, 6)  # all columns, then all rows
+    torch.testing.assert_close(places[0, :2], torch.tensor([1 / 5 - 0.5, 4 / 5 - 0.5]))
+    torch.testing.assert_close(places[0, 3:5], torch.tensor([6 / 8 - 0.5, 0 / 8 - 0.5]))
+    torch.testing.assert_close(places[1, 2::3], torch.tensor([-0.5, 7 / 8 - 0.5]))
+    # a flat map: the mean of all places; two equal peaks: the middle between them
+    torch.testing.assert_close(places[0, 2::3], torch.tensor([2 / 5 - 0.5, 3.5 / 8 - 0.5]))
+    maps[1, 2, 7, 4] = 100
+    assert float(SpatialSoftArgmax()(maps)[1, 2]) == pytest.approx(2 / 5 - 0.5)
+
+
+def test_the_bias_transformation_appends_its_vector_to_every_row():
+    layer = BiasTransformation(3)
+    assert not layer.vector.any()
+    layer.vector.data = torch.tensor([1.0, 2.0, 3.0])
+    x = torch.rand(4, 2)
+    assert layer(x).tolist() == [[*row, 1.0, 2.0, 3.0] for row in x.tolist()]
+
+
+@pytest.mark.parametrize(("side", "expected"), [(64, (32, 16, 8, 4)), (125, (63, 32, 16, 8))])
+def test_the_pose_network_halves_its_maps(side, expected):
+    model = PoseNet(image_size=side)
+    assert strides(model) == [(2, 2)] * 4
+    assert maps(model, torch.rand(2, 3, side, side)) == [(n, n) for n in expected]
+    assert model(torch.rand(2, 3, side, side)).shape == (2, 4)
+    convolutions = 25 * 16 * (3 + 3 * 16) + 4 * 32
+    assert size(model) == convolutions + 32 * 200 + 200 * 200 + 2 * 400 + (200 * 4 + 4)
+
+
+def test_the_pose_network_computes_its_layers_written_out():
+    torch.manual_seed(0)
+    model = PoseNet(filters=3, hidden=6, image_size=33)
+    images = torch.rand(5, 3, 33, 33)
+    x = images
+    for i in (1, 2, 3, 4):
+        x = conv_norm(model, str(i), x, stride=2, eps=1e-5, padding=2).relu()
+    x = model.argmax(x)
+    for layer, norm in [(model.linear1, model.linear_norm1), (model.linear2, model.linear_norm2)]:
+        x = F.batch_norm(x @ layer.weight.T, None, None, norm.weight, norm.bias, training=True).relu()
+    expected = x @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_authors_pose_network_has_a_bias_transformation_and_no_norm_on_linear_layers():
+    torch.manual_seed(0)
+    model = PoseNet(variant="authors")
+    kinds = [type(module) for module in model]
+    assert kinds == [nn.Conv2d, TaskBatchNorm, nn.ReLU] * 4 + [SpatialSoftArgmax, BiasTransformation] + [
+        nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear,
+    ]  # fmt: skip
+    assert size(model) == (25 * 16 * 51 + 4 * 16) + 4 * 32 + 20 + (52 * 200 + 200) + (200 * 200 + 200) + (800 + 4)
+    assert model.transformation.vector.requires_grad
+    for module in model:
+        if isinstance(module, TaskBatchNorm):
+            assert (module.eps, module.weight.requires_grad, module.bias.requires_grad) == (1e-3, False, True)
+        elif isinstance(module, nn.Linear):
+            assert 0.009 < float(module.weight.detach().std()) < 0.011
+            assert not module.bias.any()
+        elif isinstance(module, nn.Conv2d):
+            bound = (6 / (25 * (module.in_channels + module.out_channels))) ** 0.5
+            assert 0.95 * bound < float(module.weight.detach().abs().max()) <= bound
+    assert model(torch.rand(3, 3, 64, 64)).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden": 0}, "hidden=0: expected a number of at least 1"),
+        ({"variant": "Authors"}, "did you mean 'authors'"),
+        ({"image_size": 16}, "image_size=16: 4 convolutions leave a single place of it, expected 17 or more"),
+    ],
+)
+def test_bad_settings_of_the_pose_network_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        PoseNet(**settings)
 
 
 # -- sinusoids

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ftml_bench.adaptation.inner_loop import InnerLoop, Parameters
 from ftml_bench.errors import UsageError
 from ftml_bench.models.norm import TaskBatchNorm, normalise
+from ftml_bench.models.pose_net import BiasTransformation, SpatialSoftArgmax
 
 
 class BatchedEngine(InnerLoop):
@@ -141,6 +142,17 @@ def _pool(layer: nn.Module, own: Parameters, x: Tensor, tasks: int, first: int |
     return layer(_merged(x))
 
 
+def _soft_argmax(layer: SpatialSoftArgmax, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
+    maps = _by_task(x, tasks)
+    return layer(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+
+def _bias_transformation(
+    layer: BiasTransformation, own: Parameters, x: Tensor, tasks: int, first: int | None
+) -> Tensor:
+    return torch.cat([x, own["vector"].unsqueeze(1).expand(-1, x.shape[1], -1)], dim=2)
+
+
 def _elementwise(layer: nn.Module, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
     return layer(x)
 
@@ -151,6 +163,8 @@ LAYERS: dict[type[nn.Module], Callable[..., Tensor]] = {
     TaskBatchNorm: _norm,
     nn.GroupNorm: _group_norm,
     nn.Flatten: _flatten,
+    SpatialSoftArgmax: _soft_argmax,
+    BiasTransformation: _bias_transformation,
     **dict.fromkeys([nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d], _pool),
     **dict.fromkeys(
         [
