@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -335,15 +336,19 @@ def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
         assert "censored" not in written
 
 
-def test_without_a_threshold_the_figure_has_a_panel_a_checkpoint(unjudged):
+def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudged):
     result = results(*_read(unjudged))[0]
     assert result.threshold is None
+    # One between the first and the last, as the paper's Figure 4 has.
+    for row in result.rows:
+        for cell in row.cells.values():
+            cell.errors[15] = [0.25] * 4
+    result = replace(result, checkpoints=[10, 15, 20])
     figure = figures._figure(result, figures.styles(definitions.load(str(unjudged / "leaderboard.yaml"))))
-    assert [panel.get_title() for panel in figure.axes] == [
-        "Error rate after 10 datapoints",
-        "Error rate after 20 datapoints",
-    ]
+    assert [panel.get_title() for panel in figure.axes] == [f"Error rate after {n} datapoints" for n in (10, 15, 20)]
     assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4
+    assert tables.of_benchmark(result)[1].columns == ["strategy", "error at 10", "error at 15", "error at 20"]
 
 
 def test_runs_with_and_without_a_threshold_are_not_mixed(unjudged):
