@@ -29,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parse(given)
         command: Callable[[argparse.Namespace], int] = options.function
-        return command(options)
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except UsageError as error:
         print(f"ftml-bench: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -110,10 +115,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
 
+    speed = add("speed", _speed, "time the engines against each other", "ftml-bench speed --repeats 5")
+    speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
+    speed.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (default 1)")
+
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in commands.choices:
         raise unknown("command", name, commands.choices)
-    return parser.parse_args(arguments)
+    options, extra = parser.parse_known_args(arguments)
+    for argument in extra:
+        if argument.startswith("-"):
+            raise unknown(f"option of {name}", argument, commands.choices[name]._option_string_actions)
+        raise UsageError(f"{name} takes no further argument {argument!r} (see ftml-bench {name} --help)")
+    return options
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +249,16 @@ def _run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     print(_report_text(options.folder), end="")
     _say_where(options.folder)
+    return 0
+
+
+def _speed(options: argparse.Namespace) -> int:
+    for name in ("repeats", "threads"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name}: expected a whole number of at least 1, got {getattr(options, name)}")
+    from ftml_bench import speed
+
+    print(speed.report(repeats=options.repeats, threads=options.threads))
     return 0
 
 

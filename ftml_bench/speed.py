@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation import ENGINES, make_engine
-from ftml_bench.models import RainbowNet, SinusoidMLP
+from ftml_bench.models import RainbowNet, SinusoidMLP, TaskBatchNorm
 
 TASKS, SUPPORT, QUERY, INNER_STEPS = 25, 10, 10, 5
 Gradient = Callable[[], list[Tensor]]
@@ -97,11 +97,9 @@ def _higher_alone(
 
 
 def _with_stock_norms(model: nn.Module) -> nn.Module:
-    """The same network with `nn.BatchNorm2d`, and the same first parameters."""
-    stock = nn.Sequential(
-        *(nn.BatchNorm2d(m.num_features) if isinstance(m, nn.modules.batchnorm._BatchNorm) else m for m in model)
-    )
-    return stock
+    """The same stack with `nn.BatchNorm2d`, and the same first parameters."""
+    layers = model.children()
+    return nn.Sequential(*(nn.BatchNorm2d(m.num_features) if isinstance(m, TaskBatchNorm) else m for m in layers))
 
 
 def _agree(name: str, gradients: dict[str, Gradient]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
@@ -50,6 +50,12 @@ class Learner(SupervisedTemplate):
     """
 
     BATCH_NORM_RULES: tuple[str, ...] = ("support", "transductive")
+
+    model: nn.Module
+    mbatch: list[Tensor]
+    mb_output: Tensor
+    loss: Tensor
+    dataloader: Iterable[list[Tensor]]
 
     def __init__(self, *, steps: int | None, update_size: int, batch_norm: str, seed: int, **avalanche) -> None:
         if steps is not None and steps < 1:

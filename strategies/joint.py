@@ -48,8 +48,8 @@ class JointLearner(Learner):
             return [x, y, torch.tensor(each)]
         if self.batch_norm == "running":
             equal_tasks = self.draw == "tasks"
-            (x, y), labels = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
-            return [x, y, torch.tensor(labels)]
+            (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
+            return [x, y, torch.tensor(of_points)]
         chosen = [rounds[i] for i in torch.randint(len(rounds), (self._groups,), generator=self.rng).tolist()]
         x, y = self.buffer.groups(chosen, self.group_size, self.rng)
         labels = torch.tensor([self.buffer.rounds[number].task_label for number in chosen])

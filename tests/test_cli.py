@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -97,16 +96,6 @@ def test_it_answers_without_torch(command):
     modules = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert not modules & {"torch", "avalanche", "matplotlib", "numpy"}
     assert "argparse" in modules
-
-
-@pytest.mark.parametrize(("command", "seconds"), [("--help", 0.5), ("list", 1.0)])
-def test_it_answers_at_once(command, seconds):
-    times = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "ftml_bench.cli", command], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < seconds
 
 
 def test_list_names_everything_with_a_line(capsys):
@@ -222,7 +211,8 @@ def test_run_takes_module_and_class(tmp_path):
         ("", "required: COMMAND"),
         ("leaderboard quik", "unknown leaderboard 'quik': did you mean 'quick'?"),
         ("leaderboard no/such.yaml", "cannot read the definition no/such.yaml"),
-        ("leaderboard quick --sedes 1", "unrecognized arguments: --sedes"),
+        ("leaderboard quick --sedes 1", "unknown option of leaderboard '--sedes': did you mean '--seeds'?"),
+        ("list extra", "list takes no further argument 'extra'"),
         (
             "leaderboard quick --seeds 1,x",
             "argument --seeds: expected whole numbers with commas between them, got '1,x'",
@@ -294,3 +284,11 @@ def test_the_console_script_is_installed():
     script = os.path.join(os.path.dirname(sys.executable), "ftml-bench")
     done = subprocess.run([script, "leaderbord"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_reader_that_had_enough_is_no_error():
+    command = f"{sys.executable} -m ftml_bench.cli list | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "leaderboards:\n"
+    assert not done.stderr
+    assert done.returncode == 0

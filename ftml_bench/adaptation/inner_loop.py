@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-Parameters = dict[str, Tensor]
+Parameters = Mapping[str, Tensor]
 BATCH_NORM_RULES = ("support", "transductive")
 
 
@@ -21,6 +21,8 @@ class Engine(Protocol):
     """What computes "adapt, then predict" and its exact derivative."""
 
     name: str
+    inner_steps: int
+    second_order: bool
 
     def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
         """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
@@ -32,7 +34,7 @@ class Engine(Protocol):
         """
         ...
 
-    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> Parameters:
+    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> dict[str, Tensor]:
         """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
 
         :param x: (N, *input), y: (N, *target).
@@ -82,7 +84,7 @@ class InnerLoop:
         # Without norm layers the support rows would ride along in the query's forward pass for nothing.
         self.query_needs_support = batch_norm == "support" and has_norm(self.model)
 
-    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> Parameters:
+    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         return update_procedure(
             self.model,
@@ -134,7 +136,7 @@ def update_procedure(
     steps: int,
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     adapted: list[str],
-) -> Parameters:
+) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
     Neither `model`, nor `parameters`, nor any buffer changes.

@@ -29,5 +29,5 @@ class LoopEngine(InnerLoop):
                 fast[name] = fast[name] - self.inner_lr * gradient
         return self._query_outputs(partial(self._call, fast), x, query_x)
 
-    def _call(self, parameters: Parameters, x: Tensor) -> Tensor:
+    def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.model, parameters, (x,))

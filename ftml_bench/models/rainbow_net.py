@@ -56,12 +56,11 @@ class RainbowNet(Stack):
             head = self[-1]
             nn.init.normal_(head.weight)
             nn.init.zeros_(head.bias)
-            for module in self:
-                if isinstance(module, TaskBatchNorm):
-                    module.weight.requires_grad_(False)
-                elif isinstance(module, nn.Conv2d):
-                    nn.init.xavier_uniform_(module.weight)
-                    nn.init.zeros_(module.bias)
+            for name, parameter in self.named_parameters():
+                if name.startswith("norm") and name.endswith("weight"):
+                    parameter.requires_grad_(False)
+                elif name.startswith("conv"):
+                    (nn.init.xavier_uniform_ if name.endswith("weight") else nn.init.zeros_)(parameter)
         else:
             raise unknown("variant of RainbowNet", variant, ["paper", "authors"])
 
