@@ -109,7 +109,8 @@ def _quadratic_sheet(benchmark: LinearRegression, rounds: int) -> Figure:
         values, vectors = torch.linalg.eigh(benchmark.A[index, :2, :2])
         x, y = benchmark.optima[index, :2, None] + vectors @ ((0.02 / values).sqrt()[:, None] * circle)
         axes.plot(x.numpy(), y.numpy(), linewidth=0.8, color="tab:gray")
-        axes.annotate(str(index), benchmark.optima[index, :2].tolist(), fontsize=_SMALL, ha="center", va="center")
+        at_x, at_y = benchmark.optima[index, :2].tolist()
+        axes.text(at_x, at_y, str(index), fontsize=_SMALL, ha="center", va="center")
     for name, w, color in (("joint", benchmark.w_joint(), "tab:red"), ("MAML", benchmark.w_maml(), "tab:blue")):
         axes.plot(*w[:2].tolist(), "x", color=color, label=f"w*_{name} of all {len(benchmark.A)} rounds")
     axes.set_aspect("equal", adjustable="datalim")

@@ -42,10 +42,10 @@ class JointLearner(Learner):
     def _draw(self) -> list[Tensor]:
         rounds = self._rounds()
         if self.draw == "all":
-            (x, y), labels = self.buffer.everything(rounds)
+            (x, y), each = self.buffer.everything(rounds)
             if self._groups > 1 and len(x) != self._groups * len(self.buffer.rounds[rounds[0]]):
                 raise ValueError('draw="all" in groups needs rounds of equal size')
-            return [x, y, torch.tensor(labels)]
+            return [x, y, torch.tensor(each)]
         if self.batch_norm == "running":
             equal_tasks = self.draw == "tasks"
             (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)

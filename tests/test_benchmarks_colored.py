@@ -88,6 +88,11 @@ class TestColoredDigits:
             assert len(set(sources)) == 1390
             assert not held_out & set(sources)
 
+    def test_every_round_draws_anew(self, digits):
+        drawn = [frozenset(e.sources.tolist()) for e in digits.train_stream]
+        assert len(set(drawn)) == 4
+        assert all(torch.equal(e.sources, digits.test_stream[0].sources) for e in digits.test_stream)
+
     def test_seeds(self):
         def of(**arguments):
             stream = ColoredDigits(images_per_round=20, held_out_per_round=10, **arguments).train_stream

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ftml_bench.definition import Definition
 from ftml_bench.report.statistics import BenchmarkResult, CellSummary
@@ -133,7 +133,7 @@ def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
             panel.set_ylim(bottom=0)
     for panel in axes:
         panel.set_xlabel("round")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         panel.margins(x=0.02)
     legend(figure, axes[0])
     return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from ftml_bench.measures import REGRET, Measured
 from ftml_bench.report import figures
@@ -61,7 +62,7 @@ def draw(result: BenchmarkResult, style: dict[str, figures.Style], folder: Path)
                 panel.set_xscale("log", base=2)
                 panel.xaxis.set_major_formatter("{x:g}")
             else:
-                panel.xaxis.get_major_locator().set_params(integer=True)
+                panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
                 panel.set_ylim(bottom=0)
         figures.legend(figure, panels[0])
         return figures.save(figure, folder / f"{result.spec.name}-measures")
