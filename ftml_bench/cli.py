@@ -134,7 +134,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise unknown("command", name, commands.choices)
     options, extra = parser.parse_known_args(arguments)
     for argument in extra:
-        if argument.startswith("-"):
+        if name is not None and argument.startswith("-"):
             raise unknown(f"option of {name}", argument, commands.choices[name]._option_string_actions)
         raise UsageError(f"{name} takes no further argument {argument!r} (see ftml-bench {name} --help)")
     return options

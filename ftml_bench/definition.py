@@ -297,7 +297,7 @@ def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:
 
 
 def _row_to_dict(row: Row) -> dict[str, Any]:
-    own = {} if row.model is None else {"model": row.model}
+    own: dict[str, Any] = {} if row.model is None else {"model": row.model}
     if row.comparator:
         own["comparator"] = True
     return {"strategy": row.strategy, "optimizer": row.optimizer, **own, **row.settings}
