@@ -81,7 +81,7 @@ def _table(table: Table) -> str:
 
 def _figure(file: Path, title: str) -> str:
     data = base64.b64encode(file.read_bytes()).decode()
-    shown = "what was measured" if file.stem.endswith("-measures") else "datapoints to γ and error"
+    shown = "what was measured" if file.stem.endswith("-measures") else "how fast each round is learned,"
     alt = f"{title}: {shown} over rounds"
     return f'<div class="scroll"><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{data}"></div>'
 
