@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ftml_bench.rendering.meshes import PASCAL3D_OBJECTS, clean, parse_off, read
 from ftml_bench.rendering.scene import Camera, Mesh, fitted
 from ftml_bench.rendering.solids import SOLIDS, solid
 from ftml_bench.rendering.worker import Task
-from ftml_bench.rendering.workers import render_tasks, version_of
+from ftml_bench.rendering.workers import render_tasks, usable_cores, version_of
 from ftml_bench.seeding import generator
 
 OBJECTS = {"solids": SOLIDS, "pascal3d": PASCAL3D_OBJECTS}
@@ -207,10 +208,13 @@ class _Plan:
         """The pictures of all rounds, (rounds * N, 3, size, size), from the cache; rendered where it lacks them."""
         n = len(self.poses[0])
         images = np.empty((len(self.views) * n, 3, self.size, self.size), dtype=np.uint8)
-        lacking = [t for t in range(len(self.views)) if not self._read(t, images[t * n : (t + 1) * n])]
+        pieces = np.split(images, len(self.views))
+        with ThreadPoolExecutor(usable_cores()) as pool:  # most of it is unpacking, which lets other threads run
+            there = list(pool.map(self._read, range(len(pieces)), pieces))
+        lacking = [t for t, found in enumerate(there) if not found]
         self.render(lacking)
         for t in lacking:
-            if not self._read(t, images[t * n : (t + 1) * n]):
+            if not self._read(t, pieces[t]):
                 raise UsageError(f"the cache {self.files[t]} was written and cannot be read back")
         return images
 

@@ -178,6 +178,9 @@ def test_one_seed_one_stream(benchmark, tmp_path):
     again = ObjectPose(cache=tmp_path, **SMALL)  # rendered anew
     assert torch.equal(torch.get_rng_state(), before)
     assert fingerprint(again) == fingerprint(benchmark)
+    assert _view(0, "car/01", 0) != _view(1, "car/01", 0)
+    assert not np.isin(*(object_pose._poses(seed, "car/01", 0, "train", 9) for seed in (0, 1))).any()
+    assert _tasks(0, SOLIDS) != _tasks(1, SOLIDS)
     other = ObjectPose(seed=1, **SMALL)
     for a, b in zip(benchmark.train_stream, other.train_stream, strict=True):
         assert a.view.camera != b.view.camera

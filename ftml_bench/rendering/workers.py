@@ -68,7 +68,7 @@ def render_tasks(tasks: Sequence[Task], *, progress: bool | None = None) -> None
                         failures.append(error)
                     stop.set()
 
-        count = min(_usable_cores(), len(tasks))
+        count = min(usable_cores(), len(tasks))
         processes = [stack.enter_context(_Process(Path(folder), tasks[0].renderer)) for _ in range(count)]
         threads = [threading.Thread(target=serve, args=(process,)) for process in processes]
         try:
@@ -162,7 +162,8 @@ def _hidden(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container or under taskset
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
