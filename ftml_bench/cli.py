@@ -363,7 +363,7 @@ def _usable_cores() -> int:
 
 def _key_values(option: str, texts: list[str]) -> dict[str, Any]:
     """{"rounds": 10} of ["rounds=10"]: values are read as in a definition."""
-    from ftml_bench.definition import parse_yaml
+    from ftml_bench.values import parse_yaml
 
     values: dict[str, Any] = {}
     for text in texts:

@@ -8,6 +8,7 @@ import yaml
 from ftml_bench import definition as definitions
 from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
+from ftml_bench.values import parse_yaml
 
 TEXT = """
 name: small
@@ -37,7 +38,7 @@ benchmarks:
 
 def content(**changes):
     """The definition above as plain values, changed at "a.b.c" = value (None: taken away)."""
-    values = definitions.parse_yaml(TEXT, "test")
+    values = parse_yaml(TEXT, "test")
     for path, value in changes.items():
         *folders, last = path.split("/")
         place = values
@@ -109,7 +110,7 @@ def test_cells_are_benchmark_by_row_by_seed():
 
 def test_the_plain_form_loads_again_and_has_the_same_hash():
     small = from_dict(content(), "test")
-    again = from_dict(definitions.parse_yaml(yaml.safe_dump(small.to_dict(), sort_keys=False), "again"), "again")
+    again = from_dict(parse_yaml(yaml.safe_dump(small.to_dict(), sort_keys=False), "again"), "again")
     assert again == small
     assert again.hash == small.hash
 
