@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftml_bench.benchmarks.mnist import data_root
+from ftml_bench.benchmarks.data import data_root
 from ftml_bench.errors import UsageError
 
 # The fine labels' names; a class is its place here.
@@ -60,7 +60,7 @@ def read_cifar100(split: str, *, subset: bool = False, root: str | os.PathLike[s
     by its MD5. The subset is read from the strips in `cifar-100-subset`, else from the whole set.
 
     :param subset: only the first images of each class.
-    :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+    :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: (100, N, 3, 32, 32) uint8: the N images of each class in file order. N = 500 or 100; subset: 120 or 40.
     :raises UsageError: if files are missing or damaged.
     """
@@ -92,7 +92,7 @@ def _checked(images: Tensor, split: str, origin: str, mend: str) -> Tensor:
 def download(root: str | os.PathLike[str] | None = None) -> Path:
     """Fetch the whole set into the data folder (by torchvision) unless it is there, and check it.
 
-    :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+    :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: the folder that the files are in.
     :raises UsageError: if it cannot be fetched, or what is there is damaged.
     """

@@ -19,7 +19,7 @@ def write_strips(folder: Path, root: str | os.PathLike[str] | None = None) -> Pa
     """Write the strips into a data folder, from the whole set, and check them by reading them.
 
     :param folder: the data folder to write to; `cifar-100-subset` is made in it. Strips that lie there are replaced.
-    :param root: the data folder that has the whole set, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+    :param root: the data folder that has the whole set, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: the folder of the strips.
     :raises UsageError: if CIFAR-100 is missing or damaged, or `folder` cannot be written to.
     """

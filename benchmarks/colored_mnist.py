@@ -47,7 +47,7 @@ class ColoredMNIST(TaskStream):
         :param images_per_round: datapoints of each round, a multiple of 10; the rarest digit has 5,421 images.
         :param held_out_per_round: held-out images of each round, a multiple of 10; the rarest digit has 892.
         :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
-        :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+        :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :raises UsageError: for arguments outside these ranges, or if MNIST is missing or damaged.
         """
         seed = check_int("seed", seed)

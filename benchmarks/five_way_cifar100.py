@@ -60,7 +60,7 @@ class FiveWayCIFAR100(TaskStream):
         :param companions: "earlier": drawn from the classes that earlier rounds or the warm-up brought; "all":
             uniformly from the 99 others, so that a class may be a companion before it is the new one.
         :param subset: only the first 120 training and 40 test images of each class (27 MB of strips will do).
-        :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+        :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :raises UsageError: for arguments outside these ranges, or if CIFAR-100 is missing or damaged.
         """
         seed = check_int("seed", seed)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ftml_bench.benchmarks.data import data_root
 from ftml_bench.errors import UsageError
 
 TRAIN_IMAGES = 60_000
@@ -43,23 +44,12 @@ _FILES = {
 }
 
 
-def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that data sets are in: `root`, else `FTML_BENCH_DATA`, else `ftml-bench` in the user's cache folder.
-
-    The cache folder is `XDG_CACHE_HOME`, else `~/.cache`. A variable set to nothing counts as unset.
-    """
-    given = root or os.environ.get("FTML_BENCH_DATA")
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ftml-bench"
-
-
 def read_mnist(split: str, root: str | os.PathLike[str] | None = None) -> tuple[Tensor, Tensor]:
     """The images and labels of 'train' or 'test', in file order.
 
     Files are looked for in `MNIST/raw` of the data folder; one that lies there unpacked is preferred to its `.gz`.
 
-    :param root: the data folder, see :func:`data_root`.
+    :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: (N, 28, 28) uint8 grey values and (N,) int64 labels, N = 60,000 or 10,000.
     :raises UsageError: if files are missing or damaged.
     """
@@ -72,7 +62,7 @@ def read_mnist(split: str, root: str | os.PathLike[str] | None = None) -> tuple[
 def download(root: str | os.PathLike[str] | None = None) -> Path:
     """Fetch MNIST into the data folder (by torchvision) unless it is there, and check it.
 
-    :param root: the data folder, see :func:`data_root`.
+    :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: the folder that the files are in.
     :raises UsageError: if it cannot be fetched, or what is there is damaged.
     """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ftml_bench.benchmarks.checks import check_int
-from ftml_bench.benchmarks.mnist import data_root
+from ftml_bench.benchmarks.data import data_root
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream, carry
 from ftml_bench.errors import UsageError, unknown
@@ -88,7 +88,7 @@ class ObjectPose(TaskStream):
         :param objects: "solids", 50 made-up ones that need no files, or "pascal3d", 50 CAD models from
             `pascal3d/CAD.tar.xz` in the data folder.
         :param renderer: "zbuffer" (NumPy) or "mujoco" (optional: `pip install 'ftml-bench[mujoco]'` and OSMesa).
-        :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+        :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :param cache: where rendered pictures are kept, see :func:`~ftml_bench.rendering.cache.cache_root`.
         :raises UsageError: for arguments outside these ranges, if meshes are missing or damaged, if the renderer is not
             installed or cannot draw, or if the cache cannot be written.

@@ -41,7 +41,7 @@ class RainbowMNIST(TaskStream):
         :param images_per_round: datapoints of each round; rounds x images_per_round is 60,000 at most.
         :param held_out_per_round: held-out images of each round; rounds x held_out_per_round is 10,000 at most.
         :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
-        :param root: the data folder, see :func:`~ftml_bench.benchmarks.mnist.data_root`.
+        :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :raises UsageError: for arguments outside these ranges, or if MNIST is missing or damaged.
         """
         seed = check_int("seed", seed)

@@ -194,9 +194,9 @@ def _data(options: argparse.Namespace) -> int:
         raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
     if options.strips and options.name != "cifar100":
         raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
-    from ftml_bench.benchmarks import cifar100, mnist
+    from ftml_bench.benchmarks import cifar100, data, mnist
 
-    print(f"data are looked for in {mnist.data_root(options.data)}")
+    print(f"data are looked for in {data.data_root(options.data)}")
     if options.download:
         {"mnist": mnist, "cifar100": cifar100}[options.name].download(options.data)
     if options.strips:
@@ -228,11 +228,12 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _pose(options: argparse.Namespace) -> int:
+    from ftml_bench.benchmarks.data import data_root
     from ftml_bench.rendering import report
 
     if options.download:
         raise UsageError("pose has no files that can be fetched: its solids are built in, its CAD models are put there")
-    root = _data_root(options.data) / "pascal3d"
+    root = data_root(options.data) / "pascal3d"
     lines = report.state(root)
     if options.scores:
         lines = report.scores(root)
@@ -241,12 +242,6 @@ def _pose(options: argparse.Namespace) -> int:
     for line in lines:
         print(line, flush=True)
     return 0
-
-
-def _data_root(data: str | None) -> Path:
-    from ftml_bench.benchmarks import mnist
-
-    return mnist.data_root(data)
 
 
 def _sheet(options: argparse.Namespace) -> int:

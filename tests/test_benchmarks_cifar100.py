@@ -18,7 +18,7 @@ from PIL import Image
 from ftml_bench.benchmarks import cifar100
 from ftml_bench.benchmarks.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, download, read_cifar100, strip_file
 from ftml_bench.benchmarks.cifar100_strips import write_strips
-from ftml_bench.benchmarks.mnist import data_root
+from ftml_bench.benchmarks.data import data_root
 from ftml_bench.cli import main
 from ftml_bench.errors import UsageError
 

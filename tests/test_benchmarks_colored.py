@@ -9,7 +9,8 @@ import torch
 
 from ftml_bench.benchmarks import ColoredDigits, ColoredMNIST, RainbowDigits, arrivals
 from ftml_bench.benchmarks.colored import _cielab, palette
-from ftml_bench.benchmarks.mnist import data_root, read_mnist
+from ftml_bench.benchmarks.data import data_root
+from ftml_bench.benchmarks.mnist import read_mnist
 from ftml_bench.benchmarks.rainbow_digits import read_digits
 from ftml_bench.benchmarks.transforms import resize
 from ftml_bench.errors import UsageError

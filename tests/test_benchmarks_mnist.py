@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from ftml_bench.benchmarks import mnist
-from ftml_bench.benchmarks.mnist import data_root, download, read_mnist
+from ftml_bench.benchmarks.data import data_root
+from ftml_bench.benchmarks.mnist import download, read_mnist
 from ftml_bench.errors import UsageError
 
 NAMES = {
