@@ -43,7 +43,7 @@ setup(
         "tqdm>=4.60",
     ],
     # Beside it, a library to draw with: OSMesa (Debian, Ubuntu: libosmesa6) or EGL.
-    extras_require={"mujoco": ["mujoco>=3.3"]},
+    extras_require={"mujoco": ["mujoco>=3.3.3"]},
     entry_points={"console_scripts": ["ftml-bench = ftml_bench.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

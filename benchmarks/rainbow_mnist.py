@@ -1,4 +1,4 @@
-"""Rainbow MNIST (Finn et al. 2019, section 5.1): MNIST under 56 colours, sizes and rotations, one a round."""
+"""Rainbow MNIST (Finn et al. 2019, section 6.1): MNIST under 56 colours, sizes and rotations, one a round."""
 
 from __future__ import annotations
 

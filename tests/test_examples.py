@@ -1,33 +1,142 @@
-"""The examples run as they stand, on less data, and the README shows them as they are."""
+"""The examples run as they stand, on less data, and are shown as they are."""
 
 import re
 import runpy
+import sys
 from functools import partial
 from pathlib import Path
 
+import avalanche.benchmarks
+import matplotlib as mpl
 import pytest
+import torch
+from avalanche.benchmarks import nc_benchmark
+from avalanche.benchmarks.utils import as_classification_dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import TensorDataset
 
 import ftml_bench.benchmarks
+from ftml_bench import registry
+from ftml_bench.benchmarks.stream import TaskStream
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def test_the_first_example_runs(monkeypatch, tmp_path, capsys):
-    small = partial(ftml_bench.benchmarks.Sinusoids, images_per_round=12)
-    monkeypatch.setattr(ftml_bench.benchmarks, "Sinusoids", lambda seed, rounds: small(seed=seed, rounds=3))
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(ROOT / "examples/sinusoids.py"))
+
+
+@pytest.fixture
+def short_sinusoids(monkeypatch):
+    """Three rounds of twelve points, whatever is asked for."""
+    make = ftml_bench.benchmarks.Sinusoids
+    monkeypatch.setattr(ftml_bench.benchmarks, "Sinusoids", lambda **_: make(rounds=3, images_per_round=12))
+
+
+def run(name: str, run_name: str = "__main__") -> dict:
+    return runpy.run_path(str(ROOT / "examples" / name), run_name=run_name)
+
+
+def test_sinusoids(short_sinusoids, tmp_path, capsys):
+    run("sinusoids.py")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("round  0: ")
     assert list(tmp_path.glob("runs/example-sinusoids/events*"))
 
 
-@pytest.mark.parametrize("name", ["sinusoids.py"])
-def test_the_readme_shows_the_example_as_it_is(name):
-    text = (ROOT / "examples" / name).read_text(encoding="utf-8")
-    shown = text.split("\n\n", 1)[1]  # without the file's docstring
+def small_split(n_experiences, return_task_id, seed):
+    """Random pictures of ten classes in the place of MNIST."""
+    targets = torch.arange(40) % 10
+    pictures = TensorDataset(torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), targets)
+    pictures.targets = targets.tolist()
+    data = as_classification_dataset(pictures)
+    return nc_benchmark(data, data, n_experiences=n_experiences, task_labels=return_task_id, seed=seed)
+
+
+@pytest.mark.parametrize("strategy", ["ftml_bench.strategies import FTML", "avalanche.training import Naive"])
+def test_split_mnist_differs_from_naive_in_one_line(monkeypatch, capsys, strategy):
+    monkeypatch.setattr(avalanche.benchmarks, "SplitMNIST", small_split)
+    text = (ROOT / "examples/split_mnist.py").read_text(encoding="utf-8")
+    line = "from ftml_bench.strategies import FTML as Strategy\n"
+    assert text.count(line) == 1
+    names: dict = {}
+    exec(text.replace(line, f"from {strategy} as Strategy\n"), names)
+    assert 0 <= names["results"]["Top1_Acc_Stream/eval_phase/test_stream/Task004"] <= 1
+    assert "StreamForgetting" in capsys.readouterr().out
+    for page in ("examples.md", "getting-started.md"):
+        assert f"-from avalanche.training import Naive as Strategy\n+{line}" in (ROOT / "docs" / page).read_text()
+
+
+def test_rainbow_mnist_draws_figure_3(monkeypatch, tmp_path):
+    make = partial(ftml_bench.benchmarks.RainbowDigits, rounds=2, images_per_round=40, held_out_per_round=30)
+    monkeypatch.setattr(ftml_bench.benchmarks, "RainbowDigits", make)
+    monkeypatch.setattr(sys, "argv", ["rainbow_mnist.py"])
+    with mpl.rc_context({"backend": "agg"}):
+        panels = run("rainbow_mnist.py")["panels"]
+    labels = ["FTML", "FollowTheLeader", "TrainOnEverything", "FromScratch"]
+    for panel in panels:
+        assert [line.get_label() for line in panel.get_lines()] == labels
+        assert all(line.get_xdata().tolist() == [1, 2] for line in panel.get_lines())
+    assert (tmp_path / "figure3.png").stat().st_size > 10_000
+
+
+def test_own_stream():
+    stream = run("own_stream.py", "own_stream")["TurnedBlobs"]
+    first, same, other = stream(seed=1, rounds=2), stream(seed=1, rounds=3), stream(seed=2, rounds=2)
+    data = [benchmark.train_stream[1].stacked.x for benchmark in (first, same, other)]
+    assert torch.equal(data[0], data[1])
+    assert not torch.equal(data[0], data[2])
+    assert first.model()(data[0]).shape == (50, 5)
+
+
+def test_own_stream_is_learned(monkeypatch, capsys):
+    make = TaskStream.__init__
+
+    def two_rounds(self, *, train, held_out, **rest):
+        make(self, train=train[:2], held_out=held_out[:2], **rest)
+
+    monkeypatch.setattr(TaskStream, "__init__", two_rounds)
+    run("own_stream.py")
+    assert capsys.readouterr().out.count("after 10 datapoints") == 2
+
+
+def test_own_strategy(short_sinusoids, capsys):
+    run("own_strategy.py")
+    assert re.findall(r"^(\w+): loss \d", capsys.readouterr().out, re.MULTILINE) == ["FineTune", "FTML"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("benchmark", "own_stream:TurnedBlobs"), ("strategy", "own_strategy:FineTune")]
+)
+def test_own_things_are_found_by_name(monkeypatch, kind, name):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    assert registry.load(kind, name).__name__ == name.split(":")[1]
+
+
+def test_tensorboard_comparison(short_sinusoids, tmp_path):
+    run("tensorboard_comparison.py")
+    tags = []
+    for folder in sorted((tmp_path / "runs/comparison").iterdir()):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        tags.append({tag for tag in events.Tags()["scalars"] if "Datapoints" in tag})
+    assert len(tags) == 3
+    assert tags[0]
+    assert tags[0] == tags[1] == tags[2]
+
+
+def test_the_readme_shows_the_first_example_as_it_is():
+    shown = (ROOT / "examples/sinusoids.py").read_text(encoding="utf-8").split("\n\n", 1)[1]  # without the docstring
     assert shown in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_the_site_shows_every_example(example):
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    assert any(f"{{literalinclude}} ../examples/{example.name}\n:language: python\n```" in page for page in pages)
 
 
 def test_the_readmes_files_exist():

@@ -64,6 +64,8 @@ def render(mesh: Mesh, camera: Camera, poses: Floats, size: int) -> Bytes:
 
 def _model(mujoco: ModuleType, mesh: Mesh, camera: Camera, size: int) -> Any:
     spec = mujoco.MjSpec()
+    # Nothing moves by itself, and a flat object's moments of inertia may by rounding be those of no body.
+    spec.compiler.balanceinertia = True
     visual = spec.visual
     visual.quality.shadowsize = _SHADOW_MAP
     visual.quality.offsamples = _SAMPLES
