@@ -13,6 +13,7 @@ import torch
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
 from avalanche.training.plugins import AGEMPlugin, GEMPlugin, MIRPlugin, RWalkPlugin, SynapticIntelligencePlugin
+from avalanche.training.utils import zerolike_params_dict
 
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.per_round import PerRound, per_round
@@ -24,16 +25,6 @@ class Companion(SupervisedPlugin):
     def __init__(self, plugin) -> None:
         super().__init__()
         self.plugin = plugin
-
-
-class GradientsForSI(Companion):
-    """SI reads the gradient of every parameter and stops with an AttributeError where a head was not used."""
-
-    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """Zeros where there is no gradient."""
-        for parameter in strategy.model.parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
 
 class OwnWeightsForSI(Companion):
@@ -51,6 +42,15 @@ class OwnWeightsForSI(Companion):
 def _own(weights) -> None:
     for weight in weights.values():
         weight.data = weight.data.clone()
+
+
+class ImportancesForRWalk(Companion):
+    """RWalk stops with an AssertionError after an experience without a training step."""
+
+    def after_training_exp(self, strategy, *args, **kwargs) -> None:
+        """Nothing has been important then."""
+        if self.plugin.iter_importance is None:
+            self.plugin.iter_importance = zerolike_params_dict(strategy.model)
 
 
 class ModeAndScoresForRWalk(Companion):
@@ -91,7 +91,7 @@ class ClassesForMIR(Companion):
         strategy.mbatch = [targets, targets, targets]
 
 
-BEFORE: dict[type, type[Companion]] = {SynapticIntelligencePlugin: GradientsForSI, MIRPlugin: ClassesForMIR}
+BEFORE: dict[type, type[Companion]] = {MIRPlugin: ClassesForMIR, RWalkPlugin: ImportancesForRWalk}
 AFTER: dict[type, type[Companion]] = {
     SynapticIntelligencePlugin: OwnWeightsForSI,
     RWalkPlugin: ModeAndScoresForRWalk,
