@@ -1,7 +1,7 @@
 """Loggers that take every metric: a CSV file, and Weights & Biases.
 
 Avalanche's own `CSVLogger` knows accuracy, loss and forgetting and leaves everything else out; its `WandBLogger`
-(0.6.0) stops with an AttributeError in today's wandb, and there drops every value whose x is below the x of the one before.
+(0.6.0) stops with an AttributeError in today's wandb, which besides drops every value whose x is below the one before.
 Its interactive, text and TensorBoard loggers take all our metrics, which are plain numbers.
 """
 

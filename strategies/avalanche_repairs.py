@@ -148,7 +148,9 @@ def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:
         access_task_boundaries=experience.access_task_boundaries,
     )
     arrival.current_experience = origin.current_experience
-    arrival.origin_stream = experience.origin_stream
+    # Not `origin_stream`: it raises where the splitter was used without a stream, and nothing was set.
+    stream = experience._origin_stream
+    arrival.origin_stream = origin.origin_stream if stream is None else stream
     arrival.n_seen_in_round = arrived
     for name in ("task_labels", "classes_in_this_experience"):
         if hasattr(origin, name):

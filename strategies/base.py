@@ -23,7 +23,7 @@ from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.seeding import derive, generator
-from ftml_bench.strategies.avalanche_repairs import as_arrival, with_repairs
+from ftml_bench.strategies.avalanche_repairs import Companion, as_arrival, with_repairs
 from ftml_bench.strategies.per_round import PerRound
 
 
@@ -127,10 +127,11 @@ class Learner(SupervisedTemplate):
         origin = getattr(self.experience, "origin_experience", None)
         round = self.buffer.rounds.get(origin.current_experience) if origin is not None else None
         arrival = as_arrival(self.experience, 0 if round is None else len(round))
-        if is_multi_task_module(self.model) and len(labels_of(arrival) or (0,)) > 1:
+        labels = labels_of(arrival) or (0,)
+        if is_multi_task_module(self.model) and len(labels) > 1:
             raise UsageError(
-                f"experience {arrival.current_experience} holds the tasks {list(labels_of(arrival))}: a model that "
-                f"takes task labels needs one a round; with_task_labels and task_incremental_benchmark give one"
+                f"experience {arrival.current_experience} holds the tasks {list(labels)}: a model that takes task "
+                f"labels needs one a round, as task_incremental_benchmark gives"
             )
         return arrival
 
@@ -170,7 +171,8 @@ class Learner(SupervisedTemplate):
         culprits = [
             type(plugin).__name__
             for plugin in plugins
-            if any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
+            if not isinstance(plugin, Companion)
+            and any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
             and plugin not in (self.evaluator, self.clock)
             and type(plugin).__name__ != "PeriodicEval"
         ]

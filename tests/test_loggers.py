@@ -76,7 +76,9 @@ def test_every_logger_has_every_number_of_a_run(tiny_digits, tmp_path, recorder,
     )
     run(strategy, tiny_digits, arrivals=[15], progress=False)
     emitted = recorder.emitted
-    numbers = {name: [(x, v) for n, v, x in emitted if n == name] for name, value, _ in emitted if type(value) is float}
+    numbers = {
+        name: [(x, v) for n, v, x in emitted if n == name] for name, value, _ in emitted if type(value) in (int, float)
+    }
     assert len({name.split("/")[0] for name in numbers}) > 8
     others = {name for name, _, _ in emitted} - set(numbers)
     assert {name.split("/")[0] for name in others} == {"ConfusionMatrix_Stream", "WeightCheckpoint"}

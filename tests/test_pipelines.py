@@ -1,12 +1,17 @@
 """Ordinary Avalanche scripts: stock streams of every kind, stock models, and what an evaluation may adapt to."""
 
 import pickle
+import re
 import struct
+from functools import partial
+from pathlib import Path
 
+import avalanche.benchmarks
 import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks import (
+    FixedSizeExperienceSplitter,
     PermutedMNIST,
     RotatedMNIST,
     SplitCIFAR100,
@@ -228,6 +233,15 @@ def test_data_of_a_stream_cut_by_avalanche_may_come_twice_and_count_once():
     assert {number: len(r) for number, r in strategy.buffer.rounds.items()} == {0: 24, 1: 24}
 
 
+def test_pieces_of_the_splitter_used_without_a_stream_are_taken_too():
+    stream = class_incremental()
+    strategy = learner(FTML, mlp_for(stream), steps=1)
+    for experience in stream.train_stream:
+        for piece in FixedSizeExperienceSplitter(experience, 10, seed=0):
+            strategy.train(piece, eval_streams=[])
+    assert {number: len(r) for number, r in strategy.buffer.rounds.items()} == {0: 24, 1: 24}
+
+
 def test_several_experiences_may_be_given_at_once():
     stream = class_incremental()
     one, by_one = (learner(FTML, mlp_for(stream)) for _ in range(2))
@@ -251,6 +265,16 @@ def test_steps_of_an_epoch_are_those_of_avalanches_naive():
     for strategy in (ours, naive):
         strategy.train(stream.train_stream[0], eval_streams=[])
     assert ours.clock.train_iterations == naive.clock.train_iterations == 3 * 2
+
+
+def test_the_page_shows_code_that_runs(mnist, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "avalanche.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(avalanche.benchmarks, "SplitMNIST", partial(SplitMNIST, dataset_root=mnist))
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+    assert "Top1_Acc_Stream/eval_phase/test_stream" in capsys.readouterr().out
 
 
 # -- the rule of evaluation
