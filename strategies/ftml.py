@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from avalanche.models import avalanche_forward
@@ -117,7 +117,7 @@ class FTML(Learner):
         self.permute_labels = permute_labels
         if is_multi_task_module(model):
             engine = self._engine_for_task_labels(engine, adapted)
-        self._engine_settings = {
+        self._engine_settings: dict[str, Any] = {
             "name": engine,
             "inner_lr": inner_lr,
             "inner_steps": inner_steps,
