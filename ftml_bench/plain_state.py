@@ -93,7 +93,7 @@ _KIND = "kind of value"  # the key that marks a dict which stands for something 
 _PARTS_OF_MODULES = set(vars(nn.Module()))
 
 
-class _Unknown(Exception):
+class _UnknownTypeError(Exception):
     """A value of a type that cannot be saved; names the type."""
 
 
@@ -133,7 +133,7 @@ def to_plain(value: Any, built: Built) -> Any:
     if isinstance(value, LRScheduler):
         return {_KIND: "scheduler", "class": type(value).__name__, "state": to_plain(value.state_dict(), built)}
     if not _names(type(value)) and all(o is not value for o, _ in built):
-        raise _Unknown(type(value).__name__)
+        raise _UnknownTypeError(type(value).__name__)
     return object_to_plain(value, built)
 
 
@@ -147,6 +147,8 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
     if isinstance(saved, list):
         old = current if isinstance(current, list) and len(current) == len(saved) else [None] * len(saved)
         return [from_plain(s, c, model) for s, c in zip(saved, old, strict=True)]
+    if isinstance(saved, Tensor):
+        return saved.clone()
     if not isinstance(saved, dict):
         return saved
     kind = saved.get(_KIND)
@@ -156,8 +158,9 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
         pairs = [(key := from_plain(k, None, model), from_plain(v, old.get(key), model)) for k, v in items]
         if not isinstance(current, dict):
             return dict(pairs)
-        current.clear()  # in place: it may be a dict with a default
-        current.update(pairs)
+        current.clear()  # in place: it may be a dict with a default, or a counter, which updates otherwise
+        for key, value in pairs:
+            current[key] = value
         return current
     if kind in ("tuple", "set", "frozenset"):
         old = list(current) if isinstance(current, tuple) and len(current) == len(saved["items"]) else None
@@ -168,7 +171,7 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
         load_module_state(copy, saved["state"])
         return copy
     if kind == "ParamData":
-        return ParamData(saved["name"], init_tensor=saved["data"], device=saved["data"].device)
+        return ParamData(saved["name"], init_tensor=saved["data"].clone(), device=saved["data"].device)
     if kind == "scheduler":
         _same("scheduler", saved["class"], type(current).__name__)
         current.load_state_dict(from_plain(saved["state"], current.state_dict(), model))
@@ -235,7 +238,7 @@ def object_to_plain(value: object, built: Built) -> dict[str, Any]:
         if name in vars(value):
             try:
                 state[name] = to_plain(vars(value)[name], built)
-            except _Unknown as error:
+            except _UnknownTypeError as error:
                 raise UsageError(f"{kind} cannot be saved: its {name} holds a {error}") from None
     return {
         _KIND: "object",

@@ -19,7 +19,8 @@ import itertools
 import random
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ import torch
 from avalanche.benchmarks import DatasetExperience
 from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
-from torch import Tensor, nn
+from torch import nn
 
+from ftml_bench.adaptation import adapted_names
 from ftml_bench.errors import UsageError
 from ftml_bench.plain_state import (
     from_plain,
@@ -83,7 +85,9 @@ def load_file(path: str | Path, device: torch.device | str = "cpu") -> dict[str,
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch does not look at the checksums
                 raise UsageError(f"{path}: damaged")
-        content = torch.load(path, map_location=lambda s, place: s if place == "cpu" else s.to(device))
+        content = torch.load(
+            path, weights_only=True, map_location=lambda s, place: s if place == "cpu" else s.to(device)
+        )
     except FileNotFoundError:
         raise UsageError(f"{path} is missing") from None
     except OSError as error:
@@ -120,12 +124,14 @@ def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
 
 def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stream: Iterable[DatasetExperience]) -> int:
     """Bring `strategy` to the state that `state_dict` gave; see `load`."""
-    _compare(strategy, state)
+    with _damage_named():
+        _compare(strategy, state)
+        trained_on = state["experiences"]
     assert isinstance(strategy, Learner)
-    try:
-        seen = list(itertools.islice(stream, state["experiences"]))
-        if len(seen) < state["experiences"]:
-            raise UsageError(f"{state['experiences']} experiences had been trained on; the stream has {len(seen)}")
+    seen = list(itertools.islice(stream, trained_on))
+    if len(seen) < trained_on:
+        raise UsageError(f"{trained_on} experiences had been trained on; the stream has {len(seen)}")
+    with _damage_named():
         _grow(strategy, seen)
         load_module_state(strategy.model, state["model"])
         _load_optimizer_state(strategy, state["optimizer"])
@@ -134,10 +140,19 @@ def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stre
         strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
         for plugin, saved in zip(strategy.plugins, state["plugins"], strict=True):
             from_plain(saved, plugin, strategy.model)
-        _set_random_state(state["random"])
-    except (KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
-        raise UsageError(f"damaged saved state ({type(error).__name__}: {error})") from error
+        _set_random_state(state["random"], strategy.device)
     return len(seen)
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """What a state that lacks something raises is said in one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        raise UsageError(f"damaged saved state ({type(error).__name__}: {error})") from error
 
 
 def _compare(strategy: SupervisedTemplate, state: Mapping[str, Any]) -> None:
@@ -171,6 +186,8 @@ def _settings(strategy: Learner) -> dict[str, Any]:
         value = getattr(strategy, name, getattr(engine, name, None))
         if name not in _NOT_SETTINGS and isinstance(value, bool | int | float | str | list | None):
             settings.setdefault(name, value)
+    if settings.get("adapted") == adapted_names(strategy.model, "all"):
+        settings["adapted"] = "all"  # whatever the model: that is compared by itself
     return settings
 
 
@@ -234,10 +251,10 @@ def _random_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_random_state(saved: Mapping[str, Any]) -> None:
+def _set_random_state(saved: Mapping[str, Any], device: torch.device) -> None:
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] is not None:
-        torch.cuda.set_rng_state(saved["cuda"])
+        torch.cuda.set_rng_state(saved["cuda"].cpu(), device)
     version, words, gauss = saved["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, *rest = saved["numpy"]

@@ -36,7 +36,7 @@ def _fit_heads(module: MultiHeadClassifier, state: Mapping[str, Tensor]) -> None
                 module.in_features, module.starting_out_features, masking=False, auto_adapt=False
             )
             module.classifiers[parts[1]] = heads.get(parts[1], new.to(device))
-    for key in [key for key in module._buffers if key.startswith("active_units_T") and key not in state]:
+    for key in [key for key in module._buffers if key.startswith("active_units_T")]:
         del module._buffers[key]
     for key, value in state.items():
         if key.startswith("active_units_T"):
