@@ -1,9 +1,6 @@
 """A strategy that is saved and loaded goes on bit by bit as one not stopped; what could not is refused by name."""
 
-import os
 import random
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.protocol import held_out
-from ftml_bench.saving import load, load_file, load_state_dict, save, state_dict
+from ftml_bench.saving import load, load_state_dict, save, state_dict
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, LearningRateAfter, TrainOnEverything
 
 JOINT = {"train_mb_size": 20, "steps": 2}
@@ -299,7 +296,7 @@ def test_nothing_may_be_left_out(piece, digits, stream):
 
         return build(
             "FromScratch",
-            make_plugins=lambda o: [Noise(), LearningRateAfter(after_steps=3, lr=1e-4)],
+            make_plugins=lambda o: [Noise(), scheduler(o)],
             evaluator=EvaluationPlugin(metrics.forgetting_metrics(stream=True)),
         )
 
@@ -326,29 +323,6 @@ def test_nothing_may_be_left_out(piece, digits, stream):
         somewhere_else()
         load_state_dict(again, saved, stream)
         assert (results(again) == expected) == same
-
-
-def test_another_process_goes_on_bit_by_bit(digits, stream, tmp_path):
-    whole = go(build("TrainOnEverything"), digits, stream[:3])
-    save(whole, tmp_path / "state.pt")
-    go(whole, digits, stream[3:4])
-    script = """
-import sys, torch
-torch.set_num_threads(1)
-from test_saving import *
-digits = RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=10)
-stream = iter([a for round in digits.train_stream for a in arrivals(round, 12)])
-strategy = build("TrainOnEverything")
-assert load(strategy, sys.argv[1], stream) == 3
-go(strategy, digits, [next(stream)])
-save(strategy, sys.argv[1])
-"""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "state.pt")]
-    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
-    state = load_file(tmp_path / "state.pt")
-    del state["more"]
-    assert comparable(state) == outcome(whole)
 
 
 # -- other streams and models
