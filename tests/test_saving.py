@@ -1,7 +1,9 @@
 """A strategy that is saved and loaded goes on bit by bit as one not stopped; what could not is refused by name."""
 
 import random
+import re
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from avalanche.training.supervised import Naive
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import ftml_bench.benchmarks
 from ftml_bench import metrics as ours
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
@@ -640,3 +643,29 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
     monkeypatch.setattr(saving, "VERSION", 2)
     with pytest.raises(UsageError, match="a saved state of version 1; this ftml_bench reads version 2"):
         load(build(), tmp_path / "state.pt", stream)
+
+
+# -- the documentation
+
+
+def test_the_example_of_the_documentation_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parent.parent / "docs/saving.md").read_text(encoding="utf-8")
+    example, plugin = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    small = partial(RainbowDigits, rounds=2, images_per_round=100, held_out_per_round=10)
+    monkeypatch.setattr(ftml_bench.benchmarks, "RainbowDigits", lambda rounds: small())
+    monkeypatch.chdir(tmp_path)
+    stopped = example.replace("stream[done:]", "stream[done:3]")
+    assert stopped != example
+    for text, before, after in [(stopped, 0, 3), (example, 3, 4)]:
+        names = {}
+        exec(text, names)
+        assert names["done"] == before
+        assert names["strategy"].clock.train_exp_counter == after
+    (tmp_path / "state.pt").unlink()
+    whole = {}
+    exec(example, whole)
+    assert outcome(names["strategy"]) == outcome(whole["strategy"])
+    exec(plugin, names)
+    strategy = build(make_plugins=lambda o: [names["CountsArrivals"]()])
+    strategy.plugins[0].arrivals += 1
+    assert state_dict(strategy)["plugins"][0]["state"] == {"arrivals": 1}
