@@ -41,6 +41,10 @@ AVALANCHE: dict[type, tuple[str, ...]] = {
     LearningWithoutForgetting: ("prev_model", "expcount", "prev_classes_by_task"),
     plugins.SynapticIntelligencePlugin: ("ewc_data", "syn_data"),
     plugins.MASPlugin: ("params", "importance"),
+    plugins.RWalkPlugin: (
+        *("checkpoint_params", "checkpoint_loss", "checkpoint_scores", "iter_grad", "iter_importance", "iter_params"),
+        *("exp_scores", "exp_params", "exp_importance", "exp_penalties"),
+    ),
     plugins.GEMPlugin: ("memory_x", "memory_y", "memory_tid", "G"),
     plugins.LRSchedulerPlugin: (
         "scheduler",
@@ -228,7 +232,9 @@ def object_to_plain(value: object, built: Built) -> dict[str, Any]:
     if not _is_known(type(value)):
         at_first = next((settings for o, settings in built if o is value), {})
         for name, attribute in vars(value).items():
-            if name not in names and not (name in settings and name in at_first and settings[name] == at_first[name]):
+            unchanged = name in settings and name in at_first and settings[name] == at_first[name]
+            # A plugin may know another, which is saved by itself.
+            if name not in names and not unchanged and all(o is not attribute for o, _ in built):
                 raise UsageError(
                     f"{kind} cannot be saved: its {name} ({type(attribute).__name__}) may change while it runs: leave "
                     f"{kind} out, or name what changes in its class attribute saved_attributes"

@@ -31,7 +31,6 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
 from torch import nn
 
-from ftml_bench.adaptation import adapted_names
 from ftml_bench.errors import UsageError
 from ftml_bench.plain_state import (
     from_plain,
@@ -137,9 +136,9 @@ def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stre
         _load_optimizer_state(strategy, state["optimizer"])
         if isinstance(strategy._criterion, nn.Module):
             load_module_state(strategy._criterion, state["criterion"])
-        strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
         for plugin, saved in zip(strategy.plugins, state["plugins"], strict=True):
             from_plain(saved, plugin, strategy.model)
+        strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
         _set_random_state(state["random"], strategy.device)
     return len(seen)
 
@@ -186,8 +185,6 @@ def _settings(strategy: Learner) -> dict[str, Any]:
         value = getattr(strategy, name, getattr(engine, name, None))
         if name not in _NOT_SETTINGS and isinstance(value, bool | int | float | str | list | None):
             settings.setdefault(name, value)
-    if settings.get("adapted") == adapted_names(strategy.model, "all"):
-        settings["adapted"] = "all"  # whatever the model: that is compared by itself
     return settings
 
 

@@ -13,17 +13,26 @@ import numpy as np
 import torch
 from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
-from avalanche.models import avalanche_forward
+from avalanche.models import DynamicModule, avalanche_forward
+from avalanche.models.utils import is_multi_task_module
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 
+from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import TaskBuffer, labels_of
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.plain_state import settings_of_parts
-from ftml_bench.seeding import generator
+from ftml_bench.seeding import derive, generator
+from ftml_bench.strategies.avalanche_repairs import as_arrival, with_repairs
+from ftml_bench.strategies.per_round import PerRound
+
+
+def grows(model: nn.Module) -> bool:
+    """Whether Avalanche adds outputs to the model as classes or tasks appear."""
+    return any(isinstance(module, DynamicModule) for module in model.modules())
 
 
 class DrawLoader:
@@ -45,7 +54,9 @@ class Learner(SupervisedTemplate):
     """A `SupervisedTemplate` that trains on draws from a buffer of all data and is evaluated after adapting a copy.
 
     Avalanche's training and evaluation loops are used as they are. A learner says what it draws (`_draw`), from which
-    rounds (`_rounds`), and what it does to the copy that is evaluated (`_update`).
+    rounds (`_rounds`), and what it does to the copy that is evaluated (`_update`). Models may grow, and may take task
+    labels (Avalanche's `DynamicModule` and `MultiTaskModule`). A few of Avalanche's plugins are put right
+    (`avalanche_repairs`); those that replace the minibatches or the model are refused.
 
     :param steps: training steps an arrival (an epoch, on a stock stream); None: ceil(n / train_mb_size) for n points.
     :param update_size: at most so many points of D_t in the update procedure.
@@ -69,6 +80,7 @@ class Learner(SupervisedTemplate):
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
         avalanche["model"] = convert_batch_norm(avalanche["model"])
+        avalanche["plugins"] = with_repairs(avalanche["plugins"])
         super().__init__(**avalanche)
         self.steps = steps
         self.update_size = update_size
@@ -95,8 +107,11 @@ class Learner(SupervisedTemplate):
         """Images and gradient evaluations of one training step."""
         raise NotImplementedError
 
-    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default."""
+    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default.
+
+        For a model that takes task labels x is the tuple (inputs, labels).
+        """
 
     @property
     def trainable_rounds(self) -> list[int]:
@@ -119,17 +134,43 @@ class Learner(SupervisedTemplate):
 
         :param experiences: those trained on until then, in order: the buffer takes its data from them.
         """
-        self.buffer.load_state_dict(state["buffer"], experiences)
+        arrived: list[DatasetExperience] = []
+        self.buffer.load_state_dict(state["buffer"], self._arrivals(experiences, arrived))
+        for plugin in self.plugins:
+            if isinstance(plugin, PerRound):
+                plugin.take_up(arrived)
         self.rng.set_state(state["rng"])
         self.cost = Cost(**state["cost"])
         self.current_round = state["current_round"]
 
+    def _arrivals(
+        self, experiences: Iterable[DatasetExperience], seen: list[DatasetExperience]
+    ) -> Iterator[DatasetExperience]:
+        """The experiences as they were filed; each is noted in `seen`."""
+        for self.experience in experiences:
+            seen.append(self._arrival())
+            yield seen[-1]
+        self.experience = None
+
     # -- training
 
     def _before_training_exp(self, **kwargs) -> None:
+        self.experience = self._arrival()
         self.current_round = self.buffer.add(self.experience)
         super()._before_training_exp(**kwargs)
         self._refuse_replaced_parts()
+
+    def _arrival(self) -> DatasetExperience:
+        """The experience at hand, whole: Avalanche's own online splitter leaves some of it out."""
+        origin = getattr(self.experience, "origin_experience", None)
+        round = self.buffer.rounds.get(origin.current_experience) if origin is not None else None
+        arrival = as_arrival(self.experience, 0 if round is None else len(round))
+        if is_multi_task_module(self.model) and len(labels_of(arrival) or (0,)) > 1:
+            raise UsageError(
+                f"experience {arrival.current_experience} holds the tasks {list(labels_of(arrival))}: a model that "
+                f"takes task labels needs one a round; with_task_labels and task_incremental_benchmark give one"
+            )
+        return arrival
 
     def make_train_dataloader(self, **kwargs) -> None:
         """The loader of draws; takes the place of Avalanche's loader over the experience."""
@@ -139,6 +180,12 @@ class Learner(SupervisedTemplate):
     def _steps(self) -> int:
         """Training steps of this arrival."""
         return self.steps or -(-len(self.experience.dataset) // self.train_mb_size)
+
+    def _before_training_iteration(self, **kwargs) -> None:
+        drawn = len(self.mb_x)
+        super()._before_training_iteration(**kwargs)
+        if len(self.mb_x) != drawn:
+            raise self._replaced("minibatch", ["before_training_iteration"])
 
     def _after_training_iteration(self, **kwargs) -> None:
         images, gradient_evaluations = self._step_cost()
@@ -152,20 +199,24 @@ class Learner(SupervisedTemplate):
             ("dataloader", self._own_loader, ["before_training_exp"]),
             ("model", self._own_model, ["before_train_dataset_adaptation", "after_train_dataset_adaptation"]),
         ]:
-            if getattr(self, part) is own:
-                continue
-            culprits = [
-                type(plugin).__name__
-                for plugin in self.plugins
-                if any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
-                and plugin not in (self.evaluator, self.clock)
-                and type(plugin).__name__ != "PeriodicEval"
-            ]
-            raise UsageError(
-                f"{' or '.join(culprits) or 'something'} replaced the {part} of {type(self).__name__}, which draws "
-                f"from its own buffer of all data and trains its own model, so that replay is already there: "
-                f"leave that plugin out"
-            )
+            if getattr(self, part) is not own:
+                raise self._replaced(part, hooks)
+
+    def _replaced(self, part: str, hooks: list[str]) -> UsageError:
+        """The error for a plugin that put something else in the place of `part`, in one of `hooks`."""
+        plugins = [p.plugin if isinstance(p, PerRound) else p for p in self.plugins]
+        culprits = [
+            type(plugin).__name__
+            for plugin in plugins
+            if any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
+            and plugin not in (self.evaluator, self.clock)
+            and type(plugin).__name__ != "PeriodicEval"
+        ]
+        return UsageError(
+            f"{' or '.join(culprits) or 'something'} replaced the {part} of {type(self).__name__}, which draws "
+            f"from its own buffer of all data and trains its own model, so that replay is already there: "
+            f"leave that plugin out"
+        )
 
     # -- evaluation
 
@@ -177,39 +228,50 @@ class Learner(SupervisedTemplate):
         afterwards as they were, also if an error is raised.
         """
         state = self._save_train_state()
+        model = self._own_model
         iteration = self.mbatch, self.mb_output, self.loss
         try:
             with preserved_random_state(self.device):
                 return super().eval(exp_list, **kwargs)
         finally:
+            self.model = model
             self._load_train_state(state)
             self.mbatch, self.mb_output, self.loss = iteration
 
+    def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
+        """As Avalanche's; in an evaluation a model that grows is copied first, so that nothing of it is left behind."""
+        if self.is_training or not grows(self.model):
+            return super().model_adaptation(model)
+        # The new outputs of a task that was never seen must not depend on what was evaluated before.
+        torch.manual_seed(derive(self.seed, "new outputs"))
+        return super().model_adaptation(deepcopy(self._own_model))
+
     def _eval_exp(self, **kwargs) -> None:
-        model = self.model
         try:
             self.model = self.model_for(self.experience)
             with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
                 super()._eval_exp(**kwargs)
         finally:
-            self.model = model
+            self.model = self._own_model
 
     def model_for(self, experience: DatasetExperience) -> nn.Module:
         """What predicts an experience: a copy of the model, adapted to its task's data; the model itself without any.
 
         Only the task label of `experience` is read. The model has to be in evaluation mode.
         """
-        data = self.buffer.for_label(labels_of(experience), limit=self.update_size, seed=self.seed)
-        return self.model if data is None else self._adapted_copy(*data)
+        # Avalanche's own online splitter leaves the labels with the whole experience.
+        labels = labels_of(getattr(experience, "origin_experience", None) or experience)
+        data = self.buffer.for_label(labels, limit=self.update_size, seed=self.seed)
+        return self.model if data is None else self._adapted_copy(*data, label=(labels or (0,))[0])
 
-    def _adapted_copy(self, x: Tensor, y: Tensor) -> nn.Module:
+    def _adapted_copy(self, x: Tensor, y: Tensor, label: int) -> nn.Module:
         """A copy of the model in evaluation mode after `_update` on the task's data."""
         copy = deepcopy(self.model)
-        self._update(copy, x, y)
+        labels = torch.full((len(x),), label, device=x.device)
+        self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
         if self.batch_norm == "support" and has_norm(copy):
-            label = (labels_of(self.experience) or (0,))[0]  # for models with a head a task
             with batch_statistics(keep="recorded"):
-                avalanche_forward(copy, x, torch.full((len(x),), label, device=x.device))
+                avalanche_forward(copy, x, labels)
         return copy
 
     def eval_dataset_adaptation(self, **kwargs) -> None:

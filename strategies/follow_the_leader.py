@@ -9,6 +9,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
 from ftml_bench.adaptation import adapted_names, update_procedure
+from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.strategies.joint import JointLearner
 
@@ -89,7 +90,7 @@ class FollowTheLeader(JointLearner):
     def _rounds(self) -> list[int]:
         return [number for number in self.buffer.rounds if number != self.current_round]
 
-    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         tuned = update_procedure(
             model,
             dict(model.named_parameters()),
@@ -101,4 +102,4 @@ class FollowTheLeader(JointLearner):
             adapted=adapted_names(model, "all"),
         )
         model.load_state_dict(tuned, strict=False)
-        self.cost.gradient_evaluations += self.update_steps * len(x)
+        self.cost.gradient_evaluations += self.update_steps * len(y)

@@ -88,5 +88,13 @@ class FromScratch(JointLearner):
         super().load_state_dict(state, experiences)
         self._first_state = state["first_state"]
 
+    def check_model_and_optimizer(self, **kwargs) -> None:
+        """As Avalanche's; what a model has grown by, untrained yet, belongs to its first parameters."""
+        shapes = {name: value.shape for name, value in self._first_state.items()}
+        super().check_model_and_optimizer(**kwargs)
+        state = self.model.state_dict()
+        if {name: value.shape for name, value in state.items()} != shapes:
+            self._first_state = deepcopy(state)
+
     def _steps(self) -> int:
         return self.step_factor * super()._steps()

@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
+from avalanche.models import avalanche_forward
+from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
 
-from ftml_bench.adaptation import make_engine
+from ftml_bench.adaptation import Engine, make_engine
+from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.errors import UsageError
 from ftml_bench.models.norm import batch_statistics, has_norm
-from ftml_bench.strategies.base import Learner
+from ftml_bench.strategies.base import Learner, grows
 
 
 class FTML(Learner):
@@ -112,16 +115,38 @@ class FTML(Learner):
         self.task_sampler = task_sampler
         self.class_balanced = class_balanced
         self.permute_labels = permute_labels
-        self.engine = make_engine(
-            engine,
-            self.model,
-            criterion,
-            inner_lr=inner_lr,
-            inner_steps=inner_steps,
-            second_order=second_order,
-            adapted=adapted,
-            batch_norm=batch_norm,
-        )
+        self.adapted = adapted if isinstance(adapted, str) else list(adapted)
+        if is_multi_task_module(model):
+            engine = self._engine_for_task_labels(engine, adapted)
+        self._engine_settings = {
+            "name": engine,
+            "inner_lr": inner_lr,
+            "inner_steps": inner_steps,
+            "second_order": second_order,
+            "adapted": self.adapted,
+            "batch_norm": batch_norm,
+        }
+        self.engine = self._engine_of(self.model)
+
+    def _engine_for_task_labels(self, engine: str, adapted) -> str:
+        """The engine for a model that takes task labels: the one that passes them on."""
+        kind = type(self.model).__name__
+        if engine not in ("auto", "loop"):
+            raise UsageError(
+                f"engine={engine!r} passes no task labels, which {kind} takes: expected engine='loop' or 'auto'"
+            )
+        if adapted == "last_layer":
+            raise UsageError(f"adapted='last_layer': {kind} has a last layer for every task: give names of parameters")
+        return "loop"
+
+    def _engine_of(self, model: nn.Module) -> Engine:
+        return make_engine(model=model, criterion=self._criterion, **self._engine_settings)
+
+    def check_model_and_optimizer(self, **kwargs) -> None:
+        """As Avalanche's; a model that has grown gets its engine anew."""
+        super().check_model_and_optimizer(**kwargs)
+        if grows(self.model):
+            self.engine = self._engine_of(self.model)
 
     def _rounds(self) -> list[int]:
         # One point cannot be both support and query.
@@ -163,25 +188,39 @@ class FTML(Learner):
         """In training: post-adaptation outputs on the query points, (T * Q, *output); else the model's outputs."""
         if not self.is_training:
             return super().forward()
-        query_x, _, support_x, support_y, _ = self.mbatch
-        self._note_support_statistics(support_x)
-        query_x = query_x.unflatten(0, (len(support_x), -1))
+        query_x, _, support_x, support_y, labels = self.mbatch
+        labels = labels.unflatten(0, (len(support_x), -1))[:, :1]  # (T, 1)
+        self._note_support_statistics(support_x, labels)
+        query = self._input(query_x.unflatten(0, (len(support_x), -1)), labels)
         parameters = dict(self.model.named_parameters())
-        return self.engine.predict(parameters, (support_x, support_y), query_x).flatten(0, 1)
+        return self.engine.predict(parameters, (self._input(support_x, labels), support_y), query).flatten(0, 1)
+
+    def _input(self, x: Tensor, labels: Tensor) -> Input:
+        """What the model takes: x (T, N, *input), with the task labels (T, N) beside it if it takes them."""
+        return (x, labels.expand(-1, x.shape[1])) if is_multi_task_module(self.model) else x
 
     @torch.no_grad()
-    def _note_support_statistics(self, support_x: Tensor) -> None:
+    def _note_support_statistics(self, support_x: Tensor, labels: Tensor) -> None:
         """Running statistics of the unadapted model on support sets: what a task without any data is normalised by."""
-        if self.batch_norm == "support" and has_norm(self.model):
+        if self.batch_norm != "support" or not has_norm(self.model):
+            return
+        if not is_multi_task_module(self.model):
             with batch_statistics(groups=len(support_x), keep="running"):
                 self.model(support_x.flatten(0, 1))
+            return
+        # Such a model may part a minibatch by its tasks, so that groups would be mixed up.
+        for x, label in zip(support_x, labels, strict=True):
+            with batch_statistics(keep="running"):
+                avalanche_forward(self.model, x, label.expand(len(x)))
 
     def _step_cost(self) -> tuple[int, int]:
         query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]
         inner = support * self.engine.inner_steps
         return support + query, query + inner * (2 if self.engine.second_order else 1)
 
-    def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
-        adapted = self.engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
+    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        # A model that grows may have grown for this evaluation.
+        engine = self._engine_of(self.model) if grows(self.model) else self.engine
+        adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
         model.load_state_dict(adapted, strict=False)
-        self.cost.gradient_evaluations += self.update_steps * len(x)
+        self.cost.gradient_evaluations += self.update_steps * len(y)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from avalanche.models import MultiTaskModule, avalanche_forward
+from torch import Tensor, nn
 
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.base import Learner
 
 DRAWS = ("tasks", "datapoints", "all")
+
+
+def parts_by_task(model: nn.Module) -> bool:
+    """Whether the model parts a minibatch by its task labels and treats each task's share by itself."""
+    return isinstance(model, MultiTaskModule) and type(model).forward is MultiTaskModule.forward
 
 
 class JointLearner(Learner):
@@ -59,6 +65,10 @@ class JointLearner(Learner):
         """The model's outputs; in training on groups, each normalised by itself."""
         if not self.is_training or self.batch_norm == "running":
             return super().forward()
+        if parts_by_task(self.model):  # and would mix up the groups of a minibatch of several tasks
+            groups = zip(self.mb_x.chunk(self._groups), self.mb_task_id.chunk(self._groups), strict=True)
+            with batch_statistics(keep="running"):
+                return torch.cat([avalanche_forward(self.model, x, labels) for x, labels in groups])
         with batch_statistics(groups=self._groups, keep="running"):
             return super().forward()
 

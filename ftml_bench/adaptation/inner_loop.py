@@ -14,6 +14,7 @@ from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_nor
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Parameters = Mapping[str, Tensor]
+Input = Tensor | tuple[Tensor, Tensor]  # a model that takes task labels: (inputs, labels), a label a point
 BATCH_NORM_RULES = ("support", "transductive")
 
 
@@ -24,20 +25,21 @@ class Engine(Protocol):
     inner_steps: int
     second_order: bool
 
-    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
 
         :param parameters: of the model, by name, as `dict(model.named_parameters())`.
         :param support: x (T, S, *input) and y (T, S, *target).
-        :param query_x: (T, Q, *input).
+        :param query_x: (T, Q, *input). For models that take task labels x is the tuple (inputs, labels), a label a
+            point; the engine "loop" alone passes them on.
         :return: (T, Q, *output).
         """
         ...
 
-    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
 
-        :param x: (N, *input), y: (N, *target).
+        :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
         :return: the adapted copy, detached; `parameters` are left as they were.
         """
         ...
@@ -84,7 +86,7 @@ class InnerLoop:
         # Without norm layers the support rows would ride along in the query's forward pass for nothing.
         self.query_needs_support = batch_norm == "support" and has_norm(self.model)
 
-    def adapt(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         return update_procedure(
             self.model,
@@ -130,7 +132,7 @@ def update_procedure(
     model: nn.Module,
     parameters: Parameters,
     criterion: Criterion,
-    x: Tensor,
+    x: Input,
     y: Tensor,
     *,
     steps: int,
@@ -141,7 +143,7 @@ def update_procedure(
 
     Neither `model`, nor `parameters`, nor any buffer changes.
 
-    :param x: (N, *input), y: (N, *target).
+    :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
     :param optimizer: builds the optimiser for the adapted copies.
     :return: the adapted copy by name, detached.
     """
@@ -151,6 +153,6 @@ def update_procedure(
     with torch.enable_grad(), batch_statistics():
         for _ in range(steps):
             step.zero_grad()
-            criterion(functional_call(model, copy, (x,)), y).backward()
+            criterion(functional_call(model, copy, x if isinstance(x, tuple) else (x,)), y).backward()
             step.step()
     return {name: p.detach() for name, p in copy.items()}

@@ -152,6 +152,7 @@ def _converted(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module
         done[module] = module
         # not named_children(), which names a layer that stands in two places only once
         for name, child in list(module._modules.items()):
-            if child is not None:
-                setattr(module, name, _converted(child, done))
+            new_child = None if child is None else _converted(child, done)
+            if new_child is not child:  # a module may do something of its own when it is set
+                setattr(module, name, new_child)
     return done[module]
