@@ -254,7 +254,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _table(path: Path, columns: tuple[str, ...], mode: str) -> TextIO:
     """A table to append to: a new one (mode "w"), or one that is there ("a")."""
-    table = path.open(mode, encoding="utf-8", newline="")
+    table: Any = path.open(mode, encoding="utf-8", newline="")
     if mode == "w":
         table.write(_line(columns))
         table.flush()
@@ -272,11 +272,11 @@ def _cut_back(folder: Path, lengths: dict[str, int]) -> None:
         if not (folder / name).is_file() or (folder / name).stat().st_size < length:
             raise UsageError(f"{folder / name} is shorter than when the state was saved")
     for path in _appended(folder):
-        length = lengths.get(str(path.relative_to(folder)))
-        if length is None:
-            path.unlink()
+        name = str(path.relative_to(folder))
+        if name in lengths:
+            os.truncate(path, lengths[name])
         else:
-            os.truncate(path, length)
+            path.unlink()
 
 
 def _line(values: Any) -> str:

@@ -58,7 +58,15 @@ class RoundMetric(PluginMetric[float]):
     :param metric: "accuracy" or "loss" (the strategy's criterion).
     """
 
-    saved_attributes = ("round", "datapoints", "values", "n_seen", "n_before", "is_last", "_performance")
+    saved_attributes: tuple[str, ...] = (
+        "round",
+        "datapoints",
+        "values",
+        "n_seen",
+        "n_before",
+        "is_last",
+        "_performance",
+    )
 
     def __init__(self, metric: str) -> None:
         super().__init__()
