@@ -71,7 +71,7 @@ class Round:
             ends, _ = self._stacked.take(torch.tensor([0, len(self) - 1]))
             for tensor in (self._stacked.y, ends):
                 found.update(tensor.contiguous().numpy().tobytes())
-        elif hasattr(self.dataset, "targets"):
+        elif self.dataset is not None and hasattr(self.dataset, "targets"):
             found.update(repr([int(y) for y in self.dataset.targets]).encode())
         return found.hexdigest()
 

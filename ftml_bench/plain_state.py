@@ -158,8 +158,8 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
     kind = saved.get(_KIND)
     if kind is None or kind == "dict":
         items = [[k, v] for k, v in saved.items()] if kind is None else saved["items"]
-        old = current if isinstance(current, dict) else {}
-        pairs = [(key := from_plain(k, None, model), from_plain(v, old.get(key), model)) for k, v in items]
+        values = current if isinstance(current, dict) else {}
+        pairs = [(key := from_plain(k, None, model), from_plain(v, values.get(key), model)) for k, v in items]
         if not isinstance(current, dict):
             return dict(pairs)
         current.clear()  # in place: it may be a dict with a default, or a counter, which updates otherwise
@@ -167,8 +167,7 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
             current[key] = value
         return current
     if kind in ("tuple", "set", "frozenset"):
-        old = list(current) if isinstance(current, tuple) and len(current) == len(saved["items"]) else None
-        items = from_plain(saved["items"], old, model)
+        items = from_plain(saved["items"], list(current) if isinstance(current, tuple) else None, model)
         return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
     if kind == "module":
         copy = deepcopy(model)
@@ -256,7 +255,7 @@ def object_to_plain(value: object, built: Built) -> dict[str, Any]:
 
 def _object_from_plain(saved: Mapping[str, Any], current: Any, model: nn.Module) -> Any:
     if current is None:  # one that its owner makes when it needs it
-        cls = next(c for c in AVALANCHE if c.__name__ == saved["class"])
+        cls: Any = next(c for c in AVALANCHE if c.__name__ == saved["class"])
         current = cls.__new__(cls)
     _same("object", saved["class"], type(current).__name__)
     now = _settings(current)

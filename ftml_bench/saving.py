@@ -21,6 +21,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,7 @@ def load_file(path: str | Path, device: torch.device | str = "cpu") -> dict[str,
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch does not look at the checksums
                 raise UsageError(f"{path}: damaged")
-        content = torch.load(
-            path, weights_only=True, map_location=lambda s, place: s if place == "cpu" else s.to(device)
-        )
+        content = torch.load(path, weights_only=True, map_location=partial(_place, str(device)))
     except FileNotFoundError:
         raise UsageError(f"{path} is missing") from None
     except OSError as error:
@@ -98,6 +97,11 @@ def load_file(path: str | Path, device: torch.device | str = "cpu") -> dict[str,
     if not isinstance(content, dict) or content.get("ftml_bench saved state") is None:
         raise UsageError(f"{path}: no saved state of ftml_bench")
     return content
+
+
+def _place(device: str, storage: Any, saved_on: str) -> Any:
+    """Leaves on the CPU what lay there, as some plugins' tensors do beside a model on an accelerator."""
+    return storage if saved_on == "cpu" else torch.serialization.default_restore_location(storage, device)
 
 
 def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
@@ -239,7 +243,8 @@ def _load_optimizer_state(strategy: Learner, saved: Mapping[str, Any]) -> None:
 def _random_state(device: torch.device) -> dict[str, Any]:
     """The global generators, from which layers such as dropout and some plugins draw."""
     version, words, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    assert isinstance(keys, np.ndarray)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device).cpu() if device.type == "cuda" else None,
