@@ -7,8 +7,10 @@ kept as the `AvalancheDataset` that arrived and read anew at each draw.
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
@@ -58,6 +60,20 @@ class Round:
         if stacked is not None:
             self._stacked = stacked if self._stacked is None else self._stacked.concat(stacked)
         self.dataset = dataset if self.dataset is None else self.dataset.concat(dataset)
+
+    def fingerprint(self) -> str:
+        """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
+
+        A dataset is not read for it: its classes are looked at, if it has any, and nothing else.
+        """
+        found = hashlib.sha256(str(len(self)).encode())
+        if self._stacked is not None:
+            ends, _ = self._stacked.take(torch.tensor([0, len(self) - 1]))
+            for tensor in (self._stacked.y, ends):
+                found.update(tensor.contiguous().numpy().tobytes())
+        elif self.dataset is not None and hasattr(self.dataset, "targets"):
+            found.update(repr([int(y) for y in self.dataset.targets]).encode())
+        return found.hexdigest()
 
     def take(self, indices: Tensor, *, train: bool) -> Batch:
         """The points at `indices`: x (N, *input), bytes where they are stored so, and y (N, *target).
@@ -115,6 +131,30 @@ class TaskBuffer(ExemplarsBuffer):
             return number
         self.rounds[number].add(experience.dataset, getattr(experience, "stacked", None))
         return number
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which data are here, without the data: they come again from the stream."""
+        rounds = {number: [len(r), r.fingerprint()] for number, r in self.rounds.items()}
+        return {"rounds": rounds}
+
+    def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
+        """Hold what was held then.
+
+        :param experiences: those that had been added, in order.
+        :raises UsageError: if these are other data than those that the state was saved with.
+        """
+        self.rounds = {}
+        for experience in experiences:
+            self.add(experience)
+        found = self.state_dict()["rounds"]
+        for number in [*state["rounds"], *found]:
+            then, now = state["rounds"].get(number, [0, ""]), found.get(number, [0, ""])
+            if then[0] != now[0]:
+                raise UsageError(
+                    f"not the stream that was trained on: round {number} now has {now[0]} datapoints, then {then[0]}"
+                )
+            if then != now:
+                raise UsageError(f"not the stream that was trained on: round {number} has other data")
 
     def for_label(self, labels: tuple[int, ...] | None, *, limit: int, seed: int) -> Batch | None:
         """The data that an evaluation may adapt to, read with evaluation transforms; None if the label is unseen.

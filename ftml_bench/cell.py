@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.measures import CURVES
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import evaluations, in_hindsight, total_evaluations
-from ftml_bench.record import RunWriter
+from ftml_bench.protocol import all_arrivals, evaluations, in_hindsight, total_evaluations
+from ftml_bench.resuming import StateSaver, begin_or_go_on
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.learning_rate import LearningRateAfter
 
@@ -49,7 +48,7 @@ def check(definition: Definition, data: str | None) -> None:
         if "only_class" in _measures(spec, benchmark) and not _has_classes(benchmark):
             raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
-            strategy = _build_strategy(spec, row, benchmark, definition.seeds[0], log=None)
+            strategy = _build_strategy(spec, row, benchmark, definition.seeds[0])
             if row.comparator and not hasattr(strategy, "trainable_rounds"):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
 
@@ -70,40 +69,40 @@ def run_cell(
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
     benchmark = _build_benchmark(spec, cell.seed, data)
-    shutil.rmtree(folder / "tb", ignore_errors=True)  # events of an earlier attempt would be drawn beside the new ones
-    strategy = _build_strategy(spec, row, benchmark, cell.seed, log=folder / "tb")
-    arrivals = _or(spec.arrivals, benchmark.arrivals)
-    total = total_evaluations(benchmark, arrivals)
     measured = _Measured()
-    strategy.evaluator.loggers.append(measured)
+    build = partial(_build_strategy, spec, row, benchmark, cell.seed, loggers=[measured])
+    strategy = build()
+    header = {
+        "definition": definition.hash,
+        "device": str(strategy.device),
+        "engine": strategy.engine.name if hasattr(strategy, "engine") else None,
+        "protocol": _protocol(spec, row, benchmark, strategy),
+    }
+    arrivals = _or(spec.arrivals, benchmark.arrivals)
+    begun = begin_or_go_on(folder, header, strategy, all_arrivals(benchmark, arrivals, seed=cell.seed))
+    if begun.spoiled:
+        strategy = build()
+    events = TensorboardLogger(str(folder / "tb"))
+    strategy.evaluator.loggers.append(events)
+    total = total_evaluations(benchmark, arrivals)
     if row.comparator:
         steps = in_hindsight(strategy, benchmark, steps=total * spec.steps)
         total = len(benchmark.train_stream)
     else:
-        steps = evaluations(strategy, benchmark, arrivals, seed=cell.seed)
+        steps = evaluations(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
 
-    writer = RunWriter.start(
-        folder,
-        {
-            "definition": definition.hash,
-            "device": str(strategy.device),
-            "engine": strategy.engine.name if hasattr(strategy, "engine") else None,
-            "protocol": _protocol(spec, row, benchmark, strategy),
-        },
-    )
-    start = time.perf_counter()
+    writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
     status, fields = "finished", {}
-    for done, evaluation in enumerate(steps, 1):
-        writer.append(asdict(evaluation), time.perf_counter() - start)
+    for done, evaluation in enumerate(steps, begun.done + 1):
+        writer.append(asdict(evaluation), saver.seconds)
         for measure, value, round in measured.take():
             writer.append_measure(round, measure, value)
         on_evaluation(done, total)
         if not math.isfinite(evaluation.loss):
             status, fields = "diverged", {"diverged_round": evaluation.round}
             break
-    for logger in strategy.evaluator.loggers:
-        if isinstance(logger, TensorboardLogger):
-            logger.writer.close()
+        saver.after_evaluation(done)
+    events.writer.close()
     writer.finish(status, cost=asdict(strategy.cost), **fields)
     return status
 
@@ -151,7 +150,7 @@ def _where(spec: BenchmarkSpec) -> str:
 
 
 def _build_strategy(
-    spec: BenchmarkSpec, row: Row, benchmark: CLScenario, seed: int, *, log: Path | None
+    spec: BenchmarkSpec, row: Row, benchmark: CLScenario, seed: int, *, loggers: Sequence[BaseLogger] = ()
 ) -> SupervisedTemplate:
     """The strategy of a row; rows with the same seed start from the same parameters if they have the same model."""
     where = f"{spec.name}: {row.name}"
@@ -168,7 +167,7 @@ def _build_strategy(
         "criterion": benchmark.criterion,
         "steps": spec.steps,
         **({"plugins": plugins} if plugins else {}),
-        "evaluator": _evaluator(spec, row, benchmark, log),
+        "evaluator": _evaluator(spec, row, benchmark, loggers),
         "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
         "seed": seed,
     }
@@ -218,7 +217,7 @@ def _construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hi
         raise UsageError(f"{where}: {error}") from error
 
 
-def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, log: Path | None) -> EvaluationPlugin:
+def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
     threshold = _or(spec.threshold, benchmark.threshold)
     metric = _metric(spec, benchmark)
     # A comparator is no learner that comes to one round after the other.
@@ -229,7 +228,7 @@ def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, log: Path |
         metrics.final_performance_metrics(metric=metric),
         metrics.learning_curve_metrics(metric=metric),
         metrics.measure_metrics(measures, benchmark),
-        loggers=[] if log is None else [TensorboardLogger(str(log))],
+        loggers=list(loggers),
     )
 
 

@@ -10,10 +10,12 @@ Nothing is hidden: the same, written out, is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from avalanche.benchmarks import CLScenario, DatasetExperience
+from avalanche.benchmarks import CLScenario, DatasetExperience, OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
 from tqdm import tqdm
@@ -43,33 +45,46 @@ def held_out(benchmark: CLScenario, round: int | DatasetExperience) -> DatasetEx
     return benchmark.test_stream[getattr(round, "current_experience", round)]
 
 
+def all_arrivals(
+    benchmark: CLScenario, arrivals: int | Sequence[int], *, seed: int = 0
+) -> Iterator[OnlineCLExperience]:
+    """The arrivals of every round, in the order in which the protocol trains on them.
+
+    :param arrivals: sizes, as in `ftml_bench.benchmarks.arrivals`.
+    :param seed: of the order in which the data of a round arrive.
+    """
+    return (arrival for round in benchmark.train_stream for arrival in split_arrivals(round, arrivals, seed=seed))
+
+
 def evaluations(
-    strategy: SupervisedTemplate, benchmark: CLScenario, arrivals: int | Sequence[int], *, seed: int = 0
+    strategy: SupervisedTemplate,
+    benchmark: CLScenario,
+    arrivals: int | Sequence[int],
+    *,
+    seed: int = 0,
+    skip: int = 0,
 ) -> Iterator[Evaluation]:
     """The protocol as a generator: trains on each arrival, evaluates on the round's held-out data, yields.
 
     :param arrivals: sizes, as in `ftml_bench.benchmarks.arrivals`.
     :param seed: of the order in which the data of a round arrive.
+    :param skip: how many arrivals `strategy` has been trained on; see `ftml_bench.saving`.
     """
     probe = _Probe()
-    strategy.plugins.insert(0, probe)
-    try:
-        for round in benchmark.train_stream:
-            for arrival in split_arrivals(round, arrivals, seed=seed):
-                strategy.train(arrival, eval_streams=[])
-                strategy.eval([held_out(benchmark, round)])
-                cost = getattr(strategy, "cost", probe.cost)
-                yield Evaluation(
-                    round=round.current_experience,
-                    evaluated_round=round.current_experience,
-                    datapoints=arrival.n_seen_in_round,
-                    loss=probe.performance.loss,
-                    accuracy=probe.performance.accuracy,
-                    steps=cost.steps,
-                    gradient_evaluations=cost.gradient_evaluations,
-                )
-    finally:
-        strategy.plugins.remove(probe)
+    for arrival in itertools.islice(all_arrivals(benchmark, arrivals, seed=seed), skip, None):
+        with probe.attached(strategy):
+            strategy.train(arrival, eval_streams=[])
+            strategy.eval([held_out(benchmark, arrival)])
+        cost = getattr(strategy, "cost", probe.cost)
+        yield Evaluation(
+            round=arrival.current_experience,
+            evaluated_round=arrival.current_experience,
+            datapoints=arrival.n_seen_in_round,
+            loss=probe.performance.loss,
+            accuracy=probe.performance.accuracy,
+            steps=cost.steps,
+            gradient_evaluations=cost.gradient_evaluations,
+        )
 
 
 def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: int) -> Iterator[Evaluation]:
@@ -142,6 +157,15 @@ class _Probe(SupervisedPlugin):
         super().__init__()
         self.performance = Performance()
         self.cost = Cost()
+
+    @contextmanager
+    def attached(self, strategy: SupervisedTemplate) -> Iterator[None]:
+        """Inside, it is one of the strategy's plugins; outside, the strategy is as it was built and can be saved."""
+        strategy.plugins.insert(0, self)
+        try:
+            yield
+        finally:
+            strategy.plugins.remove(self)
 
     def after_training_iteration(self, strategy, *args, **kwargs) -> None:
         self.cost.steps += 1

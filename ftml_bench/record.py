@@ -3,7 +3,8 @@
 `record.json` holds provenance (definition, versions, commit, device, engine, command, started, finished), `protocol`,
 `cost` and `status`; it is replaced as a whole. The tables are appended row by row and flushed, so that a run that was
 cut off keeps what it had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss
-and accuracy was measured (`ftml_bench.measures`).
+and accuracy was measured (`ftml_bench.measures`). While the cell runs there is also `state.pt`, from which it goes on
+if it is interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
 MEASURE_COLUMNS = ("round", "measure", "value")
 STATUSES = ("running", "finished", "diverged", "failed")
+SAVED_STATE = "state.pt"
 _PACKAGES = ("torch", "avalanche-lib", "ftml-bench", "numpy")
 
 
@@ -70,20 +73,21 @@ class Run:
 
 
 class RunWriter:
-    """Writes one cell's files. Make one with `start`, `append` every evaluation, then `finish`."""
+    """Writes one cell's files. Make one with `start` or `go_on`, `append` every evaluation, then `finish`."""
 
-    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, record: dict[str, Any], *, mode: str) -> None:
         self.folder = folder
         self.record = record
-        self._curve = _new_table(folder / "curve.csv", CURVE_COLUMNS)
-        self._timing = _new_table(folder / "timing.csv", TIMING_COLUMNS)
-        (folder / "measures.csv").unlink(missing_ok=True)
+        self._curve = _table(folder / "curve.csv", CURVE_COLUMNS, mode)
+        self._timing = _table(folder / "timing.csv", TIMING_COLUMNS, mode)
         self._measures: TextIO | None = None
+        if (folder / "measures.csv").is_file():
+            self._measures = _table(folder / "measures.csv", MEASURE_COLUMNS, mode)
         _write_record(folder, record)
 
     @classmethod
     def start(cls, folder: Path, header: dict[str, Any]) -> RunWriter:
-        """Begins a run in `folder` (made if missing; files of an earlier attempt are begun anew).
+        """Begins a run in `folder` (made if missing; files of an earlier attempt are removed).
 
         :param header: what only the caller knows; at least "definition" (the definition's hash) and "protocol", and
             whatever else belongs in `record.json` ("device", "engine", ...). Versions, commit, command and time are
@@ -93,7 +97,32 @@ class RunWriter:
             if key not in header:
                 raise KeyError(f"the header of a run needs {key!r}")
         folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder, {"status": "running", **provenance(), **header})
+        for name in (SAVED_STATE, "measures.csv", "error.txt"):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tb", ignore_errors=True)  # old events would be drawn beside the new ones
+        return cls(folder, {"status": "running", **provenance(), **header}, mode="w")
+
+    @classmethod
+    def go_on(cls, folder: Path, header: dict[str, Any], lengths: dict[str, int]) -> RunWriter:
+        """Goes on with a run that was interrupted, from where its state was saved.
+
+        :param header: as for `start`.
+        :param lengths: what `lengths` gave when the state was saved.
+        :raises UsageError: if the run was one of other versions or on another machine, or has lost files. Nothing is
+            changed then.
+        """
+        old, new = _read_record(folder), {"status": "running", **provenance(), **header}
+        for key, value in json.loads(json.dumps(new)).items():
+            if key not in ("status", "command", "started") and old.get(key) != value:
+                raise UsageError(f"{folder}: was begun with another {key}")
+        _cut_back(folder, lengths)
+        (folder / "error.txt").unlink(missing_ok=True)
+        times = {"started": old["started"], "resumed": [*old.get("resumed", []), new["started"]]}
+        return cls(folder, {**new, **times}, mode="a")
+
+    def lengths(self) -> dict[str, int]:
+        """How long every file is that is appended to, in bytes."""
+        return {str(path.relative_to(self.folder)): path.stat().st_size for path in _appended(self.folder)}
 
     def append(self, row: dict[str, Any], seconds: float) -> None:
         """Adds an evaluation: the columns of `curve.csv` by name, and the seconds since the run's start."""
@@ -105,7 +134,7 @@ class RunWriter:
     def append_measure(self, round: int, measure: str, value: float) -> None:
         """Adds the value of a measure in a round to `measures.csv`; the last one of a round counts."""
         if self._measures is None:
-            self._measures = _new_table(self.folder / "measures.csv", MEASURE_COLUMNS)
+            self._measures = _table(self.folder / "measures.csv", MEASURE_COLUMNS, "w")
         self._measures.write(_line((round, measure, float(value))))
         self._measures.flush()
 
@@ -124,6 +153,7 @@ class RunWriter:
             self._measures.close()
         self.record |= {"status": status, "finished": _now(), **fields}
         _write_record(self.folder, self.record)
+        (self.folder / SAVED_STATE).unlink(missing_ok=True)
 
 
 def provenance() -> dict[str, Any]:
@@ -135,6 +165,13 @@ def provenance() -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": _now(),
     }
+
+
+def may_go_on(folder: Path, definition_hash: str) -> bool:
+    """Whether a cell that did not come to its end has left a saved state of this definition."""
+    if not (folder / SAVED_STATE).is_file() or not (folder / "record.json").is_file():
+        return False
+    return _read_record(folder).get("definition") == definition_hash
 
 
 def mark_failed(folder: Path, definition_hash: str, reason: str, trace: str) -> None:
@@ -215,11 +252,31 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _new_table(path: Path, columns: tuple[str, ...]) -> TextIO:
-    table = path.open("w", encoding="utf-8", newline="")
-    table.write(_line(columns))
-    table.flush()
+def _table(path: Path, columns: tuple[str, ...], mode: str) -> TextIO:
+    """A table to append to: a new one (mode "w"), or one that is there ("a")."""
+    table: Any = path.open(mode, encoding="utf-8", newline="")
+    if mode == "w":
+        table.write(_line(columns))
+        table.flush()
     return table
+
+
+def _appended(folder: Path) -> list[Path]:
+    """The files that grow while a cell runs."""
+    tables = [folder / name for name in ("curve.csv", "timing.csv", "measures.csv")]
+    return [path for path in (*tables, *sorted(folder.glob("tb/**/*"))) if path.is_file()]
+
+
+def _cut_back(folder: Path, lengths: dict[str, int]) -> None:
+    for name, length in lengths.items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size < length:
+            raise UsageError(f"{folder / name} is shorter than when the state was saved")
+    for path in _appended(folder):
+        name = str(path.relative_to(folder))
+        if name in lengths:
+            os.truncate(path, lengths[name])
+        else:
+            path.unlink()
 
 
 def _line(values: Any) -> str:

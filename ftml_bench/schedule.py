@@ -36,8 +36,8 @@ def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None
     """Runs all cells that `root` does not hold yet, in `jobs` processes; one thread each, so that no number depends on
     `jobs`.
 
-    Cells that finished or diverged are kept. Others are run from the start. A cell that fails is recorded, and the
-    others go on.
+    Cells that finished or diverged are kept. One that was interrupted goes on from its saved state, others are run
+    from the start. A cell that fails is recorded, and the others go on.
 
     :param root: the leaderboard's folder; made if missing.
     :param data: folder of data sets, or None for the usual places.
@@ -50,7 +50,7 @@ def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None
     outcomes = {cell: (cell, status, "") for cell, status in _kept(definition, root)}
     todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
     for cell in todo:
-        if (root / cell.folder).exists():
+        if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
             shutil.rmtree(root / cell.folder)
     progress = _Progress(definition, todo, kept=len(outcomes), quiet=quiet)
     try:
@@ -138,7 +138,7 @@ def _run_in_pool(
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
-                process.terminate()  # what it was running is recorded as running, and will be run again
+                process.terminate()  # what it was running is recorded as running, and will go on
             raise
     return outcomes
 
@@ -169,6 +169,7 @@ def _run_one(
         text = " ".join(str(error).split())
         reason = text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
         record.mark_failed(folder, definition.hash, reason, traceback.format_exc())
+        (folder / record.SAVED_STATE).unlink(missing_ok=True)  # what failed is mended and then done from the start
         return cell, "failed", reason
     return cell, status, ""
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from ftml_bench.buffer import TaskBuffer, labels_of
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.plain_state import settings_of_parts
 from ftml_bench.seeding import derive, generator
 from ftml_bench.strategies.avalanche_repairs import Companion, as_arrival, with_repairs
 from ftml_bench.strategies.per_round import PerRound
@@ -88,6 +91,7 @@ class Learner(SupervisedTemplate):
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self._own_model = self.model
+        self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
 
     # -- what a learner is
 
@@ -113,6 +117,40 @@ class Learner(SupervisedTemplate):
     def trainable_rounds(self) -> list[int]:
         """The rounds that training draws from at present."""
         return self._rounds()
+
+    # -- what is saved beside model, optimiser and plugins (see `ftml_bench.saving`)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the learner itself has come to: tensors and plain values."""
+        return {
+            "buffer": self.buffer.state_dict(),
+            "rng": self.rng.get_state(),
+            "cost": asdict(self.cost),
+            "current_round": self.current_round,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
+        """Go back to what `state_dict` gave.
+
+        :param experiences: those trained on until then, in order: the buffer takes its data from them.
+        """
+        arrived: list[DatasetExperience] = []
+        self.buffer.load_state_dict(state["buffer"], self._arrivals(experiences, arrived))
+        for plugin in self.plugins:
+            if isinstance(plugin, PerRound):
+                plugin.take_up(arrived)
+        self.rng.set_state(state["rng"])
+        self.cost = Cost(**state["cost"])
+        self.current_round = state["current_round"]
+
+    def _arrivals(
+        self, experiences: Iterable[DatasetExperience], seen: list[DatasetExperience]
+    ) -> Iterator[DatasetExperience]:
+        """The experiences as they were filed; each is noted in `seen`."""
+        for self.experience in experiences:
+            seen.append(self._arrival())
+            yield seen[-1]
+        self.experience = None
 
     # -- training
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from avalanche.training.plugins.evaluation import default_evaluator
@@ -78,6 +78,15 @@ class FromScratch(JointLearner):
             self.model.load_state_dict(self._first_state)
             self.optimizer.state.clear()
         super()._before_training_exp(**kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Learner.state_dict`, with the first parameters."""
+        return {**super().state_dict(), "first_state": self._first_state}
+
+    def load_state_dict(self, state, experiences) -> None:
+        """As `Learner.load_state_dict`."""
+        super().load_state_dict(state, experiences)
+        self._first_state = state["first_state"]
 
     def check_model_and_optimizer(self, **kwargs) -> None:
         """As Avalanche's; what a model has grown by, untrained yet, belongs to its first parameters."""

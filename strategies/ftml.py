@@ -115,6 +115,7 @@ class FTML(Learner):
         self.task_sampler = task_sampler
         self.class_balanced = class_balanced
         self.permute_labels = permute_labels
+        self.adapted = adapted if isinstance(adapted, str) else list(adapted)
         if is_multi_task_module(model):
             engine = self._engine_for_task_labels(engine, adapted)
         self._engine_settings: dict[str, Any] = {
@@ -122,7 +123,7 @@ class FTML(Learner):
             "inner_lr": inner_lr,
             "inner_steps": inner_steps,
             "second_order": second_order,
-            "adapted": adapted if isinstance(adapted, str) else list(adapted),
+            "adapted": self.adapted,
             "batch_norm": batch_norm,
         }
         self.engine = self._engine_of(self.model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from copy import copy
 from types import SimpleNamespace
 
-from avalanche.benchmarks import OnlineCLExperience
+from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
 
 HOOKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
@@ -30,6 +31,8 @@ def per_round(plugin: BasePlugin) -> PerRound:
 
 class PerRound(SupervisedPlugin):
     """What `per_round` makes; the wrapped plugin is `plugin`."""
+
+    saved_attributes = ("plugin", "rounds", "round", "_iterations", "_epochs")
 
     def __init__(self, plugin: BasePlugin) -> None:
         super().__init__()
@@ -68,6 +71,13 @@ class PerRound(SupervisedPlugin):
 
     def after_training(self, strategy, *args, **kwargs) -> None:
         """Nothing: comes with the end of the round."""
+
+    def take_up(self, arrived: Iterable[DatasetExperience]) -> None:
+        """Once its saved state is loaded: the round that is arriving, from what was trained on until then."""
+        self._experience = None
+        for arrival in arrived:
+            if arrival.current_experience == self.round:
+                self._experience = _whole(self._experience, arrival)
 
     def _end(self, strategy, *args, **kwargs) -> None:
         self._fire("after_training_exp", strategy, *args, **kwargs)

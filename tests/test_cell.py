@@ -86,7 +86,7 @@ def test_the_rows_of_a_cell_see_the_same_stream_arrivals_and_first_parameters():
     built = []
     for row in spec.rows:
         benchmark = cells._build_benchmark(spec, 3, None)
-        strategy = cells._build_strategy(spec, row, benchmark, 3, log=None)
+        strategy = cells._build_strategy(spec, row, benchmark, 3)
         data = torch.cat([e.stacked.x[e.stacked.rows] for e in benchmark.train_stream])
         built.append((data, torch.cat([p.flatten() for p in strategy.model.parameters()])))
     for (data_a, parameters_a), (data_b, parameters_b) in pairwise(built):
@@ -146,7 +146,7 @@ def test_a_benchmark_without_a_threshold_is_measured_at_its_checkpoints(tmp_path
     changes = {"benchmark": f"{__name__}:{benchmark}", "strategies": rows}
     cells.check(definition(**changes), None)
     spec = definition(**changes).benchmarks[0]
-    strategy = cells._build_strategy(spec, spec.rows[0], cells._build_benchmark(spec, 3, None), 3, log=None)
+    strategy = cells._build_strategy(spec, spec.rows[0], cells._build_benchmark(spec, 3, None), 3)
     names = {str(m) for m in strategy.evaluator.metrics}
     assert names == {
         f"{metric.capitalize()}_{what}" for what in ("At_4_Datapoints", "At_12_Datapoints", "Over_Datapoints")

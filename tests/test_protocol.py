@@ -206,7 +206,7 @@ def test_a_run_that_is_left_in_the_middle_leaves_the_plugins_as_they_were(tiny_s
     before = list(strategy.plugins)
     steps = evaluations(strategy, tiny_sinusoids, 5)
     next(steps)
-    assert len(strategy.plugins) == len(before) + 1
+    assert [id(p) for p in strategy.plugins] == [id(p) for p in before]  # between two evaluations it may be saved
     steps.close()
     assert [id(p) for p in strategy.plugins] == [id(p) for p in before]
 

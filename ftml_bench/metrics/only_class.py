@@ -17,6 +17,8 @@ class CalledTheOnlyClass(RoundMetric):
     tenth where ten are equally frequent; one that takes the colour for the label has 1.
     """
 
+    saved_attributes = ("_only", "_called")
+
     def __init__(self) -> None:
         super().__init__("accuracy")
 

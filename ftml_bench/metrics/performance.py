@@ -14,6 +14,8 @@ from ftml_bench.errors import unknown
 class Performance:
     """Mean loss and accuracy over the points of one evaluated experience."""
 
+    saved_attributes = ("points", "_loss", "_correct")
+
     def __init__(self) -> None:
         self.points = 0
         self._loss = 0.0
@@ -55,6 +57,16 @@ class RoundMetric(PluginMetric[float]):
 
     :param metric: "accuracy" or "loss" (the strategy's criterion).
     """
+
+    saved_attributes: tuple[str, ...] = (
+        "round",
+        "datapoints",
+        "values",
+        "n_seen",
+        "n_before",
+        "is_last",
+        "_performance",
+    )
 
     def __init__(self, metric: str) -> None:
         super().__init__()

@@ -39,6 +39,8 @@ class Regret(RoundMetric):
     The learner is left as it was, its cost included.
     """
 
+    saved_attributes = ("losses", "_leader", "_updated", "_sum")
+
     def __init__(self, least: Sequence[float] | None = None) -> None:
         """
         :param least: min_w Σ_{t ≤ T} f_t(U_t(w)) for T = 1, 2, ...

@@ -20,6 +20,8 @@ class DatapointsToThreshold(RoundMetric):
     as the round's size, with `Threshold_Censored` = 1.
     """
 
+    saved_attributes = ("_emitted_round",)
+
     def __init__(self, threshold: Threshold) -> None:
         self.threshold = threshold
         super().__init__(threshold.metric)
