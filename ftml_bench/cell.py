@@ -29,6 +29,7 @@ from ftml_bench.protocol import all_arrivals, evaluations, in_hindsight, total_e
 from ftml_bench.resuming import StateSaver, begin_or_go_on
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.learning_rate import LearningRateAfter
+from ftml_bench.strategies.stock import needs_classes, on_arrivals
 
 # What the cell decides itself, so that no row can differ in it.
 _GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
@@ -49,6 +50,8 @@ def check(definition: Definition, data: str | None) -> None:
             raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
             strategy = _build_strategy(spec, row, benchmark, definition.seeds[0])
+            if needs_classes(type(strategy)) and not _has_classes(benchmark):
+                raise UsageError(f"{spec.name}: {row.name}: {row.strategy} needs classes: this is a regression stream")
             if row.comparator and not hasattr(strategy, "trainable_rounds"):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
 
@@ -159,7 +162,7 @@ def _build_strategy(
     optimizer, plugins = _build_optimizer(row.optimizer, model, where)
     torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
 
-    cls = registry.load("strategy", row.strategy)
+    cls = _strategy_class(row, where)
     settings = {
         **_settings(cls, row, benchmark),
         "model": model,
@@ -172,6 +175,17 @@ def _build_strategy(
         "seed": seed,
     }
     return _construct(cls, settings, where, hidden=_GIVEN_BY_CELL)
+
+
+def _strategy_class(row: Row, where: str) -> type:
+    """The row's class; one that takes no `steps`, as Avalanche's own, is made to run on arrivals."""
+    cls = registry.load("strategy", row.strategy)
+    if "steps" in inspect.signature(cls).parameters:
+        return cls
+    try:
+        return on_arrivals(cls)
+    except UsageError as error:
+        raise UsageError(f"{where}: {row.strategy}: {error}") from error
 
 
 def _settings(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:

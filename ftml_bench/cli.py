@@ -120,6 +120,21 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     _add_running(run, "runs/BENCHMARK-STRATEGY")
 
+    check = add(
+        "check",
+        _check,
+        "try what every strategy, benchmark and model has to hold on one of them",
+        "ftml-bench check my_module:MyStrategy --set strength=0.5",
+    )
+    check.add_argument("name", metavar="NAME", help="a name of `ftml-bench list`, or module:Class")
+    check.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="its settings")
+    check.add_argument(
+        "--benchmark", default="RainbowDigits", metavar="NAME", help="for strategies and models: tried on which"
+    )
+    check.add_argument(
+        "--benchmark-set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="that benchmark's settings"
+    )
+
     report = add(
         "report", _report, "make tables, figures and page anew from a run's files", "ftml-bench report runs/quick"
     )
@@ -299,6 +314,22 @@ def _run(options: argparse.Namespace) -> int:
         },
     }
     return _run_and_report(definitions.from_dict(content, "run"), options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ftml_bench import check
+
+    outcomes = check.check(
+        options.name,
+        _key_values("--set", options.set),
+        benchmark=options.benchmark,
+        benchmark_settings=_key_values("--benchmark-set", options.benchmark_set),
+    )
+    broken = 0
+    for outcome in outcomes:
+        print(outcome, flush=True)
+        broken += outcome.verdict == "broken"
+    return 1 if broken else 0
 
 
 def _report(options: argparse.Namespace) -> int:

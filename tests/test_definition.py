@@ -257,7 +257,9 @@ def test_packaged_leaderboards_are_sound():
         assert leaderboard.name == name
         assert description
         for spec in leaderboard.benchmarks:
-            assert len({images_of_a_step(row) for row in spec.rows}) == 1, spec.name
+            # Avalanche's own draw what they can: recorded, not equalised.
+            ours = [row for row in spec.rows if ":" not in row.strategy]
+            assert len({images_of_a_step(row) for row in ours}) == 1, spec.name
 
 
 def images_of_a_step(row):

@@ -1,0 +1,369 @@
+"""Avalanche's own strategies, and any other plain `SupervisedTemplate`, on streams that arrive a few points at a time.
+
+`on_arrivals(EWC)` is EWC with two more keywords, `steps` and `seed`. A round is its experience: at every arrival it
+trains for `steps` steps on the round's data so far, and what Avalanche does at the end of an experience (importances,
+memories, teachers, the count of experiences) happens at the end of the round. Left to itself, a plugin takes every
+arrival for an experience: EWC keeps one copy of the parameters an arrival, a memory is split among arrivals.
+
+The second half of the file is what has to be worked round in Avalanche 0.6.0 for that, and what is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from avalanche.models import MultiTaskModule
+from avalanche.training.plugins import (
+    AGEMPlugin,
+    GDumbPlugin,
+    LwFPlugin,
+    MIRPlugin,
+    SynapticIntelligencePlugin,
+)
+from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.templates.base_sgd import BaseSGDTemplate
+from avalanche.training.utils import cycle
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.data import DataLoader
+
+from ftml_bench.cost import Cost
+from ftml_bench.errors import UsageError
+from ftml_bench.seeding import derive
+from ftml_bench.strategies.base import preserved_random_state
+
+
+@functools.cache
+def on_arrivals(strategy_class: type[BaseSGDTemplate]) -> type[BaseSGDTemplate]:
+    """A strategy class that is `strategy_class` with rounds for experiences and `steps` training steps an arrival.
+
+    Its constructor takes that class's keywords, those of its base classes, `steps` and `seed`, but not `train_epochs`:
+    epochs are repeated until the steps are spent. Further attributes: `cost`, see `ftml_bench.cost`.
+
+    :raises UsageError: for anything but a supervised strategy of Avalanche, and for those that cannot run (`REFUSED`).
+    """
+    if not (inspect.isclass(strategy_class) and issubclass(strategy_class, BaseSGDTemplate)):
+        raise UsageError("it is no strategy of Avalanche's kind (SupervisedTemplate)")
+    bases = _names_in_avalanche(strategy_class)
+    for name in bases & set(REFUSED):
+        raise UsageError(f"{name} cannot be run here: {REFUSED[name]}")
+    mended = [mixin for name, mixin in MENDED_STRATEGIES.items() if name in bases]
+    return type(
+        strategy_class.__name__,
+        (*mended, _OnArrivals, strategy_class),
+        {
+            "__doc__": strategy_class.__doc__,
+            "__module__": strategy_class.__module__,
+            "__signature__": _signature(strategy_class),
+        },
+    )
+
+
+def _names_in_avalanche(strategy_class: type) -> set[str]:
+    """The names of those of a class's bases, itself included, that are Avalanche's."""
+    return {base.__name__ for base in strategy_class.__mro__ if base.__module__.startswith("avalanche.")}
+
+
+def _signature(strategy_class: type) -> inspect.Signature:
+    """The keywords of a class and, where it passes others on, of its base classes."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in strategy_class.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) and p.name != "self"]
+        for parameter in named:
+            found.setdefault(parameter.name, parameter.replace(kind=parameter.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    found.pop("train_epochs", None)
+    for name, default in (("steps", inspect.Parameter.empty), ("seed", 0)):
+        found[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+    return inspect.Signature(list(found.values()))
+
+
+# Not a subclass: Avalanche would check all keywords by what this class and its own bases take.
+class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore[misc]
+    """Goes before a strategy class in the order of bases; see `on_arrivals`."""
+
+    batch_norm = "running"
+    model: nn.Module
+    experience: Any
+    mbatch: Any
+    mb_output: Any
+    loss: Any
+
+    def __init__(self, *, steps: int, seed: int = 0, **settings: Any) -> None:
+        if steps < 1:
+            raise UsageError(f"steps={steps}: expected a number of at least 1")
+        # Every epoch takes a step or more, so that these are enough.
+        super().__init__(**settings, train_epochs=steps)
+        self.steps = steps
+        self.cost = Cost()
+        self._seen: Any = None  # of the round
+        self._random = _seeded(derive(seed, "stock"))
+        self._in_step = False
+        for plugin in self.plugins:
+            mended = MENDED_PLUGINS.get(type(plugin))
+            if mended is not None:
+                plugin.__class__ = mended
+
+    # -- training
+
+    def train(self, experiences: Any, eval_streams: Any = None, **kwargs: Any) -> Any:
+        """As Avalanche's; what is drawn at random depends on `seed` and on earlier training alone."""
+        counter = register_module_forward_hook(self._count)
+        try:
+            with preserved_random_state(self.device), _without_deprecations():
+                _set_random(self._random)
+                metrics = super().train(experiences, eval_streams, **kwargs)
+                self._random = _get_random()
+        finally:
+            counter.remove()
+        return metrics
+
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Called after every module's forward pass: what goes through the model has been drawn; with gradients, it
+        is a gradient evaluation."""
+        if module is not self.model:
+            return
+        if self._in_step:
+            self.cost.images += len(inputs[0])
+        if torch.is_grad_enabled():
+            self.cost.gradient_evaluations += len(inputs[0])
+
+    def _before_training_exp(self, **kwargs: Any) -> None:
+        self.arrival = self.experience
+        if needs_classes(type(self)) and not hasattr(self.arrival.dataset, "targets"):
+            raise UsageError(f"{type(self).__name__} needs classes: it cannot be run on a regression stream")
+        first = getattr(self.arrival, "is_first_subexp", True)
+        self._seen = self.arrival.dataset if first else self._seen.concat(self.arrival.dataset)
+        self.experience = copy(self.arrival)
+        self.experience._dataset = self._seen  # Avalanche gives it no setter
+        self._stop_training = False  # where the steps ended with an epoch, it still stands
+        super()._before_training_exp(**kwargs)
+
+    def make_train_dataloader(self, drop_last: bool = False, **kwargs: Any) -> None:
+        """As Avalanche's, but no data are dropped: a small arrival may be less than a minibatch."""
+        super().make_train_dataloader(drop_last=False, **kwargs)
+
+    def _before_training_iteration(self, **kwargs: Any) -> None:
+        self._in_step = True
+        super()._before_training_iteration(**kwargs)
+
+    def _after_training_iteration(self, **kwargs: Any) -> None:
+        super()._after_training_iteration(**kwargs)
+        self._in_step = False
+        self.cost.steps += 1
+        if self.clock.train_exp_iterations >= self.steps:
+            self.stop_training()
+
+    def _after_training_exp(self, **kwargs: Any) -> None:
+        taken = self.clock.train_exp_iterations
+        if taken != self.steps:
+            raise UsageError(f"{type(self).__name__} took {taken} steps instead of {self.steps}")
+        if getattr(self.arrival, "is_last_subexp", True):
+            super()._after_training_exp(**kwargs)
+        else:
+            self.evaluator.after_training_exp(self, **kwargs)
+
+    # -- evaluation
+
+    @torch.no_grad()
+    def eval(self, exp_list: Any, **kwargs: Any) -> Any:
+        """As Avalanche's, on a copy of the model; nothing is afterwards other than before."""
+        model, state = self.model, self._save_train_state()
+        iteration = self.mbatch, self.mb_output, self.loss
+        try:
+            self.model = deepcopy(model)
+            with preserved_random_state(self.device):
+                return super().eval(exp_list, **kwargs)
+        finally:
+            self.model = model
+            self._load_train_state(state)
+            self.mbatch, self.mb_output, self.loss = iteration
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Avalanche warns at every call of functions of its own that it has deprecated, whatever the filters are."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for warning in caught:
+        if not issubclass(warning.category, DeprecationWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+RandomState = tuple[Any, Any, torch.Tensor]
+
+
+def _seeded(seed: int) -> RandomState:
+    """States of Python's, NumPy's and PyTorch's generators as if each had been seeded."""
+    return (
+        random.Random(seed).getstate(),
+        np.random.RandomState(seed % 2**32).get_state(),
+        torch.Generator().manual_seed(seed).get_state(),
+    )
+
+
+def _get_random() -> RandomState:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_random(state: RandomState) -> None:
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+
+
+# -- what is worked round in Avalanche 0.6.0; each may go when the sentence is no longer true of it
+
+
+class _Once(_OnArrivals):
+    """Cumulative appends the whole experience at every call; an arrival's points are to come in once."""
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        round, self.experience = self.experience, self.arrival
+        super().train_dataset_adaptation(**kwargs)
+        self.experience = round
+
+
+class _FedOnce(ClassBalancedBuffer):
+    """ER_ACE and GDumb feed their memory before training, so at every arrival: each point is to come in once."""
+
+    def update(self, strategy: Any, **kwargs: Any) -> None:
+        self.post_adapt(strategy, strategy.arrival)
+
+
+class _ERACE(_OnArrivals):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.storage_policy.__class__ = _FedOnce
+
+
+class _MetaLearner(_OnArrivals):
+    """MER and LaMAML predict the minibatch again after each step, for metrics: no draw and no gradient."""
+
+    def forward(self) -> Any:
+        in_step, self._in_step = self._in_step, False
+        try:
+            with torch.set_grad_enabled(not self.is_training and torch.is_grad_enabled()):
+                return super().forward()
+        finally:
+            self._in_step = in_step
+
+
+class _LaMAML(_OnArrivals):
+    """Trains a copy of the model that `higher` has patched, whose passes are not seen: counted by its algorithm."""
+
+    def _inner_updates(self, **kwargs: Any) -> None:
+        super()._inner_updates(**kwargs)
+        # the minibatch without what a replay plugin has added, slice by slice; then all of it after each slice
+        own = len(self.mb_y) if self.clock.train_exp_counter == 0 else min(len(self.mb_y), self.train_mb_size)
+        self.cost.images += len(self.mb_y)
+        self.cost.gradient_evaluations += own * (2 if self.second_order else 1) + self.n_inner_updates * len(self.mb_y)
+
+
+class _SI(SynapticIntelligencePlugin):
+    """On a CPU the weights that it stores are views of the live ones: no path, no importance, no penalty.
+
+    The path starts where the round does.
+    """
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if getattr(strategy.experience, "is_first_subexp", True):
+            super().before_training_exp(strategy, **kwargs)
+            _own(self.ewc_data[0])
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_iteration(strategy, **kwargs)
+        _own(self.syn_data["old_theta"])
+
+
+def _own(weights: dict[str, Any]) -> None:
+    for weight in weights.values():
+        weight.data = weight.data.clone()
+
+
+class _AGEM(AGEMPlugin):
+    """Draws sample_size // rounds points of each round, which becomes 0: one point a round at least."""
+
+    sample_size: int
+
+    def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        self.sample_size = max(self.sample_size, len(self.buffers) + 1)
+        super().update_memory(dataset, num_workers, **kwargs)
+
+
+class _MIR(MIRPlugin):
+    """Never replays a class of the last minibatch: nothing, where every round has all classes. Its memory holds
+    earlier rounds alone, so all of it may be replayed."""
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.update(strategy, **kwargs)
+        memory = self.storage_policy.buffer
+        enough = len(memory) > self.batch_size_mem
+        self.replay_loader = cycle(DataLoader(memory, self.subsample, shuffle=True)) if enough else None
+
+
+class _LwF(LwFPlugin):
+    """Distils a model without heads a task only on the classes of the task with label 0."""
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().after_training_exp(strategy, **kwargs)
+        if not isinstance(strategy.model, MultiTaskModule):
+            classes = self.lwf.prev_classes_by_task
+            classes[0] = set().union(*classes.values())
+
+
+class _GDumb(GDumbPlugin):
+    """Starts anew with every experience: with every round, not with every arrival."""
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.__class__ = _FedOnce
+        if getattr(strategy.experience, "is_first_subexp", True):
+            super().before_train_dataset_adaptation(strategy, **kwargs)
+
+
+# by name: importing LaMAML imports `higher`, which few need
+MENDED_STRATEGIES = {
+    "Cumulative": _Once,
+    "ER_ACE": _ERACE,
+    "LaMAML": _LaMAML,
+    "SupervisedMetaLearningTemplate": _MetaLearner,
+}
+MENDED_PLUGINS: dict[type, type] = {
+    SynapticIntelligencePlugin: _SI,
+    AGEMPlugin: _AGEM,
+    MIRPlugin: _MIR,
+    LwFPlugin: _LwF,
+    GDumbPlugin: _GDumb,
+}
+
+# class -> why it cannot be run
+REFUSED = {
+    "BiC": "in Avalanche 0.6.0 it replaces the data of an experience, which cannot be replaced",
+    "ER_AML": "in Avalanche 0.6.0 it never ends if its memory of a group of classes is smaller than a minibatch",
+    "FromScratchTraining": "in Avalanche 0.6.0 it keeps the running statistics of batch norm; take FromScratch",
+    "ICaRL": "Avalanche 0.6.0 has it for benchmarks of the older kind only",
+    "JointTraining": "it trains on all rounds at once; take TrainOnEverything or avalanche.training:Cumulative",
+}
+if importlib.util.find_spec("quadprog") is None:
+    REFUSED["GEM"] = "it needs a solver: pip install quadprog"
+
+_NEED_CLASSES = {"AGEM", "DER", "ER_ACE", "GDumb", "LwF", "MER", "MIR", "Replay"}
+
+
+def needs_classes(strategy_class: type) -> bool:
+    """Whether a strategy of Avalanche's stores or distils classes, so that it cannot be run on a regression stream."""
+    return not _names_in_avalanche(strategy_class).isdisjoint(_NEED_CLASSES)
