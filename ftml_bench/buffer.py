@@ -235,15 +235,16 @@ class TaskBuffer(ExemplarsBuffer):
         sizes = torch.tensor([len(self.rounds[number]) for number in rounds])
         if equal_tasks:
             counts = torch.randint(len(rounds), (size,), generator=rng).bincount(minlength=len(rounds))
-            each = [_some(n, k, rng) for n, k in zip(sizes.tolist(), counts.tolist(), strict=True)]
+            rows = torch.cat([_some(n, k, rng) for n, k in zip(sizes.tolist(), counts.tolist(), strict=True)])
         else:
             rows = _some(int(sizes.sum()), size, rng)
             ends = sizes.cumsum(0)
             owner = torch.bucketize(rows, ends, right=True)
-            by_round = owner.argsort(stable=True)
+            rows = (rows - (ends - sizes)[owner])[owner.argsort(stable=True)]
             counts = owner.bincount(minlength=len(rounds))
-            each = list((rows - (ends - sizes)[owner])[by_round].split(counts.tolist()))
-        chosen = [(number, rows) for number, rows in zip(rounds, each, strict=True) if len(rows)]
+        drawn = counts.nonzero().flatten()
+        each = rows.split(counts[drawn].tolist())
+        chosen = [(rounds[i], own) for i, own in zip(drawn.tolist(), each, strict=True)]
         return self._batch(chosen), self._labels(rounds, counts)
 
     def everything(self, rounds: Sequence[int]) -> tuple[Batch, Tensor]:

@@ -19,10 +19,10 @@ from torch import Tensor
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.errors import UsageError
 
-# Reading a row of a mapped file brings up to so many bytes around it into the process, and they stay there.
-AROUND = 2**16
-# So the mapping is made anew before it holds more than this; the system's page cache keeps what was read.
-MOST_MAPPED = 2**29
+# Pages of a mapped file that were read stay in the process. The mapping is made anew before they are more than this
+# many bytes; the system keeps in its own cache what it can.
+MOST_MAPPED = 2**30
+_STATM = Path("/proc/self/statm")
 
 
 class Storage(Protocol):
@@ -130,7 +130,6 @@ class FileStorage:
             raise UsageError(f"buffer folder {folder}: {error.strerror}: expected one to write into") from error
         self._x: Tensor | None = None  # the file, as a tensor with room for more than is in it
         self._y = Grown(device)
-        self._mapped = 0  # bytes that may have come into the process since the mapping was made
 
     def append(self, data: StackedDataset) -> Tensor:
         """See `Storage.append`."""
@@ -147,8 +146,7 @@ class FileStorage:
     def take(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See `Storage.take`."""
         assert self._x is not None
-        self._mapped += len(numbers) * (_bytes(self._x) + AROUND)
-        if self._mapped > MOST_MAPPED:
+        if _bytes_of_files() > MOST_MAPPED:
             self._map(len(self._x), self._x)
         return self._x.index_select(0, numbers).to(self._device), self.labels(numbers)
 
@@ -175,7 +173,6 @@ class FileStorage:
         """The whole file as a tensor (rows, *input); the mapping before it goes."""
         pages = mmap.mmap(self._file.fileno(), rows * _bytes(like))
         self._x = torch.frombuffer(pages, dtype=like.dtype).view(rows, *like.shape[1:])
-        self._mapped = 0
 
 
 def check_alike(rows: Tensor, others: Tensor) -> None:
@@ -192,3 +189,11 @@ def check_alike(rows: Tensor, others: Tensor) -> None:
 def _bytes(x: Tensor) -> int:
     """Bytes of one row."""
     return math.prod(x.shape[1:]) * x.element_size()
+
+
+def _bytes_of_files() -> int:
+    """How much of mapped files is in this process, programs and libraries included; 0 where the system does not say."""
+    try:
+        return int(_STATM.read_text(encoding="ascii").split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return 0
