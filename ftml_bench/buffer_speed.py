@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import statistics
 import time
@@ -37,11 +36,10 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
     """
     keep_freed_memory()  # as in every cell
     file, memory = TaskBuffer(folder=folder), TaskBuffer()
+    images = torch.empty((ROUND, *SHAPE), dtype=torch.uint8)  # one round at a time
     before = private_megabytes()
     for t in range(rounds):
-        file.add(_experience(t, StackedDataset(*_points(t), torch.arange(ROUND))))
-        if t % 50 == 0:
-            gc.collect()  # Avalanche's experiences refer to themselves, and hold their data until then
+        file.add(_experience(t, StackedDataset(images, _fill(images, t), torch.arange(ROUND))))
     filled, most = private_megabytes(), 0.0
     rng = torch.Generator().manual_seed(0)
     for _ in range(repeats):
@@ -52,8 +50,7 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
 
     base = torch.empty((rounds * ROUND, *SHAPE), dtype=torch.uint8)
     for t, rows in enumerate(torch.arange(rounds * ROUND).split(ROUND)):
-        base[rows], classes = _points(t)
-        memory.add(_experience(t, StackedDataset(base, classes, rows)))
+        memory.add(_experience(t, StackedDataset(base, _fill(base[t * ROUND : (t + 1) * ROUND], t), rows)))
     lines = [
         f"a buffer of {rounds * ROUND:,} images of {' x '.join(map(str, SHAPE))} bytes in {rounds:,} rounds, "
         f"{base.numel() / 1e9:.2f} GB",
@@ -101,11 +98,11 @@ def _milliseconds(draw: Draw, buffer: TaskBuffer, seed: int) -> float:
     return 1e3 * (time.process_time() - start) / BATCH
 
 
-def _points(t: int) -> tuple[Tensor, Tensor]:
+def _fill(images: Tensor, t: int) -> Tensor:
+    """Write the images of round t; their classes."""
     rng = generator(0, "stream", "made", t)
-    numbers = torch.empty((ROUND, *SHAPE), dtype=torch.uint8)
-    numbers.view(torch.int64).random_(generator=rng)  # eight bytes at a time
-    return numbers, torch.randint(10, (ROUND,), generator=rng)
+    images.view(torch.int64).random_(generator=rng)  # eight bytes at a time
+    return torch.randint(10, (ROUND,), generator=rng)
 
 
 def _experience(t: int, data: StackedDataset) -> DatasetExperience:

@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
     """Let the process keep up to a gigabyte of freed memory for what comes next; without glibc nothing is done.
 
     As it comes, glibc hands large tensors' memory back to the system when they are freed, after every training step,
-    and every page of it is fetched anew in the next. Numbers do not change, nor does the peak of memory.
+    and every page of it is fetched anew in the next. Numbers do not change, and the peak of memory hardly.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
