@@ -14,7 +14,7 @@ def as_input(x: Tensor) -> Tensor:
 
     :param x: one datapoint or a batch of them, any shape.
     """
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
+    return x / 255 if x.dtype == torch.uint8 else x  # one pass; bit for bit x.float() / 255
 
 
 class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
@@ -65,11 +65,3 @@ class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The points at `indices`, (n,) int64, stacked: (n, *input) as stored (images: bytes), and their labels."""
         return self.x[self.rows[indices]], self.y[indices]
-
-    def concat(self, other: StackedDataset) -> StackedDataset:
-        """The points of both. On one base only rows are joined; otherwise the points are gathered on a new base."""
-        y = torch.cat([self.y, other.y])
-        if self.x is other.x:
-            return StackedDataset(self.x, y, torch.cat([self.rows, other.rows]))
-        x = torch.cat([self.x[self.rows], other.x[other.rows]])
-        return StackedDataset(x, y, torch.arange(len(x)))

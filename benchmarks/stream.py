@@ -116,7 +116,7 @@ def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) ->
 
 
 def _experience(index: int, data: StackedDataset) -> DatasetExperience:
-    experience = DatasetExperience(dataset=_avalanche_dataset(index, data), current_experience=index)
+    experience = DatasetExperience(dataset=avalanche_dataset(index, data), current_experience=index)
     experience.stacked = data
     experience.task_label = index
     experience.task_labels = [index]
@@ -126,7 +126,8 @@ def _experience(index: int, data: StackedDataset) -> DatasetExperience:
     return experience
 
 
-def _avalanche_dataset(index: int, data: StackedDataset) -> AvalancheDataset:
+def avalanche_dataset(index: int, data: StackedDataset) -> AvalancheDataset:
+    """`data` as Avalanche has datasets, with the task label `index`; bytes become inputs when a point is read."""
     task = TaskLabels(ConstantSequence(index, len(data)))
     groups = TransformGroups({"train": (as_input, None), "eval": (as_input, None)})
     if data.is_classification:

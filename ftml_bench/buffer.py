@@ -1,13 +1,15 @@
 """What a learner remembers: all data of all rounds, sampled in batches of tasks (the paper's task buffer B).
 
 Nothing enters but what an arrival handed over as its own dataset; nothing leaves. Rounds are filed by
-`current_experience`. Streams of stacked tensors are kept as bytes, shared with the stream; any other stream's data are
-kept as the `AvalancheDataset` that arrived and read anew at each draw.
+`current_experience`. Streams of stacked tensors are kept as bytes, shared with the stream or in a file, and a draw is
+one gather, whatever the number of rounds; any other stream's data are kept as the `AvalancheDataset` that arrived and
+read anew at each draw.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,8 +22,10 @@ from torch import Generator, Tensor
 
 from ftml_bench.benchmarks.arrivals import balanced_order
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
+from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
+from ftml_bench.storage import FileStorage, SharedStorage, Storage
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,13 +33,16 @@ Batch = tuple[Tensor, Tensor]
 class Round:
     """The data of one round so far (D_t): one or several arrivals."""
 
-    def __init__(self, labels: tuple[int, ...] | None) -> None:
+    def __init__(self, labels: tuple[int, ...] | None, storage: Storage) -> None:
         self.labels = labels
-        self.dataset: AvalancheDataset | None = None
-        self._stacked: StackedDataset | None = None
+        self.numbers: Tensor | None = None  # of its points in the storage, (N,) int64; None: they are in a dataset
+        self._storage = storage
+        self._dataset: AvalancheDataset | None = None
 
     def __len__(self) -> int:
-        return 0 if self.dataset is None else len(self.dataset)
+        if self.numbers is not None:
+            return len(self.numbers)
+        return 0 if self._dataset is None else len(self._dataset)
 
     @property
     def task_label(self) -> int:
@@ -43,23 +50,35 @@ class Round:
         return self.labels[0] if self.labels else 0
 
     @property
+    def dataset(self) -> AvalancheDataset:
+        """The data as one dataset."""
+        if self._dataset is not None:
+            return self._dataset
+        assert isinstance(self._storage, FileStorage)
+        assert self.numbers is not None
+        return avalanche_dataset(self.task_label, self._storage.dataset(self.numbers))
+
+    @property
     def classes(self) -> Tensor:
         """The class of every point, (N,) int64.
 
         :raises UsageError: if the round has no classes (regression).
         """
-        if self._stacked is not None and self._stacked.is_classification:
-            return self._stacked.targets
+        if self.numbers is not None:
+            classes = self._storage.labels(self.numbers)
+            if not classes.is_floating_point():
+                return classes.cpu()
         targets = getattr(self.dataset, "targets", None)
         if targets is None:
             raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
         return torch.as_tensor(list(targets))
 
-    def add(self, dataset: AvalancheDataset, stacked: StackedDataset | None) -> None:
-        """Append an arrival."""
-        if stacked is not None:
-            self._stacked = stacked if self._stacked is None else self._stacked.concat(stacked)
-        self.dataset = dataset if self.dataset is None else self.dataset.concat(dataset)
+    def add(self, dataset: AvalancheDataset | None, numbers: Tensor | None) -> None:
+        """Append an arrival: its dataset, if that is to be kept, and the numbers of its points in the storage."""
+        if numbers is not None:
+            self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
+        if dataset is not None:
+            self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
 
     def fingerprint(self) -> str:
         """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
@@ -67,22 +86,19 @@ class Round:
         A dataset is not read for it: its classes are looked at, if it has any, and nothing else.
         """
         found = hashlib.sha256(str(len(self)).encode())
-        if self._stacked is not None:
-            ends, _ = self._stacked.take(torch.tensor([0, len(self) - 1]))
-            for tensor in (self._stacked.y, ends):
-                found.update(tensor.contiguous().numpy().tobytes())
-        elif self.dataset is not None and hasattr(self.dataset, "targets"):
+        if self.numbers is not None:
+            ends, _ = self._storage.take(self.numbers[[0, -1]])
+            for tensor in (self._storage.labels(self.numbers), ends):
+                found.update(tensor.cpu().contiguous().numpy().tobytes())
+        elif self._dataset is not None and hasattr(self.dataset, "targets"):
             found.update(repr([int(y) for y in self.dataset.targets]).encode())
         return found.hexdigest()
 
-    def take(self, indices: Tensor, *, train: bool) -> Batch:
-        """The points at `indices`: x (N, *input), bytes where they are stored so, and y (N, *target).
+    def read(self, indices: Tensor, *, train: bool) -> Batch:
+        """The points at `indices`, read from the dataset: x (N, *input) and y (N, *target).
 
-        :param train: read a dataset with its training transform; else with its evaluation transform.
+        :param train: with its training transform; else with its evaluation transform.
         """
-        if self._stacked is not None:
-            return self._stacked.take(indices)
-        assert self.dataset is not None
         dataset = self.dataset.train() if train else self.dataset.eval()
         points = [dataset[int(i)] for i in indices]
         return torch.stack([p[0] for p in points]), torch.stack([torch.as_tensor(p[1]) for p in points])
@@ -92,12 +108,16 @@ class TaskBuffer(ExemplarsBuffer):
     """A buffer of everything, filed by round; used as Avalanche's own buffers (`.buffer`, `.update(strategy)`).
 
     :param device: where drawn batches go; bytes become floats there.
+    :param folder: keep the inputs of streams of stacked tensors in a file in this folder instead of in memory (see
+        `ftml_bench.storage.FileStorage`). Draws are the same.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", *, folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__(max_size=sys.maxsize)
         self.device = torch.device(device)
         self.rounds: dict[int, Round] = {}
+        self._in_file = folder is not None
+        self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
 
     @property
     def buffer(self) -> AvalancheDataset:
@@ -123,14 +143,27 @@ class TaskBuffer(ExemplarsBuffer):
         """
         number = experience.current_experience
         is_part = isinstance(experience, OnlineCLExperience)
+        before = self.rounds.get(number)
         # Training once more on the same data brings nothing new: a whole experience stands for its round, and an
         # arrival that has been seen is not added again.
-        if number not in self.rounds or not is_part:
-            self.rounds[number] = Round(labels_of(experience))
-        elif len(self.rounds[number]) >= getattr(experience, "n_seen_in_round", sys.maxsize):
-            return number
-        self.rounds[number].add(experience.dataset, getattr(experience, "stacked", None))
+        if before is not None and is_part:
+            if len(before) >= getattr(experience, "n_seen_in_round", sys.maxsize):
+                return number
+        else:
+            self.rounds[number] = Round(labels_of(experience), self._storage)
+        stacked = getattr(experience, "stacked", None)
+        numbers = None if stacked is None else self._file(stacked, None if is_part else before)
+        is_in_file = stacked is not None and self._in_file
+        self.rounds[number].add(None if is_in_file else experience.dataset, numbers)
         return number
+
+    def _file(self, data: StackedDataset, before: Round | None) -> Tensor:
+        """The numbers of the data's points in the storage, where they may lie from the last time already."""
+        if before is not None and before.numbers is not None and len(before) == len(data):
+            known, given = self._storage.take(before.numbers), data.take(torch.arange(len(data)))
+            if all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(known, given, strict=True)):
+                return before.numbers
+        return self._storage.append(data)
 
     def state_dict(self) -> dict[str, Any]:
         """Which data are here, without the data: they come again from the stream."""
@@ -169,14 +202,14 @@ class TaskBuffer(ExemplarsBuffer):
         share = limit
         if len(numbers) > 1:
             share = max(1, min(limit // len(numbers), *(len(self.rounds[number]) for number in numbers)))
-        pieces = []
+        chosen = []
         for number in numbers:
             n = len(self.rounds[number])
             rows = torch.arange(n)
             if n > share:
                 rows = torch.randperm(n, generator=generator(seed, "update", number, n))[:share].sort().values
-            pieces.append(self.rounds[number].take(rows, train=False))
-        return self._batch(pieces)
+            chosen.append((number, rows))
+        return self._batch(chosen, train=False)
 
     def split(
         self,
@@ -200,7 +233,7 @@ class TaskBuffer(ExemplarsBuffer):
         :raises UsageError: with either of these, for regression.
         :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
         """
-        supports, queries = [], []
+        chosen, renamings, n_support = [], [], 0
         for number in rounds:
             n = len(self.rounds[number])
             if support is None or query is None:
@@ -214,23 +247,27 @@ class TaskBuffer(ExemplarsBuffer):
                     half = n // 2
                     first = order[torch.arange(support) % half]
                     second = order[half + torch.arange(query) % (n - half)]
-            drawn = [self.rounds[number].take(rows, train=True) for rows in (first, second)]
             if permute_labels:
-                drawn = _renamed(drawn, self.rounds[number].classes.unique(), rng)
-            supports.append(drawn[0])
-            queries.append(drawn[1])
-        if len({len(x) for x, _ in supports}) > 1:
-            sizes = sorted({len(x) for x, _ in supports})
+                renamings.append(_renaming(self.rounds[number].classes.unique(), rng))
+            chosen.append((number, torch.cat([first, second])))
+            n_support = len(first)
+        sizes = sorted({len(self.rounds[number]) for number in rounds})
+        if support is None and len(sizes) > 1:
             raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
-        return self._batch(supports, len(rounds)), self._batch(queries, len(rounds))
+        x, y = (part.unflatten(0, (len(rounds), -1)) for part in self._take(chosen, train=True))
+        for task, (old, new) in enumerate(renamings):
+            y[task] = new.to(y.device)[torch.searchsorted(old.to(y.device), y[task])]
+        (support_x, query_x), (support_y, query_y) = (
+            (part[:, :n_support].contiguous(), part[:, n_support:].contiguous()) for part in (x, y)
+        )
+        return (as_input(support_x), support_y), (as_input(query_x), query_y)
 
     def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
         """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
-        pieces = [self.rounds[number].take(self._rows(number, size, rng), train=True) for number in rounds]
-        return self._batch(pieces)
+        return self._batch([(number, _some(len(self.rounds[number]), size, rng)) for number in rounds])
 
-    def mixed(self, rounds: Sequence[int], size: int, rng: Generator, *, equal_tasks: bool) -> tuple[Batch, list[int]]:
-        """A minibatch of `size` points from all of `rounds`, and the task label of every point.
+    def mixed(self, rounds: Sequence[int], size: int, rng: Generator, *, equal_tasks: bool) -> tuple[Batch, Tensor]:
+        """A minibatch of `size` points from all of `rounds`, and the task label of every point, (size,) int64.
 
         :param equal_tasks: every point from a uniformly drawn round; else uniformly over datapoints. Points are
             distinct where there are enough.
@@ -238,41 +275,61 @@ class TaskBuffer(ExemplarsBuffer):
         sizes = torch.tensor([len(self.rounds[number]) for number in rounds])
         if equal_tasks:
             counts = torch.randint(len(rounds), (size,), generator=rng).bincount(minlength=len(rounds))
-            chosen = [(number, self._rows(number, k, rng)) for number, k in zip(rounds, counts.tolist(), strict=True)]
+            rows = torch.cat([_some(n, k, rng) for n, k in zip(sizes.tolist(), counts.tolist(), strict=True)])
         else:
             rows = _some(int(sizes.sum()), size, rng)
             ends = sizes.cumsum(0)
             owner = torch.bucketize(rows, ends, right=True)
-            chosen = [(number, rows[owner == i] - (ends[i] - sizes[i])) for i, number in enumerate(rounds)]
-        chosen = [(number, rows) for number, rows in chosen if len(rows)]
-        labels = [self.rounds[number].task_label for number, rows in chosen for _ in rows]
-        return self._batch([self.rounds[number].take(rows, train=True) for number, rows in chosen]), labels
+            rows = (rows - (ends - sizes)[owner])[owner.argsort(stable=True)]
+            counts = owner.bincount(minlength=len(rounds))
+        drawn = counts.nonzero().flatten()
+        each = rows.split(counts[drawn].tolist())
+        chosen = [(rounds[i], own) for i, own in zip(drawn.tolist(), each, strict=True)]
+        return self._batch(chosen), self._labels(rounds, counts)
 
-    def everything(self, rounds: Sequence[int]) -> tuple[Batch, list[int]]:
-        """All points of `rounds`, round by round, and the task label of every point."""
-        labels = [self.rounds[number].task_label for number in rounds for _ in range(len(self.rounds[number]))]
-        pieces = [self.rounds[number].take(torch.arange(len(self.rounds[number])), train=True) for number in rounds]
-        return self._batch(pieces), labels
+    def everything(self, rounds: Sequence[int]) -> tuple[Batch, Tensor]:
+        """All points of `rounds`, round by round, and the task label of every point, (N,) int64."""
+        sizes = [len(self.rounds[number]) for number in rounds]
+        batch = self._batch([(number, torch.arange(n)) for number, n in zip(rounds, sizes, strict=True)])
+        return batch, self._labels(rounds, torch.tensor(sizes))
 
-    def _rows(self, number: int, size: int, rng: Generator) -> Tensor:
-        return _some(len(self.rounds[number]), size, rng)
+    def _labels(self, rounds: Sequence[int], counts: Tensor) -> Tensor:
+        return torch.tensor([self.rounds[number].task_label for number in rounds]).repeat_interleave(counts)
 
-    def _batch(self, pieces: list[Batch], tasks: int | None = None) -> Batch:
-        """The pieces as one batch of inputs on the device, with a leading task dimension if `tasks` is given."""
-        x = as_input(torch.cat([x for x, _ in pieces]).to(self.device))
-        y = torch.cat([y for _, y in pieces]).to(self.device)
-        return (x, y) if tasks is None else (x.unflatten(0, (tasks, -1)), y.unflatten(0, (tasks, -1)))
+    def _batch(self, chosen: list[tuple[int, Tensor]], *, train: bool = True) -> Batch:
+        """The points at the given rows of the given rounds, one after the other, as inputs."""
+        x, y = self._take(chosen, train=train)
+        return as_input(x), y
+
+    def _take(self, chosen: list[tuple[int, Tensor]], *, train: bool) -> Batch:
+        """The same as they are stored, on the device."""
+        of_rounds = [(self.rounds[number], rows) for number, rows in chosen]
+        numbers = [round.numbers[rows] for round, rows in of_rounds if round.numbers is not None]
+        if len(numbers) == len(of_rounds):
+            return self._storage.take(torch.cat(numbers))
+        pieces = [round.read(rows, train=train) for round, rows in of_rounds]
+        x, y = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
+        return x.to(self.device), y.to(self.device)
+
+
+# A permutation of more points than this is not made for a few of them.
+MANY = 100_000
 
 
 def _some(n: int, size: int, rng: Generator) -> Tensor:
     """`size` distinct rows out of `n`; drawn with replacement where there are fewer."""
-    return torch.randperm(n, generator=rng)[:size] if n >= size else torch.randint(n, (size,), generator=rng)
+    if n < size:
+        return torch.randint(n, (size,), generator=rng)
+    if n > max(MANY, 10 * size):
+        # Twice as many as needed, drawn with replacement, are distinct enough; their order says nothing.
+        rows = torch.randint(n, (2 * size,), generator=rng).unique()
+        return rows[torch.randperm(len(rows), generator=rng)[:size]]
+    return torch.randperm(n, generator=rng)[:size]
 
 
-def _renamed(drawn: list[Batch], classes: Tensor, rng: Generator) -> list[Batch]:
-    """The batches with `classes` (sorted) renamed among themselves by one random permutation."""
-    new = classes[torch.randperm(len(classes), generator=rng)]
-    return [(x, new[torch.searchsorted(classes, y)]) for x, y in drawn]
+def _renaming(classes: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """`classes` (sorted), and what each of them is called after a random renaming among themselves."""
+    return classes, classes[torch.randperm(len(classes), generator=rng)]
 
 
 def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:

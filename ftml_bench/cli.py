@@ -143,6 +143,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     speed = add("speed", _speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
     speed.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (default 1)")
+    other = speed.add_mutually_exclusive_group()
+    other.add_argument("--run", action="store_true", help="instead: where the time of a run goes, part by part")
+    other.add_argument(
+        "--buffer", metavar="DIR", help="instead: a buffer of a million images in a file in DIR against one in memory"
+    )
 
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in commands.choices:
@@ -342,9 +347,21 @@ def _speed(options: argparse.Namespace) -> int:
     for name in ("repeats", "threads"):
         if getattr(options, name) < 1:
             raise UsageError(f"--{name}: expected a whole number of at least 1, got {getattr(options, name)}")
-    from ftml_bench import speed
+    import torch
 
-    print(speed.report(repeats=options.repeats, threads=options.threads))
+    torch.set_num_threads(options.threads)
+    if options.run:
+        from ftml_bench import profile
+
+        print(profile.report(repeats=options.repeats))
+    elif options.buffer is not None:
+        from ftml_bench import buffer_speed
+
+        print(buffer_speed.report(options.buffer, repeats=options.repeats))
+    else:
+        from ftml_bench import speed
+
+        print(speed.report(repeats=options.repeats, threads=options.threads))
     return 0
 
 

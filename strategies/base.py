@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -62,6 +63,7 @@ class Learner(SupervisedTemplate):
     :param update_size: at most so many points of D_t in the update procedure.
     :param batch_norm: whose statistics normalise (see `ftml_bench.models.norm`).
     :param seed: of everything that the learner draws.
+    :param buffer_folder: keep inputs in a file there instead of in memory, see `TaskBuffer`.
     """
 
     BATCH_NORM_RULES: tuple[str, ...] = ("support", "transductive")
@@ -72,7 +74,16 @@ class Learner(SupervisedTemplate):
     loss: Tensor
     dataloader: Iterable[list[Tensor]]
 
-    def __init__(self, *, steps: int | None, update_size: int, batch_norm: str, seed: int, **avalanche) -> None:
+    def __init__(
+        self,
+        *,
+        steps: int | None,
+        update_size: int,
+        batch_norm: str,
+        seed: int,
+        buffer_folder: str | os.PathLike[str] | None = None,
+        **avalanche,
+    ) -> None:
         if steps is not None and steps < 1:
             raise UsageError(f"steps={steps}: expected None or a number of at least 1")
         if update_size < 1:
@@ -87,7 +98,7 @@ class Learner(SupervisedTemplate):
         self.batch_norm = batch_norm
         self.seed = seed
         self.cost = Cost()
-        self.buffer = TaskBuffer(self.device)
+        self.buffer = TaskBuffer(self.device, folder=buffer_folder)
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self._own_model = self.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -32,6 +33,8 @@ class FollowTheLeader(JointLearner):
     :param draw: "tasks": groups of tasks drawn uniformly; "all": every step is on all data of the rounds before,
         whatever `train_mb_size` (exact gradients; rounds of one size).
     :param seed: of the draws.
+    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
+        tensors); the file is gone with the learner.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class FollowTheLeader(JointLearner):
         group_size: int = 20,
         draw: Literal["tasks", "all"] = "tasks",
         seed: int = 0,
+        buffer_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if fine_tuning not in FINE_TUNINGS:
             raise unknown("fine-tuning", fine_tuning, FINE_TUNINGS)
@@ -82,6 +86,7 @@ class FollowTheLeader(JointLearner):
             draw=draw,
             update_size=update_size,
             seed=seed,
+            buffer_folder=buffer_folder,
         )
         self.fine_tuning = fine_tuning
         self.inner_lr = inner_lr

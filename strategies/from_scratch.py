@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ class FromScratch(JointLearner):
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
     :param update_size: at most so many points of D_t for its statistics.
     :param seed: of the draws.
+    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
+        tensors); the file is gone with the learner.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class FromScratch(JointLearner):
         batch_norm: Literal["support", "transductive"] = "support",
         update_size: int = 1000,
         seed: int = 0,
+        buffer_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if step_factor < 1:
             raise UsageError(f"step_factor={step_factor}: expected a number of at least 1")
@@ -65,6 +69,7 @@ class FromScratch(JointLearner):
             group_size=train_mb_size,  # a minibatch is one group: all of it is of one task
             update_size=update_size,
             seed=seed,
+            buffer_folder=buffer_folder,
         )
         self.step_factor = step_factor
         self._first_state = deepcopy(self.model.state_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -48,6 +49,8 @@ class FTML(Learner):
         authors' code does on five-way CIFAR-100. Labels stay as they are in the update procedure and in scoring.
     :param batch_norm: "support" or "transductive", see `ftml_bench.models.norm`.
     :param seed: of the draws.
+    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
+        tensors); the file is gone with the learner.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class FTML(Learner):
         permute_labels: bool = False,
         batch_norm: Literal["support", "transductive"] = "support",
         seed: int = 0,
+        buffer_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         for name, value in [
             ("meta_batch_size", meta_batch_size),
@@ -107,6 +111,7 @@ class FTML(Learner):
             update_size=update_size,
             batch_norm=batch_norm,
             seed=seed,
+            buffer_folder=buffer_folder,
         )
         self.meta_batch_size = meta_batch_size
         self.support_size = support_size

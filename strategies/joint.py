@@ -51,11 +51,11 @@ class JointLearner(Learner):
             (x, y), each = self.buffer.everything(rounds)
             if self._groups > 1 and len(x) != self._groups * len(self.buffer.rounds[rounds[0]]):
                 raise ValueError('draw="all" in groups needs rounds of equal size')
-            return [x, y, torch.tensor(each)]
+            return [x, y, each]
         if self.batch_norm == "running":
             equal_tasks = self.draw == "tasks"
             (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
-            return [x, y, torch.tensor(of_points)]
+            return [x, y, of_points]
         chosen = [rounds[i] for i in torch.randint(len(rounds), (self._groups,), generator=self.rng).tolist()]
         x, y = self.buffer.groups(chosen, self.group_size, self.rng)
         labels = torch.tensor([self.buffer.rounds[number].task_label for number in chosen])

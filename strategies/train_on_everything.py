@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -25,6 +26,8 @@ class TrainOnEverything(JointLearner):
         whatever `train_mb_size` (exact gradients).
     :param update_size: at most so many points of D_t for its statistics.
     :param seed: of the draws.
+    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
+        tensors); the file is gone with the learner.
     """
 
     BATCH_NORM_RULES = ("running", "support", "transductive")
@@ -49,6 +52,7 @@ class TrainOnEverything(JointLearner):
         draw: Literal["tasks", "datapoints", "all"] = "tasks",
         update_size: int = 1000,
         seed: int = 0,
+        buffer_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -68,4 +72,5 @@ class TrainOnEverything(JointLearner):
             draw=draw,
             update_size=update_size,
             seed=seed,
+            buffer_folder=buffer_folder,
         )

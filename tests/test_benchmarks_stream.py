@@ -72,19 +72,6 @@ class TestStacked:
         assert part.y.tolist() == [9, 8]
         assert part.subset(torch.tensor([1])).rows.tolist() == [0]
 
-    def test_concat_on_one_base_joins_rows(self, stacked, base):
-        both = stacked.subset(torch.tensor([0])).concat(stacked)
-        assert both.x is base
-        assert both.rows.tolist() == [4, 4, 0, 2]
-        assert both.y.tolist() == [7, 7, 8, 9]
-
-    def test_concat_on_two_bases_gathers(self, stacked):
-        other = StackedDataset(torch.full((3, 2), 99, dtype=torch.uint8), torch.tensor([1]), torch.tensor([2]))
-        both = other.concat(stacked)
-        assert both.x.tolist() == [[99, 99], [8, 9], [0, 1], [4, 5]]
-        assert both.take(torch.tensor([0, 3]))[1].tolist() == [1, 9]
-        assert len(both) == 4
-
     def test_regression_has_no_classes(self):
         data = StackedDataset(torch.zeros(3, 1), torch.tensor([[0.5, 1.0], [2.0, 3.0]]), torch.tensor([2, 1]))
         assert data[1][1].tolist() == [2.0, 3.0]

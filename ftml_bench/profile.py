@@ -1,0 +1,217 @@
+"""Where the time of a run goes: a whole arrival of a paper-size run, early and late in the stream, and a small run.
+
+CPU time of the process by part, so that other work on the machine disturbs little. A part that runs inside another is
+taken out of it, and what no part claims is Avalanche's loop and the little that stands between.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
+
+from ftml_bench import cell as cells
+from ftml_bench import definition as definitions
+from ftml_bench.benchmarks import arrivals
+from ftml_bench.benchmarks.stacked import StackedDataset
+from ftml_bench.benchmarks.stream import TaskStream
+from ftml_bench.buffer import TaskBuffer
+from ftml_bench.definition import Definition
+from ftml_bench.memory import keep_freed_memory
+from ftml_bench.models import RainbowNet
+from ftml_bench.protocol import held_out
+from ftml_bench.record import RunWriter
+from ftml_bench.seeding import generator
+from ftml_bench.strategies import FTML
+
+EARLY, LATE = 6, 56  # rounds, counted from 1
+META_GRADIENT, UPDATE = "meta-gradient", "update procedure"
+LOOP = "Avalanche's loop, and the rest"
+# What is watched: class, method, and whose time it is.
+WATCHED: list[tuple[type, str, str]] = [
+    (FTML, "forward", META_GRADIENT),
+    (FTML, "backward", META_GRADIENT),
+    (FTML, "_adapted_copy", UPDATE),
+    (FTML, "_note_support_statistics", "running statistics of norms"),
+    (FTML, "optimizer_step", "optimiser"),
+    (FTML, "eval_epoch", "prediction of held-out data"),
+    (FTML, "_draw", "sampling"),
+    (TaskBuffer, "add", "filing arrivals"),
+    (EvaluationPlugin, "_update_metrics_and_loggers", "metrics and loggers"),
+    (RunWriter, "append", "records"),
+    (RunWriter, "start", "records"),
+    (RunWriter, "finish", "records"),
+]
+
+
+class Stopwatch:
+    """CPU seconds by part; every moment counts for the innermost part that runs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Inside, time counts for `name`."""
+        self._charge()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._running.pop()
+
+    def _charge(self) -> None:
+        now = time.process_time()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Inside, the methods of `WATCHED` count for their parts."""
+        own = [(owner, name, vars(owner).get(name)) for owner, name, _ in WATCHED]
+        try:
+            for owner, name, part in WATCHED:
+                setattr(owner, name, self._timed(getattr(owner, name), part))
+            yield
+        finally:
+            for owner, name, before in own:
+                if before is None:
+                    delattr(owner, name)  # it was inherited
+                else:
+                    setattr(owner, name, before)
+
+    def _timed(self, method: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(part):
+                return method(*args, **kwargs)
+
+        return staticmethod(timed) if hasattr(method, "__self__") else timed  # type: ignore[return-value]
+
+
+def report(*, repeats: int) -> str:
+    """Time arrivals of a paper-size run of FTML on Rainbow MNIST in an early and in a late round, and a small run.
+
+    Images and labels are made up, so that nothing has to be fetched. The arrivals are of the middle of their round;
+    early and late ones are interleaved.
+
+    :param repeats: arrivals in each of the two rounds, after one that is not counted.
+    """
+    keep_freed_memory()  # as in every cell
+    paper = definitions.load("rainbow_mnist")
+    spec = paper.benchmarks[0]
+    columns = {f"round {number}": Stopwatch() for number in (EARLY, LATE)}
+    benchmark = _Made(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=int(spec.arrivals or 20))
+    with TemporaryDirectory() as folder:
+        steps = [
+            _arrivals(paper, benchmark, number - 1, Path(folder, name), watch)
+            for number, (name, watch) in zip((EARLY, LATE), columns.items(), strict=True)
+        ]
+        for repeat in range(repeats + 1):
+            for arrival, watch in zip(steps, columns.values(), strict=True):
+                next(arrival)
+                if not repeat:
+                    watch.seconds.clear()
+        small = columns["a small run"] = Stopwatch()
+        _small_run(Path(folder, "small"), small)
+    title = (
+        f"CPU seconds ({torch.get_num_threads()} thread): an arrival of a paper-size FTML run ({spec.steps} meta-steps "
+        f"of 25 tasks; mean of {repeats}), and {SMALL}"
+    )
+    return "\n".join([title, *_table(columns, dict.fromkeys(list(columns)[:2], repeats))])
+
+
+def _table(columns: dict[str, Stopwatch], arrivals: dict[str, int]) -> list[str]:
+    parts = list(dict.fromkeys([META_GRADIENT, UPDATE, *(part for _, _, part in WATCHED), LOOP]))
+    lines = [f"{'':32}" + "".join(f"{name:>22}" for name in columns)]
+    totals = {name: sum(watch.seconds.values()) for name, watch in columns.items()}
+
+    def line(title: str, seconds: Callable[[Stopwatch], float]) -> str:
+        cells = [
+            f"{seconds(watch) / arrivals.get(name, 1):13.4f} {seconds(watch) / totals[name]:7.2%}"
+            for name, watch in columns.items()
+        ]
+        return f"{title:32}" + "".join(f"{text:>22}" for text in cells)
+
+    lines += [line(part, lambda watch, part=part: watch.seconds[part]) for part in parts]  # type: ignore[misc]
+    lines.append(line("all", lambda watch: sum(watch.seconds.values())))
+    lines.append(line("all but the first two", lambda watch: sum(watch.seconds[part] for part in parts[2:])))
+    return lines
+
+
+def _arrivals(
+    definition: Definition, benchmark: TaskStream, round_index: int, folder: Path, watch: Stopwatch
+) -> Iterator[None]:
+    """The protocol on the later half of a round; the data before it have arrived, but were not trained on."""
+    spec = definition.benchmarks[0]
+    strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, log=folder / "tb")
+    for round in benchmark.train_stream[:round_index]:
+        strategy.buffer.add(round)
+    round = benchmark.train_stream[round_index]
+    pieces = list(arrivals(round, benchmark.arrivals))
+    for arrival in pieces[: len(pieces) // 2]:
+        strategy.buffer.add(arrival)
+    writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
+    for arrival in pieces[len(pieces) // 2 :]:
+        with watch.watching(), watch.part(LOOP):
+            strategy.train(arrival, eval_streams=[])
+            strategy.eval([held_out(benchmark, round)])
+            row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
+            cost = {"steps": strategy.cost.steps, "gradient_evaluations": strategy.cost.gradient_evaluations}
+            writer.append({**row, "loss": 0.0, "accuracy": 0.0, **cost}, 0.0)
+        yield
+
+
+SMALL = "a whole run of FTML of the quick leaderboard's digits, 5 rounds, benchmark and files included"
+
+
+def _small_run(folder: Path, watch: Stopwatch) -> None:
+    content = definitions.load("quick").to_dict()
+    digits = content["benchmarks"]["digits"]
+    digits["settings"]["rounds"] = 5
+    digits["strategies"] = {"FTML": digits["strategies"]["FTML"]}
+    content |= {"benchmarks": {"digits": digits}, "seeds": [0]}
+    definition = definitions.from_dict(content, "small run")
+    with watch.watching(), watch.part(LOOP):
+        cells.run_cell(definition, definition.cells()[0], folder, None, lambda done, total: None)
+
+
+class _Made(TaskStream):
+    """Rounds of random images and classes of the size of Rainbow MNIST's."""
+
+    def __init__(self, *, rounds: int, images_per_round: int, held_out_per_round: int, arrival: int) -> None:
+        rng = generator(0, "stream", "made")
+
+        def datasets(n: int) -> list[StackedDataset]:
+            base = torch.randint(256, (rounds * n, 3, 28, 28), dtype=torch.uint8, generator=rng)
+            classes = torch.randint(10, (rounds * n,), generator=rng)
+            return [StackedDataset(base, classes[rows], rows) for rows in torch.arange(rounds * n).split(n)]
+
+        super().__init__(
+            title="made up",
+            train=datasets(images_per_round),
+            held_out=datasets(held_out_per_round),
+            threshold=("accuracy", 0.9),
+            checkpoints=[images_per_round],
+            arrivals=arrival,
+            criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
+            inner_lr=0.1,
+            update_steps=5,
+        )
+
+    def model(self) -> nn.Module:
+        """The paper's network."""
+        return RainbowNet()
