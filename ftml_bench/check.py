@@ -201,7 +201,7 @@ class StrategySubject:
 
     def build(self, benchmark: CLScenario | None = None, **changes: Any) -> SupervisedTemplate:
         spec = self._spec(**changes)
-        return cell._build_strategy(spec, spec.rows[0], benchmark or self.benchmark(), 0, log=None)
+        return cell._build_strategy(spec, spec.rows[0], benchmark or self.benchmark(), 0)
 
     def construct(self, **changes: Any) -> None:
         """By the class itself: a leaderboard would see the keyword before."""
