@@ -24,6 +24,7 @@ from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.heap import keep_freed_memory
 from ftml_bench.measures import CURVES
 from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import evaluations, in_hindsight, total_evaluations
@@ -67,6 +68,7 @@ def run_cell(
     :param on_evaluation: called after every evaluation with how many are done and how many there will be.
     :return: "finished", or "diverged" if a loss became NaN or infinite, which ends the run there.
     """
+    keep_freed_memory()
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
     benchmark = _build_benchmark(spec, cell.seed, data)

@@ -127,7 +127,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
     speed = add("speed", _speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
-    speed.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (default 1)")
+    speed.add_argument("--threads", type=int, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
+    speed.add_argument("--out", type=Path, metavar="DIR", help="also write the tables to DIR/engines.md")
 
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     if name is not None and name not in commands.choices:
@@ -308,12 +309,19 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    for name in ("repeats", "threads"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name}: expected a whole number of at least 1, got {getattr(options, name)}")
+    for name, counts in {"repeats": [options.repeats], "threads": options.threads or []}.items():
+        for count in counts:
+            if count < 1:
+                raise UsageError(f"--{name}: expected a whole number of at least 1, got {count}")
     from ftml_bench import speed
 
-    print(speed.report(repeats=options.repeats, threads=options.threads))
+    lines = []
+    for line in speed.report(repeats=options.repeats, threads=options.threads):
+        print(line, flush=True)
+        lines.append(f"{line}\n")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "engines.md").write_text("".join(lines))
     return 0
 
 

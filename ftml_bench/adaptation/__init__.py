@@ -23,7 +23,8 @@ ENGINES: dict[str, type[InnerLoop]] = {
 def make_engine(name: str, model: nn.Module, criterion: Criterion, **settings) -> Engine:
     """An engine by name: "higher", "loop", "vmap", "batched", or "auto", the fastest that is exact for `model`.
 
-    :param settings: those of `InnerLoop`: inner_lr, inner_steps, second_order, adapted, batch_norm, memory, memory_budget.
+    :param settings: those of `InnerLoop`: inner_lr, inner_steps, second_order, adapted, batch_norm, memory,
+        memory_budget.
     :raises UsageError: for an unknown name, or a model that the named engine cannot treat exactly ("vmap" and "loop"
         find out at the first `predict`).
 

@@ -55,11 +55,12 @@ class LoopEngine(WrittenSteps):
         buffers = {name: (buffer, buffer._version) for name, buffer in self.model.named_buffers()}
         try:
             with replayed(random_state(x.device), x.device):
+                leaves = {n: p.detach().requires_grad_(n in self.adapted) for n, p in fast.items()}
+                loss = self._loss(leaves, x, y)
                 if self.second_order and self.inner_steps:
-                    direction = [fast[n].detach() for n in self.adapted]
-                    self._hessian_product(dict(fast), x, y, direction, self.adapted, False)
-                else:
-                    self._loss(fast, x, y)
+                    gradients = torch.autograd.grad(loss, [leaves[n] for n in self.adapted], create_graph=True)
+                    # not `grad`, which silently leaves out what is marked as differentiable once
+                    sum(g.square().sum() for g in gradients).backward()  # type: ignore[union-attr]
         except (RuntimeError, NotImplementedError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UsageError(f"no engine can treat {type(self.model).__name__}: {reason}") from error
