@@ -26,6 +26,7 @@ setup(
         "ftml_bench.models",
         "ftml_bench.rendering",
         "ftml_bench.report",
+        "ftml_bench.speed",
         "ftml_bench.strategies",
     ],
     package_data={"ftml_bench": ["py.typed"], "ftml_bench.leaderboards": ["*.yaml"]},

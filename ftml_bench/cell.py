@@ -80,7 +80,8 @@ def run_cell(
     header = {
         "definition": definition.hash,
         "device": str(strategy.device),
-        "engine": strategy.engine.name if hasattr(strategy, "engine") else None,
+        "engine": None,
+        **_engine(strategy),
         "protocol": _protocol(spec, row, benchmark, strategy),
     }
     arrivals = _or(spec.arrivals, benchmark.arrivals)
@@ -108,8 +109,14 @@ def run_cell(
             break
         saver.after_evaluation(done)
     events.writer.close()
-    writer.finish(status, cost=asdict(strategy.cost), **fields)
+    # again, since "auto" may find out at the first training step what can treat the model
+    writer.finish(status, cost=asdict(strategy.cost), **fields, **_engine(strategy))
     return status
+
+
+def _engine(strategy: SupervisedTemplate) -> dict[str, str]:
+    """The engine that a strategy's gradients come from, and why that one; empty for a strategy without one."""
+    return strategy.engine.chosen if hasattr(strategy, "engine") else {}
 
 
 class _Measured(BaseLogger):

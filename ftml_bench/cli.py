@@ -142,7 +142,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
     speed = add("speed", _speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
-    speed.add_argument("--threads", type=int, default=1, metavar="N", help="of PyTorch (default 1)")
+    speed.add_argument("--threads", type=int, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
+    speed.add_argument("--out", type=Path, metavar="DIR", help="also write the engines' tables to DIR/engines.md")
     other = speed.add_mutually_exclusive_group()
     other.add_argument("--run", action="store_true", help="instead: where the time of a run goes, part by part")
     other.add_argument(
@@ -344,24 +345,32 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    for name in ("repeats", "threads"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name}: expected a whole number of at least 1, got {getattr(options, name)}")
-    import torch
+    for name, counts in {"repeats": [options.repeats], "threads": options.threads or []}.items():
+        for count in counts:
+            if count < 1:
+                raise UsageError(f"--{name}: expected a whole number of at least 1, got {count}")
+    if options.run or options.buffer is not None:
+        import torch
 
-    torch.set_num_threads(options.threads)
-    if options.run:
-        from ftml_bench import profile
+        torch.set_num_threads(options.threads[0] if options.threads else 1)
+        if options.run:
+            from ftml_bench import profile
 
-        print(profile.report(repeats=options.repeats))
-    elif options.buffer is not None:
-        from ftml_bench import buffer_speed
+            print(profile.report(repeats=options.repeats))
+        else:
+            from ftml_bench import buffer_speed
 
-        print(buffer_speed.report(options.buffer, repeats=options.repeats))
-    else:
-        from ftml_bench import speed
+            print(buffer_speed.report(options.buffer, repeats=options.repeats))
+        return 0
+    from ftml_bench import speed
 
-        print(speed.report(repeats=options.repeats, threads=options.threads))
+    lines = []
+    for line in speed.report(repeats=options.repeats, threads=options.threads):
+        print(line, flush=True)
+        lines.append(f"{line}\n")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "engines.md").write_text("".join(lines))
     return 0
 
 

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
@@ -157,7 +158,9 @@ def _arrivals(
 ) -> Iterator[None]:
     """The protocol on the later half of a round; the data before it have arrived, but were not trained on."""
     spec = definition.benchmarks[0]
-    strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, log=folder / "tb")
+    strategy = cells._build_strategy(
+        spec, spec.row("FTML"), benchmark, 0, loggers=[TensorboardLogger(str(folder / "tb"))]
+    )
     for round in benchmark.train_stream[:round_index]:
         strategy.buffer.add(round)
     round = benchmark.train_stream[round_index]

@@ -41,7 +41,9 @@ class FTML(Learner):
     :param update_size: at most so many points of D_t in the update procedure.
     :param adapted: what the inner loop changes: "all", "last_layer", or names of parameters.
     :param second_order: False for first-order MAML.
-    :param engine: what computes the meta-gradient: "auto", "batched", "loop", "higher".
+    :param engine: what computes the meta-gradient: "auto", "batched", "vmap", "loop", "higher" (docs/engines.md).
+    :param memory: "unroll" keeps the graph of every inner step; "adjoint" does not, and takes longer; "auto" unrolls
+        while the graph is estimated to stay under 2 GiB. The gradient is the same.
     :param task_sampler: the paper's ν_t: maps the number t of rounds so far to t non-negative weights, in the order of
         arrival; None: uniform. Drawn with replacement.
     :param class_balanced: support and query sets hold the classes of a task equally often (as far as it has them).
@@ -78,6 +80,7 @@ class FTML(Learner):
         adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
         second_order: bool = True,
         engine: str = "auto",
+        memory: Literal["auto", "unroll", "adjoint"] = "auto",
         task_sampler: Callable[[int], Tensor] | None = None,
         class_balanced: bool = False,
         permute_labels: bool = False,
@@ -130,6 +133,7 @@ class FTML(Learner):
             "second_order": second_order,
             "adapted": self.adapted,
             "batch_norm": batch_norm,
+            "memory": memory,
         }
         self.engine = self._engine_of(self.model)
 

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from torch import nn
 
-from ftml_bench.adaptation.batched import BatchedEngine, why_not_batched
+from ftml_bench.adaptation.auto import fastest
+from ftml_bench.adaptation.batched import BatchedEngine
 from ftml_bench.adaptation.higher_engine import HigherEngine
 from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, adapted_names, update_procedure
 from ftml_bench.adaptation.loop import LoopEngine
+from ftml_bench.adaptation.vmap import VmapEngine
 from ftml_bench.errors import unknown
-from ftml_bench.models.norm import convert_batch_norm
 
-ENGINES: dict[str, type[InnerLoop]] = {"higher": HigherEngine, "loop": LoopEngine, "batched": BatchedEngine}
+ENGINES: dict[str, type[InnerLoop]] = {
+    "higher": HigherEngine,
+    "loop": LoopEngine,
+    "vmap": VmapEngine,
+    "batched": BatchedEngine,
+}
 
 
 def make_engine(name: str, model: nn.Module, criterion: Criterion, **settings) -> Engine:
-    """An engine by name: "higher", "loop", "batched", or "auto", the fastest that is exact for `model`.
+    """An engine by name: "higher", "loop", "vmap", "batched", or "auto", the fastest that is exact for `model`.
 
-    :param settings: those of `InnerLoop`: inner_lr, inner_steps, second_order, adapted, batch_norm.
-    :raises UsageError: for an unknown name, or a model that the named engine cannot treat exactly.
+    :param settings: those of `InnerLoop`: inner_lr, inner_steps, second_order, adapted, batch_norm, memory,
+        memory_budget.
+    :raises UsageError: for an unknown name, or a model that the named engine cannot treat exactly ("vmap" and "loop"
+        find out at the first `predict`).
 
     >>> make_engine("auto", nn.Linear(2, 1), nn.MSELoss(), inner_lr=0.1, inner_steps=1).name
     'batched'
     """
     if name == "auto":
-        name = "loop" if why_not_batched(convert_batch_norm(model)) else "batched"
+        return fastest(model, criterion, **settings)
     if name not in ENGINES:
         raise unknown("engine", name, [*ENGINES, "auto"])
     return ENGINES[name](model, criterion, **settings)  # type: ignore[return-value]

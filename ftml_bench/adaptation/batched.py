@@ -2,74 +2,119 @@
 
 Every task has its own copy of the weights, so a convolution over T tasks is one grouped convolution on merged channels
 (N, T*C, H, W), and a linear layer one batched matrix product on (T, N, F). Norm layers normalise merged channels, which
-is each task by itself. The graph is unrolled through plain operations, so autograd's derivative is exact.
+is each task by itself. No derivative goes through vmap, so autograd's is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ftml_bench.adaptation.inner_loop import InnerLoop, Parameters
-from ftml_bench.errors import UsageError
-from ftml_bench.models.norm import TaskBatchNorm, normalise
+from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError
+from ftml_bench.adaptation.kernels import batch_norm, batch_norm_by_first, conv2d
+from ftml_bench.adaptation.steps import Weights, WrittenSteps
+from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, has_norm, normalise
 from ftml_bench.models.pose_net import BiasTransformation, SpatialSoftArgmax
 
 
-class BatchedEngine(InnerLoop):
-    """All tasks in one pass; takes `nn.Sequential` models (nested too) of the layer types in `LAYERS`."""
+class BatchedEngine(WrittenSteps):
+    """All tasks in one pass; takes `nn.Sequential` models (nested too) of the layer types in `LAYERS`.
+
+    Layers before the first one that is adapted are the same for all tasks and steps: they are run once, as they are.
+    """
 
     name = "batched"
 
-    def __init__(self, *args, **settings) -> None:
-        super().__init__(*args, **settings)
+    def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
+        super().__init__(model, criterion, **settings)
         reason = why_not_batched(self.model)
         if reason:
-            raise UsageError(f"engine 'batched' {reason}: use engine='loop' or 'auto'")
-        self.layers = list(_leaves(self.model))
+            raise UntreatableError(self.name, reason)
+        layers = list(_leaves(self.model))
+        adapted = {name.rpartition(".")[0] for name in self.adapted}
+        fixed = [name not in adapted and not isinstance(layer, nn.Dropout) for name, layer in layers]
+        cut = fixed.index(False) if False in fixed else len(layers)
+        self.common, self.layers = layers[:cut], layers[cut:]
+        self.rows_ride = self.query_needs_support and any(has_norm(layer) for _, layer in self.layers)
 
     def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
         """See `Engine.predict`."""
         x, y = support
-        fast = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
-        loss_of = self._loss_of_tasks(y)
-        for _ in range(self.inner_steps):
-            # A sum over tasks: each copy's gradient is that of its own task's loss.
-            loss = loss_of(self._forward(fast, x, None))
-            gradients = torch.autograd.grad(loss, [fast[n] for n in self.adapted], create_graph=self.second_order)
-            for name, gradient in zip(self.adapted, gradients, strict=True):
-                fast[name] = fast[name] - self.inner_lr * gradient
-        if not self.query_needs_support:
-            return self._forward(fast, query_x, None)
-        rows = x.shape[1]
-        return self._forward(fast, torch.cat([x, query_x], dim=1), rows)[:, rows:]
+        x, query_x = self._features(parameters, x, query_x)
+        own = [
+            f"{name}.{local}" if name else local for name, layer in self.layers for local, _ in layer.named_parameters()
+        ]
+        fast = {name: parameters[name].expand(len(x), *parameters[name].shape) for name in own}
+        memory = self._memory_for(len(x), lambda: ({n: p[:1] for n, p in fast.items()}, x[:1], y[:1]))
+        return self._adapted_outputs(fast, x, y, query_x, memory)
 
-    def _forward(self, fast: Parameters, x: Tensor, first: int | None) -> Tensor:
+    def _features(self, parameters: Parameters, x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        """Support and query behind the common layers."""
+        if not self.common:
+            return x, query_x
+        tasks, rows = x.shape[:2]
+        if self.query_needs_support:
+            with batch_statistics(groups=tasks, first=rows):
+                both = self._through_common(parameters, torch.cat([x, query_x], dim=1))
+            return both[:, :rows], both[:, rows:]
+        with batch_statistics(groups=tasks):
+            return self._through_common(parameters, x), self._through_common(parameters, query_x)
+
+    def _through_common(self, parameters: Parameters, x: Tensor) -> Tensor:
+        tasks = len(x)
+        x = x.flatten(0, 1)
+        for name, layer in self.common:
+            x = functional_call(layer, _of_layer(name, layer, parameters), (x,))
+        return x.unflatten(0, (tasks, -1))
+
+    def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
+        return self._sum_of_tasks(self._forward(fast, x, None), y)
+
+    def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+        if not self.rows_ride:
+            return self._forward(fast, query_x, None)
+        rows = support_x.shape[1]
+        return self._forward(fast, torch.cat([support_x, query_x], dim=1), rows)[:, rows:]
+
+    def _forward(self, fast: Weights, x: Tensor, first: int | None) -> Tensor:
         """(T, N, *input) -> (T, N, *output); norms take their statistics from the first `first` rows."""
         tasks = len(x)
         for name, layer in self.layers:
-            own = {local: fast[f"{name}.{local}" if name else local] for local, _ in layer.named_parameters()}
-            x = LAYERS[type(layer)](layer, own, x, tasks, first)
+            x = LAYERS[type(layer)](layer, _of_layer(name, layer, fast), x, tasks, first)
         return _by_task(x, tasks)
 
-    def _loss_of_tasks(self, y: Tensor) -> Callable[[Tensor], Tensor]:
-        """The sum over tasks of the criterion of each, as one call where that is the same number."""
-        if _is_plain_mean(self.criterion, y):
-            return lambda outputs: len(y) * self.criterion(outputs.flatten(0, 1), y.flatten(0, 1))
-        return lambda outputs: torch.stack([self.criterion(o, t) for o, t in zip(outputs, y, strict=True)]).sum()
+    def _sum_of_tasks(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The sum over tasks of the criterion of each, in one call where that is the same number."""
+        criterion = self.criterion
+        if type(criterion) is nn.CrossEntropyLoss and criterion.weight is None and criterion.reduction == "mean":
+            if y.is_floating_point():
+                return len(y) * criterion(outputs.flatten(0, 1), y.flatten(0, 1))
+            if y.dim() == 2:  # ignored targets are left out of a task's mean
+                points = F.cross_entropy(
+                    outputs.flatten(0, 1),
+                    y.flatten(),
+                    ignore_index=criterion.ignore_index,
+                    label_smoothing=criterion.label_smoothing,
+                    reduction="none",
+                )
+                return (points.view_as(y).sum(1) / (y != criterion.ignore_index).sum(1)).sum()
+        if type(criterion) in _PLAIN_MEANS and criterion.reduction == "mean":  # type: ignore[attr-defined]
+            return len(y) * criterion(outputs.flatten(0, 1), y.flatten(0, 1))
+        return torch.stack([criterion(o, t) for o, t in zip(outputs, y, strict=True)]).sum()
 
 
-def _is_plain_mean(criterion: object, y: Tensor) -> bool:
-    """Whether the mean over tasks of equal size is the mean over all rows."""
-    if type(criterion) is nn.CrossEntropyLoss:
-        # ignored targets are left out of the mean, so tasks with unequal numbers of them would weigh unequally
-        plain = criterion.weight is None and not (y == criterion.ignore_index).any()
-    else:
-        plain = type(criterion) in {nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss}
-    return plain and criterion.reduction == "mean"  # type: ignore[attr-defined]
+# Their mean over tasks of equal size is the mean over all rows.
+_PLAIN_MEANS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
+def _of_layer(name: str, layer: nn.Module, parameters: Parameters) -> Weights:
+    """A layer's own parameters by their local names."""
+    return {local: parameters[f"{name}.{local}" if name else local] for local, _ in layer.named_parameters()}
 
 
 def why_not_batched(model: nn.Module) -> str:
@@ -107,9 +152,9 @@ def _by_task(x: Tensor, tasks: int) -> Tensor:
 
 
 def _conv(layer: nn.Conv2d, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
-    bias = own["bias"].flatten(0, 1) if "bias" in own else None
-    weight = own["weight"].flatten(0, 1)
-    return F.conv2d(_merged(x), weight, bias, layer.stride, layer.padding, layer.dilation, tasks * layer.groups)
+    geometry = (layer.stride, layer.padding, layer.dilation, tasks * layer.groups)
+    x = conv2d(_merged(x), own["weight"].flatten(0, 1), geometry)
+    return x + own["bias"].reshape(-1, 1, 1) if "bias" in own else x
 
 
 def _linear(layer: nn.Linear, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
@@ -122,11 +167,10 @@ def _norm(layer: TaskBatchNorm, own: Parameters, x: Tensor, tasks: int, first: i
         x, _, _ = normalise(x, x[:, :first], [1], layer.eps)
         return x * own["weight"].unsqueeze(1) + own["bias"].unsqueeze(1) if own else x
     x = _merged(x)
-    if first is None:  # the fused kernel: exact to the second order here, where no vmap is involved
-        weight, bias = (own["weight"].flatten(), own["bias"].flatten()) if own else (None, None)
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=layer.eps)
-    x, _, _ = normalise(x, x[:first], [0, 2, 3], layer.eps)
-    return x * own["weight"].reshape(-1, 1, 1) + own["bias"].reshape(-1, 1, 1) if own else x
+    weight, bias = (own["weight"].flatten(), own["bias"].flatten()) if own else (None, None)
+    if first is None:
+        return batch_norm(x, weight, bias, layer.eps)
+    return batch_norm_by_first(x, first, weight, bias, layer.eps)
 
 
 def _group_norm(layer: nn.GroupNorm, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
@@ -169,6 +213,7 @@ LAYERS: dict[type[nn.Module], Callable[..., Tensor]] = {
     **dict.fromkeys(
         [
             nn.Identity,
+            nn.Dropout,
             nn.ReLU,
             nn.LeakyReLU,
             nn.ELU,

@@ -15,6 +15,7 @@ class HigherEngine(InnerLoop):
     """One task at a time through a functional copy of the model that `higher` patches together."""
 
     name = "higher"
+    memories = ("unroll",)
 
     def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
         """See `Engine.predict`."""

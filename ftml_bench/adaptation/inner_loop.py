@@ -8,14 +8,29 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _NormBase
 
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Parameters = Mapping[str, Tensor]
 Input = Tensor | tuple[Tensor, Tensor]  # a model that takes task labels: (inputs, labels), a label a point
 BATCH_NORM_RULES = ("support", "transductive")
+MEMORY = ("auto", "unroll", "adjoint")
+
+
+class UntreatableError(UsageError):
+    """A model that an engine cannot treat exactly; arguments: the engine's name, the reason."""
+
+    def __str__(self) -> str:
+        engine, reason = self.args
+        return f"engine {engine!r} {reason}: use engine='loop' or 'auto'"
+
+    @property
+    def note(self) -> str:
+        """The reason without advice, for a record."""
+        return " ".join(self.args)
 
 
 class Engine(Protocol):
@@ -24,6 +39,11 @@ class Engine(Protocol):
     name: str
     inner_steps: int
     second_order: bool
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """What was chosen and why, for a record: "engine", "engine_memory", "engine_note"."""
+        ...
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
@@ -56,9 +76,13 @@ class InnerLoop:
         (first-order MAML).
     :param adapted: "all" parameters, those of the "last_layer", or names.
     :param batch_norm: whose statistics normalise the query: the "support" set's, or its own ("transductive").
+    :param memory: "unroll" keeps the graph of every inner step, "adjoint" only the weights before each (see `steps`);
+        "auto" unrolls as long as the graph is estimated to fit `memory_budget`.
+    :param memory_budget: in bytes.
     """
 
     name = ""
+    memories: tuple[str, ...] = ("unroll", "adjoint")  # "auto" may take the first
 
     def __init__(
         self,
@@ -70,6 +94,8 @@ class InnerLoop:
         second_order: bool = True,
         adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
         batch_norm: Literal["support", "transductive"] = "support",
+        memory: Literal["auto", "unroll", "adjoint"] = "auto",
+        memory_budget: int = 2**31,
     ) -> None:
         if inner_steps < 0:
             raise UsageError(f"inner_steps={inner_steps}: expected 0 or more")
@@ -77,14 +103,30 @@ class InnerLoop:
             raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
         if batch_norm not in BATCH_NORM_RULES:
             raise unknown("batch norm rule of a strategy that adapts", batch_norm, BATCH_NORM_RULES)
+        if memory not in MEMORY:
+            raise unknown("memory", memory, MEMORY)
+        if memory != "auto" and memory not in self.memories:
+            raise UntreatableError(self.name, f"takes memory={self.memories[0]!r} only, not {memory!r}")
+        refuse_running_norms(model)
         self.model = convert_batch_norm(model)
         self.criterion = criterion
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
         self.second_order = second_order
         self.adapted = adapted_names(self.model, adapted)
+        self.memory = memory if len(self.memories) > 1 else self.memories[0]
+        self.memory_budget = memory_budget
+        self.chosen_memory = self.memories[0] if memory == "auto" else memory
+        self.memory_note = ""
+        self._step_bytes: dict[torch.Size, int] = {}
         # Without norm layers the support rows would ride along in the query's forward pass for nothing.
         self.query_needs_support = batch_norm == "support" and has_norm(self.model)
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """See `Engine.chosen`."""
+        note = {"engine_note": self.memory_note} if self.memory_note else {}
+        return {"engine": self.name, "engine_memory": self.chosen_memory} | note
 
     def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
@@ -109,6 +151,23 @@ class InnerLoop:
                 return call(query_x)
         with batch_statistics(first=len(support_x)):
             return call(torch.cat([support_x, query_x]))[len(support_x) :]
+
+
+def refuse_running_norms(model: nn.Module) -> None:
+    """Refuse norm layers that no engine can treat: they change their own buffers in every inner step.
+
+    :raises UsageError: for an `InstanceNorm` with running statistics, or a batch norm that cannot be converted.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase) and module.track_running_stats and not _convertible(module):
+            raise UsageError(
+                f"{type(module).__name__} ({name or 'the model itself'}) keeps running statistics, which every inner "
+                f"step would change: expected nn.BatchNorm1d to 3d, or track_running_stats=False"
+            )
+
+
+def _convertible(module: nn.Module) -> bool:
+    return isinstance(module, (TaskBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
 
 
 def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:

@@ -1,0 +1,229 @@
+"""The inner steps of the engines that write them out, and the two ways to differentiate through them.
+
+*Unrolled*, autograd keeps the graph of every step: fast, but memory grows with the steps. By the *adjoint*, only the
+weights before each step are kept, and the reverse pass over the steps multiplies by the Hessian of the support loss at
+them. The gradient is the same; every step is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, UntreatableError
+
+Weights = dict[str, Tensor]
+
+
+class WrittenSteps(InnerLoop):
+    """Inner steps on weights by name, `fast`, of one task or with a leading task dimension, as the engine has it."""
+
+    def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
+        super().__init__(model, criterion, **settings)
+        layer = own_generator(self.model)
+        if layer and self.memory == "adjoint":
+            raise UntreatableError(
+                self.name, f"with memory='adjoint' cannot draw twice alike from the generator of {layer}"
+            )
+
+    def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
+        """The support loss; with a task dimension, the sum of the tasks' losses: each copy gets its own gradient."""
+        raise NotImplementedError
+
+    def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+        """The query's outputs at the weights `fast`."""
+        raise NotImplementedError
+
+    def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
+        """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
+        if memory == "adjoint":
+            return _Adjoint.apply(self, list(fast), x, y, query_x, *fast.values())
+        fast = dict(fast)
+        for _ in range(self.inner_steps):
+            gradients = torch.autograd.grad(
+                self._loss(fast, x, y), [fast[n] for n in self.adapted], create_graph=self.second_order
+            )
+            self._move(fast, gradients)
+        return self._outputs(fast, x, query_x)
+
+    def _move(self, fast: Weights, gradients: Any) -> None:
+        """One gradient step, in the dictionary."""
+        for name, gradient in zip(self.adapted, gradients, strict=True):
+            fast[name] = torch.sub(fast[name], gradient, alpha=self.inner_lr)
+
+    def _memory_for(self, tasks: int, one_task: Callable[[], tuple[Weights, Tensor, Tensor]]) -> str:
+        """ "unroll" or "adjoint"; where the engine may choose, by what the graph of all steps would take.
+
+        :param one_task: the weights and the support set (x, y) of a single task, in the engine's own form.
+        """
+        if self.memory == "auto":
+            # first order keeps no graph, and what cannot be drawn again cannot be computed again
+            if not self.second_order or own_generator(self.model):
+                return "unroll"
+            fast, x, y = one_task()
+            if x.shape not in self._step_bytes:
+                self._step_bytes[x.shape] = self._bytes_of_a_step(fast, x, y)
+            # the query's pass counts as one more step
+            graph = tasks * (self.inner_steps + 1) * self._step_bytes[x.shape]
+            if graph <= self.memory_budget:
+                return "unroll"
+            self.chosen_memory = "adjoint"
+            self.memory_note = f"unrolled steps would keep {graph >> 20} MiB, more than {self.memory_budget >> 20}"
+            return "adjoint"
+        return self.memory
+
+    def _bytes_of_a_step(self, fast: Weights, x: Tensor, y: Tensor) -> int:
+        """What autograd keeps of one inner step of one task, counted while the step is taken."""
+        kept: dict[int, int] = {}  # by storage
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        leaves = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in fast.items()}
+        with replayed(random_state(x.device), x.device), torch.enable_grad():
+            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                loss = self._loss(leaves, x, y)
+                gradients = torch.autograd.grad(loss, [leaves[n] for n in self.adapted], create_graph=True)
+            for known in (*leaves.values(), x, y):
+                kept.pop(known.untyped_storage().data_ptr(), None)
+            # the new weights are kept too
+            return sum(kept.values()) + sum(g.numel() * g.element_size() for g in gradients)
+
+    # -- what the adjoint asks for; nothing of it leaves a graph behind
+
+    def _gradients(self, fast: Weights, x: Tensor, y: Tensor) -> list[Tensor]:
+        """The gradients of the support loss in the adapted weights."""
+        leaves = _leaves(fast, self.adapted)
+        with torch.enable_grad():
+            return list(torch.autograd.grad(self._loss({**fast, **leaves}, x, y), list(leaves.values())))
+
+    def _hessian_product(
+        self, fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor], wanted: list[str], wants_x: bool
+    ) -> list[Tensor | None]:
+        """The derivative of <gradients, direction> in the weights `wanted`, and in x last; None is zero."""
+        leaves = _leaves(fast, dict.fromkeys([*self.adapted, *wanted]))
+        x = x.detach().requires_grad_(wants_x)
+        with torch.enable_grad():
+            loss = self._loss({**fast, **leaves}, x, y)
+            gradients = torch.autograd.grad(loss, [leaves[n] for n in self.adapted], create_graph=True)
+        # a gradient that depends on nothing (of a linear loss) has no graph
+        pairs = [(g, d) for g, d in zip(gradients, direction, strict=True) if g.requires_grad]
+        inputs = [leaves[n] for n in wanted] + ([x] if wants_x else [])
+        if not pairs or not inputs:
+            return [None] * (len(wanted) + 1)
+        products = torch.autograd.grad([g for g, _ in pairs], inputs, [d for _, d in pairs], allow_unused=True)
+        return [*products] if wants_x else [*products, None]
+
+    def _pullback(
+        self, fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor, wanted: list[str], wants: tuple[bool, bool]
+    ) -> list[Tensor | None]:
+        """The derivative of <outputs, cotangent> in the weights `wanted`, in x and in query_x; None is zero."""
+        leaves = _leaves(fast, wanted)
+        x, query_x = x.detach().requires_grad_(wants[0]), query_x.detach().requires_grad_(wants[1])
+        with torch.enable_grad():
+            outputs = self._outputs({**fast, **leaves}, x, query_x)
+        inputs = [*leaves.values(), *(t for t, wanted_too in zip((x, query_x), wants, strict=True) if wanted_too)]
+        found = iter(torch.autograd.grad(outputs, inputs, cotangent, allow_unused=True))
+        return [next(found) for _ in wanted] + [next(found) if wanted_too else None for wanted_too in wants]
+
+
+def own_generator(model: nn.Module) -> str:
+    """A layer that draws from a generator of its own, whose draws cannot be repeated; empty if there is none."""
+    for name, layer in model.named_modules():
+        if any(isinstance(value, torch.Generator) for value in vars(layer).values()):
+            return f"{type(layer).__name__} ({name or 'the model itself'})"
+    return ""
+
+
+def _leaves(fast: Weights, names: Any) -> Weights:
+    return {name: fast[name].detach().requires_grad_() for name in names}
+
+
+class _Adjoint(torch.autograd.Function):
+    """The inner steps and the query's outputs; the backward goes over the steps in reverse.
+
+    With w' = w - lr g(w) and a cotangent v of w', that of w is v - lr H(w) v, where H v is the derivative of <g, v>.
+    Weights that are not adapted, and x, collect the same term.
+    """
+
+    @staticmethod
+    def forward(ctx, engine: WrittenSteps, names: list[str], x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor):
+        fast = dict(zip(names, values, strict=True))
+        kept, states = [], []
+        for _ in range(engine.inner_steps):
+            kept.append([fast[n] for n in engine.adapted])
+            states.append(random_state(x.device))
+            engine._move(fast, engine._gradients(fast, x, y))
+        states.append(random_state(x.device))
+        outputs = engine._outputs(fast, x, query_x)
+        ctx.save_for_backward(x, y, query_x, *values)
+        ctx.engine, ctx.names = engine, names
+        ctx.kept = [*kept, [fast[n] for n in engine.adapted]]
+        # layers that draw, such as dropout, must draw the same again
+        drew = not torch.equal(states[0], random_state(x.device))
+        ctx.states = states if drew else [None] * len(states)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        engine: WrittenSteps = ctx.engine
+        x, y, query_x, *values = ctx.saved_tensors
+        first = dict(zip(ctx.names, values, strict=True))
+        _, _, wants_x, _, wants_query, *wants = ctx.needs_input_grad
+        wanted = [name for name, w in zip(ctx.names, wants, strict=True) if w]
+
+        def weights(step: int) -> Weights:
+            return {**first, **dict(zip(engine.adapted, ctx.kept[step], strict=True))}
+
+        # weights that need no derivative themselves may still carry one from step to step
+        carried = list(dict.fromkeys([*wanted, *engine.adapted]))
+        with replayed(ctx.states[-1], x.device):
+            *found, of_x, of_query = engine._pullback(
+                weights(-1), x, query_x, cotangent, carried, (wants_x, wants_query)
+            )
+        v = {n: torch.zeros_like(first[n]) if f is None else f for n, f in zip(carried, found, strict=True)}
+        for step in reversed(range(engine.inner_steps) if engine.second_order else ()):
+            direction = [v[n] for n in engine.adapted]
+            with replayed(ctx.states[step], x.device):
+                *products, more = engine._hessian_product(weights(step), x, y, direction, carried, wants_x)
+            for name, product in zip(carried, products, strict=True):
+                if product is not None:
+                    v[name] = torch.sub(v[name], product, alpha=engine.inner_lr)
+            if more is not None:
+                of_x = torch.mul(more, -engine.inner_lr) if of_x is None else of_x - engine.inner_lr * more
+        return (
+            None,
+            None,
+            of_x,
+            None,
+            of_query,
+            *(v.get(n) if w else None for n, w in zip(ctx.names, wants, strict=True)),
+        )
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of the generator that layers on `device` draw from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Inside, layers draw as from `state`; afterwards the generator is as it was. None: nothing draws."""
+    if state is None:
+        yield
+        return
+    before = random_state(device)
+    put = (lambda s: torch.cuda.set_rng_state(s, device)) if device.type == "cuda" else torch.set_rng_state
+    put(state)
+    try:
+        yield
+    finally:
+        put(before)

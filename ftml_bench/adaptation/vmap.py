@@ -1,0 +1,127 @@
+"""The inner loop of all tasks at once by `torch.func.vmap`, for models that have no batched form.
+
+A derivative that is taken outside of vmap, through it, is silently wrong in the second order where stock norm layers
+stand in the model (pytorch/functorch issue 534). So every derivative here is one task's, taken inside vmap, and the
+adjoint joins them: exact for every layer, in memory that does not grow with the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vjp
+
+from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError
+from ftml_bench.adaptation.steps import Weights, WrittenSteps, random_state, replayed
+
+
+class VmapEngine(WrittenSteps):
+    """All tasks in one pass for any model that `torch.func` can treat.
+
+    :raises UsageError (UntreatableError): at the first `predict`, for a model that it cannot.
+    """
+
+    name = "vmap"
+    memories = ("adjoint",)
+
+    def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
+        super().__init__(model, criterion, **settings)
+        self._tried = False
+
+    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """See `Engine.predict`."""
+        x, y = support
+        if x.requires_grad or query_x.requires_grad:
+            raise UntreatableError(self.name, "takes no derivative in its inputs")
+        fast = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
+        if not self._tried:
+            self._try(fast, x, y)
+            self._tried = True
+        return self._adapted_outputs(fast, x, y, query_x, "adjoint")
+
+    def _task_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
+        return self._support_loss(partial(self._call, fast), x, y)
+
+    def _task_outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+        return self._query_outputs(partial(self._call, fast), support_x, query_x)
+
+    def _call(self, fast: Weights, x: Tensor) -> Tensor:
+        return functional_call(self.model, fast, (x,))
+
+    def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+        return _by_task(self._task_outputs)(fast, support_x, query_x)
+
+    def _task_gradients(self, fast: Weights, x: Tensor, y: Tensor) -> list[Tensor]:
+        def loss(adapted: Weights) -> Tensor:
+            return self._task_loss({**fast, **adapted}, x, y)
+
+        return list(grad(loss)({n: fast[n] for n in self.adapted}).values())
+
+    def _gradients(self, fast: Weights, x: Tensor, y: Tensor) -> list[Tensor]:
+        return _by_task(self._task_gradients)(fast, x, y)
+
+    def _hessian_product(
+        self, fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor], wanted: list[str], wants_x: bool
+    ) -> list[Tensor | None]:
+        def product(fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor]) -> list[Tensor]:
+            _, pull = vjp(lambda some: self._task_gradients({**fast, **some}, x, y), {n: fast[n] for n in wanted})
+            return list(pull(direction)[0].values())
+
+        return [*_by_task(product)(fast, x, y, direction), None]
+
+    def _pullback(
+        self, fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor, wanted: list[str], wants: tuple[bool, bool]
+    ) -> list[Tensor | None]:
+        def pulled(fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor) -> list[Tensor]:
+            _, pull = vjp(lambda some: self._task_outputs({**fast, **some}, x, query_x), {n: fast[n] for n in wanted})
+            return list(pull(cotangent)[0].values())
+
+        return [*_by_task(pulled)(fast, x, query_x, cotangent), None, None]
+
+    def _try(self, fast: Weights, x: Tensor, y: Tensor) -> None:
+        """Compare the derivatives of one task's support loss with plain autograd's.
+
+        :raises UntreatableError: if torch.func cannot take them, or takes others.
+        """
+        one, x, y = {name: p[:1].detach() for name, p in fast.items()}, x[:1], y[:1]
+        state = random_state(x.device)
+        try:
+            with replayed(state, x.device):
+                gradients = self._gradients(one, x, y)
+            with replayed(state, x.device):
+                products = self._hessian_product(one, x, y, gradients, self.adapted, False)[:-1]
+        except Exception as error:  # whatever a model's own code runs into under vmap
+            raise UntreatableError(
+                self.name, f"cannot treat this model ({str(error).strip().splitlines()[0]})"
+            ) from error
+        with replayed(state, x.device):
+            plain = _PlainTask(self)
+            task = {name: p[0] for name, p in one.items()}
+            expected = plain._hessian_product(task, x[0], y[0], [g[0] for g in gradients], self.adapted, False)[:-1]
+        found = torch.cat([p.flatten() for p in products if p is not None])
+        reference = torch.cat(
+            [
+                torch.zeros_like(task[n]).flatten() if p is None else p.flatten()
+                for n, p in zip(self.adapted, expected, strict=True)
+            ]
+        )
+        tolerance = 1e-8 if found.dtype == torch.float64 else 1e-2
+        if not float((found - reference).norm()) <= tolerance * float(reference.norm()) + 1e-12:
+            raise UntreatableError(self.name, "computes other second derivatives than autograd for this model")
+
+
+class _PlainTask(WrittenSteps):
+    """One task of a `VmapEngine` by plain autograd."""
+
+    def __init__(self, engine: VmapEngine) -> None:
+        self.adapted = engine.adapted
+        self._loss = engine._task_loss  # type: ignore[method-assign]
+
+
+def _by_task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one task over the leading dimension of everything; layers that draw, draw for each task anew."""
+    return torch.func.vmap(function, randomness="different")
