@@ -178,15 +178,16 @@ def _compare(strategy: SupervisedTemplate, state: Mapping[str, Any]) -> None:
 
 def _settings(strategy: Learner) -> dict[str, Any]:
     """The arguments that the strategy was built with, as far as they are plain, and what runs it."""
-    engine = getattr(strategy, "engine", None)
+    # As they were asked for: "auto" may be another engine before and after its first step.
+    of_engine: dict[str, Any] = getattr(strategy, "engine_settings", {})
     settings = {
         "device": strategy.device.type,
-        "engine": getattr(engine, "name", None),
+        "engine": of_engine.get("name"),
         "criterion": type(strategy._criterion).__name__,
         "optimizer": type(strategy.optimizer).__name__,
     }
     for name in inspect.signature(type(strategy)).parameters:
-        value = getattr(strategy, name, getattr(engine, name, None))
+        value = of_engine.get(name, getattr(strategy, name, None))
         if name not in _NOT_SETTINGS and isinstance(value, bool | int | float | str | list | None):
             settings.setdefault(name, value)
     return settings

@@ -91,7 +91,7 @@ class Learner(SupervisedTemplate):
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
         avalanche["model"] = convert_batch_norm(avalanche["model"])
-        avalanche["plugins"] = with_repairs(avalanche["plugins"])
+        avalanche["plugins"] = with_repairs(avalanche.get("plugins"))
         super().__init__(**avalanche)
         self.steps = steps
         self.update_size = update_size

@@ -126,7 +126,7 @@ class FTML(Learner):
         self.adapted = adapted if isinstance(adapted, str) else list(adapted)
         if is_multi_task_module(model):
             engine = self._engine_for_task_labels(engine, adapted)
-        self._engine_settings: dict[str, Any] = {
+        self.engine_settings: dict[str, Any] = {
             "name": engine,
             "inner_lr": inner_lr,
             "inner_steps": inner_steps,
@@ -149,7 +149,7 @@ class FTML(Learner):
         return "loop"
 
     def _engine_of(self, model: nn.Module) -> Engine:
-        return make_engine(model=model, criterion=self._criterion, **self._engine_settings)
+        return make_engine(model=model, criterion=self._criterion, **self.engine_settings)
 
     def check_model_and_optimizer(self, **kwargs) -> None:
         """As Avalanche's; a model that has grown gets its engine anew."""
