@@ -100,7 +100,7 @@ class Stopwatch:
             with self.part(part):
                 return method(*args, **kwargs)
 
-        return staticmethod(timed) if hasattr(method, "__self__") else timed  # type: ignore[return-value]
+        return staticmethod(timed) if hasattr(method, "__self__") else timed
 
 
 def report(*, repeats: int) -> str:
@@ -115,7 +115,8 @@ def report(*, repeats: int) -> str:
     paper = definitions.load("rainbow_mnist")
     spec = paper.benchmarks[0]
     columns = {f"round {number}": Stopwatch() for number in (EARLY, LATE)}
-    benchmark = _Made(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=int(spec.arrivals or 20))
+    assert isinstance(spec.arrivals, int)
+    benchmark = _Made(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=spec.arrivals)
     with TemporaryDirectory() as folder:
         steps = [
             _arrivals(paper, benchmark, number - 1, Path(folder, name), watch)

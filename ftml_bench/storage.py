@@ -138,7 +138,7 @@ class FileStorage:
         self._make_room(start + len(x), x)
         # Written, not assigned: an assignment through the mapping would stay in the process's memory.
         self._file.seek(start * _bytes(x))
-        self._file.write(memoryview(x.numpy()).cast("B"))
+        self._file.write(memoryview(x.numpy()).cast("B"))  # type: ignore[arg-type]
         self._file.flush()
         self._y.append(data.y)
         return torch.arange(start, len(self._y))

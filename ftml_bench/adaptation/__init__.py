@@ -35,7 +35,7 @@ def make_engine(name: str, model: nn.Module, criterion: Criterion, **settings) -
         return fastest(model, criterion, **settings)
     if name not in ENGINES:
         raise unknown("engine", name, [*ENGINES, "auto"])
-    return ENGINES[name](model, criterion, **settings)  # type: ignore[return-value]
+    return ENGINES[name](model, criterion, **settings)
 
 
 __all__ = ["ENGINES", "Engine", "InnerLoop", "adapted_names", "make_engine", "update_procedure"]

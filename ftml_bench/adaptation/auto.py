@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.batched import BatchedEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, Parameters, UntreatableError
+from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.loop import LoopEngine
 from ftml_bench.adaptation.vmap import VmapEngine
 
@@ -41,7 +41,7 @@ class VmapOrLoop:
         chosen = self._engine.chosen
         return {**chosen, "engine_note": "; ".join([*self._notes, *filter(None, [chosen.get("engine_note")])])}
 
-    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
         if self._engine is not self._loop:
             try:

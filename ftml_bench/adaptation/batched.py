@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError
+from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, without_labels
 from ftml_bench.adaptation.kernels import batch_norm, batch_norm_by_first, conv2d
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, has_norm, normalise
@@ -42,9 +42,10 @@ class BatchedEngine(WrittenSteps):
         self.common, self.layers = layers[:cut], layers[cut:]
         self.rows_ride = self.query_needs_support and any(has_norm(layer) for _, layer in self.layers)
 
-    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
-        x, y = support
+        x, query_x = without_labels(self.name, support[0], query_x)
+        y = support[1]
         x, query_x = self._features(parameters, x, query_x)
         own = [
             f"{name}.{local}" if name else local for name, layer in self.layers for local, _ in layer.named_parameters()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from ftml_bench.adaptation.inner_loop import InnerLoop, Parameters
+from ftml_bench.adaptation.inner_loop import InnerLoop, Input, Parameters, without_labels
 from ftml_bench.errors import UsageError
 
 
@@ -17,9 +17,11 @@ class HigherEngine(InnerLoop):
     name = "higher"
     memories = ("unroll",)
 
-    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
-        return torch.stack([self._task(parameters, x, y, query) for x, y, query in zip(*support, query_x, strict=True)])
+        x, query_x = without_labels(self.name, support[0], query_x)
+        tasks = zip(x, support[1], query_x, strict=True)
+        return torch.stack([self._task(parameters, *task) for task in tasks])
 
     def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         import higher  # only where it is used: the package is not maintained, and no other engine needs it

@@ -128,6 +128,10 @@ class InnerLoop:
         note = {"engine_note": self.memory_note} if self.memory_note else {}
         return {"engine": self.name, "engine_memory": self.chosen_memory} | note
 
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+        """See `Engine.predict`."""
+        raise NotImplementedError
+
     def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         return update_procedure(
@@ -151,6 +155,17 @@ class InnerLoop:
                 return call(query_x)
         with batch_statistics(first=len(support_x)):
             return call(torch.cat([support_x, query_x]))[len(support_x) :]
+
+
+def without_labels(engine: str, *inputs: Input) -> list[Tensor]:
+    """The inputs, for an engine that passes no task labels.
+
+    :raises UntreatableError: if there are any.
+    """
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    if len(tensors) < len(inputs):
+        raise UntreatableError(engine, "passes no task labels")
+    return tensors
 
 
 def refuse_running_norms(model: nn.Module) -> None:

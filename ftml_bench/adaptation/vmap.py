@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
-from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError
+from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, without_labels
 from ftml_bench.adaptation.steps import Weights, WrittenSteps, random_state, replayed
 
 
@@ -32,9 +32,10 @@ class VmapEngine(WrittenSteps):
         super().__init__(model, criterion, **settings)
         self._tried = False
 
-    def predict(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
-        x, y = support
+        x, query_x = without_labels(self.name, support[0], query_x)
+        y = support[1]
         if x.requires_grad or query_x.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in its inputs")
         fast = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
@@ -68,7 +69,7 @@ class VmapEngine(WrittenSteps):
         self, fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor], wanted: list[str], wants_x: bool
     ) -> list[Tensor | None]:
         def product(fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor]) -> list[Tensor]:
-            _, pull = vjp(lambda some: self._task_gradients({**fast, **some}, x, y), {n: fast[n] for n in wanted})
+            pull = vjp(lambda some: self._task_gradients({**fast, **some}, x, y), {n: fast[n] for n in wanted})[1]
             return list(pull(direction)[0].values())
 
         return [*_by_task(product)(fast, x, y, direction), None]
@@ -77,7 +78,7 @@ class VmapEngine(WrittenSteps):
         self, fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor, wanted: list[str], wants: tuple[bool, bool]
     ) -> list[Tensor | None]:
         def pulled(fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor) -> list[Tensor]:
-            _, pull = vjp(lambda some: self._task_outputs({**fast, **some}, x, query_x), {n: fast[n] for n in wanted})
+            pull = vjp(lambda some: self._task_outputs({**fast, **some}, x, query_x), {n: fast[n] for n in wanted})[1]
             return list(pull(cotangent)[0].values())
 
         return [*_by_task(pulled)(fast, x, query_x, cotangent), None, None]
