@@ -28,14 +28,14 @@ from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ftml_bench import cell, registry
+from ftml_bench import cell, registry, saving
 from ftml_bench.adaptation import make_engine
 from ftml_bench.benchmarks.arrivals import arrivals, cumulative_sizes
 from ftml_bench.definition import from_dict
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.protocol import evaluations, held_out
-from ftml_bench.strategies.base import preserved_random_state
+from ftml_bench.strategies.base import Learner, preserved_random_state
 
 SMALL = {"rounds": 3, "images_per_round": 24, "held_out_per_round": 20}
 ARRIVALS = (8, 8, 8)
@@ -362,6 +362,27 @@ def _spoil(values: Tensor) -> None:
         values.copy_(values.max() - values)
 
 
+def _save_and_resume(subject: StrategySubject) -> None:
+    """Stopped in the middle of the second round, and gone on with in a strategy built anew."""
+    benchmark = subject.benchmark()
+    stream = [arrival for round in benchmark.train_stream[:2] for arrival in arrivals(round, ARRIVALS)]
+    whole, resumed = subject.build(benchmark), subject.build(benchmark)
+    if not isinstance(whole, Learner):
+        raise NotTestedError("it is no Learner: cells with it are done again from their start")
+    half = len(ARRIVALS) + 1
+    for arrival in stream[:half]:
+        whole.train(arrival, eval_streams=[])
+    state = saving.state_dict(whole)
+    for arrival in stream[half:]:
+        whole.train(arrival, eval_streams=[])
+    _disturb()
+    done = saving.load_state_dict(resumed, state, stream)
+    for arrival in stream[done:]:
+        resumed.train(arrival, eval_streams=[])
+    if not _equal(_state(whole), _state(resumed)):
+        raise BrokenError("saved and gone on with, parameters end differently: extend state_dict and load_state_dict")
+
+
 def _another_device(subject: StrategySubject) -> None:
     if not torch.cuda.is_available():
         raise NotTestedError("there is no other device here")
@@ -383,6 +404,7 @@ STRATEGY_CONTRACTS: dict[str, Callable[[Any], None]] = {
     "arrivals of one sample": _one_sample_arrivals,
     "metrics are finite numbers": _finite_metrics,
     "no leak of what has not arrived or is held out": _no_leak,
+    "save and resume": _save_and_resume,
     "another device": _another_device,
 }
 

@@ -1,5 +1,7 @@
 """Saving a strategy of ours and going on with it, bit by bit as if it had not been stopped (on a CPU).
 
+::
+
     stream = [arrival for round in benchmark.train_stream for arrival in arrivals(round, 100)]
     done = load(strategy, "state.pt", stream)     # the strategy built as before
     for arrival in stream[done:]:

@@ -131,6 +131,17 @@ class Explodes(FromScratch):
         return model
 
 
+class Forgets(TrainOnEverything):
+    """Keeps a state that it does not save."""
+
+    drawn = 0
+
+    def _draw(self):
+        self.drawn += 1
+        x, *rest = super()._draw()
+        return [x * self.drawn, *rest]
+
+
 class SeesTheFuture(TrainOnEverything):
     """Draws from the whole round, of which a part has arrived."""
 
@@ -160,6 +171,7 @@ class SeesTheAnswers(FTML):
         ("an empty arrival is refused or harmless", EmptyIsNaN),
         ("arrivals of one sample", NeedsTwo),
         ("metrics are finite numbers", Explodes),
+        ("save and resume", Forgets),
         ("no leak of what has not arrived or is held out", SeesTheFuture),
         ("no leak of what has not arrived or is held out", SeesTheAnswers),
     ],
