@@ -69,9 +69,8 @@ def _times(repeats: int, threads: int) -> Iterator[str]:
     yield ""
     yield from _table(["network", "engine", "ms a task and step", f"times `{ALONE}`", "share of the matmul rate"])
     for name in SUBJECTS:
-        it = subject(name)
-        ways = it.all()
-        check_agreement(name, ways)
+        check_agreement(name)
+        ways = subject(name).all()
         work = flop(ways[ALONE])
         seconds = _interleaved(ways, repeats, clock)
         if threads > 1:
