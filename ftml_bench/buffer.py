@@ -165,6 +165,10 @@ class TaskBuffer(ExemplarsBuffer):
                 return before.numbers
         return self._storage.append(data)
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Inputs, the row among them of every point by its number, and its y, on the device; None if not there."""
+        return self._storage.tensors()
+
     def state_dict(self) -> dict[str, Any]:
         """Which data are here, without the data: they come again from the stream."""
         rounds = {number: [len(r), r.fingerprint()] for number, r in self.rounds.items()}

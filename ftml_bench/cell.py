@@ -63,19 +63,23 @@ def run_cell(
     folder: Path,
     data: str | None,
     on_evaluation: Callable[[int, int], None],
+    device: str = "cpu",
 ) -> str:
     """Run one cell and leave its files in `folder`.
 
     :param data: the data folder; None: the environment's.
     :param on_evaluation: called after every evaluation with how many are done and how many there will be.
+    :param device: that the learner trains on. On a GPU convolutions are computed in float32, as on a CPU: PyTorch's
+        default, TF32, has errors of 1e-3 in them.
     :return: "finished", or "diverged" if a loss became NaN or infinite, which ends the run there.
     """
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
     benchmark = _build_benchmark(spec, cell.seed, data)
     measured = _Measured()
-    build = partial(_build_strategy, spec, row, benchmark, cell.seed, loggers=[measured])
+    build = partial(_build_strategy, spec, row, benchmark, cell.seed, loggers=[measured], device=device)
     strategy = build()
     header = {
         "definition": definition.hash,
@@ -162,12 +166,19 @@ def _where(spec: BenchmarkSpec) -> str:
 
 
 def _build_strategy(
-    spec: BenchmarkSpec, row: Row, benchmark: CLScenario, seed: int, *, loggers: Sequence[BaseLogger] = ()
+    spec: BenchmarkSpec,
+    row: Row,
+    benchmark: CLScenario,
+    seed: int,
+    *,
+    loggers: Sequence[BaseLogger] = (),
+    device: str = "cpu",
 ) -> SupervisedTemplate:
     """The strategy of a row; rows with the same seed start from the same parameters if they have the same model."""
     where = f"{spec.name}: {row.name}"
     torch.manual_seed(derive(seed, "init"))
     model = _build_model(_or(row.model, spec.model), benchmark, spec.name if row.model is None else where)
+    model.to(device)
     optimizer, plugins = _build_optimizer(row.optimizer, model, where)
     torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
 
@@ -181,6 +192,7 @@ def _build_strategy(
         **({"plugins": plugins} if plugins else {}),
         "evaluator": _evaluator(spec, row, benchmark, loggers),
         "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
+        "device": device,
         "seed": seed,
     }
     return _construct(cls, settings, where, hidden=_GIVEN_BY_CELL)
@@ -223,6 +235,8 @@ def _build_optimizer(
     if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
         names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
         raise unknown(f"optimizer in {where}", name, names)
+    if next(model.parameters()).is_cuda and "capturable" in inspect.signature(cls).parameters:
+        settings["capturable"] = True  # so that a CUDA graph of a whole training step can hold the update
     optimizer = _construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
     return optimizer, [] if then is None else [LearningRateAfter(**then)]
 

@@ -143,6 +143,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     speed = add("speed", _speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
     speed.add_argument("--threads", type=int, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
+    speed.add_argument("--device", default="cpu", metavar="NAME", help="time on: cpu (default), cuda ...")
     speed.add_argument("--out", type=Path, metavar="DIR", help="also write the engines' tables to DIR/engines.md")
     other = speed.add_mutually_exclusive_group()
     other.add_argument("--run", action="store_true", help="instead: where the time of a run goes, part by part")
@@ -169,7 +170,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results (default {default})")
-    parser.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: the cores that are usable)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="cells at a time (default: the cores that are usable; 1 on a GPU)"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="to train on: cpu (default), cuda, cuda:1 ...")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_data(parser)
 
@@ -349,6 +353,7 @@ def _speed(options: argparse.Namespace) -> int:
         for count in counts:
             if count < 1:
                 raise UsageError(f"--{name}: expected a whole number of at least 1, got {count}")
+    _check_device(options.device)
     if options.run or options.buffer is not None:
         import torch
 
@@ -356,7 +361,7 @@ def _speed(options: argparse.Namespace) -> int:
         if options.run:
             from ftml_bench import profile
 
-            print(profile.report(repeats=options.repeats))
+            print(profile.report(repeats=options.repeats, device=options.device))
         else:
             from ftml_bench import buffer_speed
 
@@ -365,7 +370,7 @@ def _speed(options: argparse.Namespace) -> int:
     from ftml_bench import speed
 
     lines = []
-    for line in speed.report(repeats=options.repeats, threads=options.threads):
+    for line in speed.report(repeats=options.repeats, threads=options.threads, device=options.device):
         print(line, flush=True)
         lines.append(f"{line}\n")
     if options.out is not None:
@@ -375,7 +380,9 @@ def _speed(options: argparse.Namespace) -> int:
 
 
 def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
-    jobs = _usable_cores() if options.jobs is None else options.jobs
+    _check_device(options.device)
+    usual = _usable_cores() if options.device == "cpu" else 1
+    jobs = usual if options.jobs is None else options.jobs
     if jobs < 1:
         raise UsageError(f"--jobs: expected a whole number of at least 1, got {jobs}")
     if options.data is not None and not Path(options.data).is_dir():
@@ -385,7 +392,9 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
 
     schedule.check_free(definition, root)
     cell.check(definition, options.data)
-    outcomes = schedule.run_cells(definition, root, jobs=jobs, data=options.data, quiet=options.quiet)
+    outcomes = schedule.run_cells(
+        definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device
+    )
     print(_report_text(root), end="")
     _say_where(root)
     return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
@@ -405,6 +414,19 @@ def _say_where(root: Path) -> None:
     print(f"\nfigures:      {root / 'figures'}")
     print(f"report:       {root / 'report.html'}")
     print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(root))}")
+
+
+def _check_device(name: str) -> None:
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        usable = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise UsageError(f"--device {name}: {reason}: expected one of {', '.join(usable)}") from error
 
 
 def _usable_cores() -> int:

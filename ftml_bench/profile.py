@@ -1,7 +1,8 @@
 """Where the time of a run goes: a whole arrival of a paper-size run, early and late in the stream, and a small run.
 
-CPU time of the process by part, so that other work on the machine disturbs little. A part that runs inside another is
-taken out of it, and what no part claims is Avalanche's loop and the little that stands between.
+CPU time of the process by part, so that other work on the machine disturbs little; on a GPU wall time, for which the
+device is waited for at both ends of each part. A part that runs inside another is taken out of it, and what no part
+claims is Avalanche's loop and the little that stands between.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,15 +33,19 @@ from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import held_out
 from ftml_bench.record import RunWriter
 from ftml_bench.seeding import generator
+from ftml_bench.speed.machine import clock_of
 from ftml_bench.strategies import FTML
+from ftml_bench.strategies.meta_step import MetaStep
 
 EARLY, LATE = 6, 56  # rounds, counted from 1
 META_GRADIENT, UPDATE = "meta-gradient", "update procedure"
+META_STEP = "whole meta-steps (GPU)"
 LOOP = "Avalanche's loop, and the rest"
 # What is watched: class, method, and whose time it is.
 WATCHED: list[tuple[type, str, str]] = [
     (FTML, "forward", META_GRADIENT),
     (FTML, "backward", META_GRADIENT),
+    (MetaStep, "_replay", META_STEP),
     (FTML, "_adapted_copy", UPDATE),
     (FTML, "_note_support_statistics", "running statistics of norms"),
     (FTML, "optimizer_step", "optimiser"),
@@ -55,9 +60,10 @@ WATCHED: list[tuple[type, str, str]] = [
 
 
 class Stopwatch:
-    """CPU seconds by part; every moment counts for the innermost part that runs."""
+    """Seconds by part; every moment counts for the innermost part that runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or (lambda: time.process_time())
         self.seconds: dict[str, float] = defaultdict(float)
         self._running: list[str] = []
         self._since = 0.0
@@ -74,7 +80,7 @@ class Stopwatch:
             self._running.pop()
 
     def _charge(self) -> None:
-        now = time.process_time()
+        now = self._clock()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
@@ -103,23 +109,29 @@ class Stopwatch:
         return staticmethod(timed) if hasattr(method, "__self__") else timed
 
 
-def report(*, repeats: int) -> str:
+def report(*, repeats: int, device: str = "cpu") -> str:
     """Time arrivals of a paper-size run of FTML on Rainbow MNIST in an early and in a late round, and a small run.
 
-    Images and labels are made up, so that nothing has to be fetched. The arrivals are of the middle of their round;
-    early and late ones are interleaved.
+    Images and labels are made up, so that nothing has to be fetched. Early and late arrivals are interleaved; on a CPU
+    they are of the later half of their round, on a GPU a whole round is timed without looking at its parts, too.
 
     :param repeats: arrivals in each of the two rounds, after one that is not counted.
     """
     keep_freed_memory()  # as in every cell
+    torch.backends.cudnn.allow_tf32 = False
     paper = definitions.load("rainbow_mnist")
     spec = paper.benchmarks[0]
-    columns = {f"round {number}": Stopwatch() for number in (EARLY, LATE)}
+    on_gpu = device != "cpu"
+    clock = clock_of(device) if on_gpu else None
+    columns = {f"round {number}": Stopwatch(clock) for number in (EARLY, LATE)}
     assert isinstance(spec.arrivals, int)
     benchmark = _Made(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=spec.arrivals)
+    lines = []
     with TemporaryDirectory() as folder:
+        for number in (EARLY, LATE) if on_gpu else ():
+            lines.append(_whole_round(paper, benchmark, number, Path(folder, f"whole {number}"), device))
         steps = [
-            _arrivals(paper, benchmark, number - 1, Path(folder, name), watch)
+            _arrivals(paper, benchmark, number - 1, Path(folder, name), watch, device)
             for number, (name, watch) in zip((EARLY, LATE), columns.items(), strict=True)
         ]
         for repeat in range(repeats + 1):
@@ -127,18 +139,36 @@ def report(*, repeats: int) -> str:
                 next(arrival)
                 if not repeat:
                     watch.seconds.clear()
-        small = columns["a small run"] = Stopwatch()
-        _small_run(Path(folder, "small"), small)
+        small = columns["a small run"] = Stopwatch(clock)
+        _small_run(Path(folder, "small"), small, device)
+    what = "Wall seconds, waiting for the device at every part" if on_gpu else "CPU seconds"
     title = (
-        f"CPU seconds ({torch.get_num_threads()} thread): an arrival of a paper-size FTML run ({spec.steps} meta-steps "
+        f"{what} ({torch.get_num_threads()} thread): an arrival of a paper-size FTML run ({spec.steps} meta-steps "
         f"of 25 tasks; mean of {repeats}), and {SMALL}"
     )
-    return "\n".join([title, *_table(columns, dict.fromkeys(list(columns)[:2], repeats))])
+    return "\n".join([*lines, title, *_table(columns, dict.fromkeys(list(columns)[:2], repeats))])
+
+
+def _whole_round(definition: Definition, benchmark: TaskStream, number: int, folder: Path, device: str) -> str:
+    """Wall time of a round as it is in a run."""
+    watch = Stopwatch(clock_of(device))
+    count = 0
+    for _ in _arrivals(definition, benchmark, number - 1, folder, watch, device, first=0, watched=False):
+        count += 1
+    seconds = watch.seconds[LOOP]
+    rounds = definitions.load("rainbow_mnist").benchmarks[0].settings.get("rounds", 56)
+    return (
+        f"round {number}: {seconds:.1f} s for its {count} arrivals, {1e3 * seconds / count:.0f} ms each; "
+        f"{rounds} such rounds: {rounds * seconds / 60:.1f} min"
+    )
 
 
 def _table(columns: dict[str, Stopwatch], arrivals: dict[str, int]) -> list[str]:
-    parts = list(dict.fromkeys([META_GRADIENT, UPDATE, *(part for _, _, part in WATCHED), LOOP]))
+    parts = list(dict.fromkeys([META_GRADIENT, META_STEP, UPDATE, *(part for _, _, part in WATCHED), LOOP]))
     lines = [f"{'':32}" + "".join(f"{name:>22}" for name in columns)]
+    if not any(watch.seconds[META_STEP] for watch in columns.values()):
+        parts.remove(META_STEP)
+    rest = [part for part in parts if part not in (META_GRADIENT, META_STEP, UPDATE)]
     totals = {name: sum(watch.seconds.values()) for name, watch in columns.items()}
 
     def line(title: str, seconds: Callable[[Stopwatch], float]) -> str:
@@ -150,27 +180,36 @@ def _table(columns: dict[str, Stopwatch], arrivals: dict[str, int]) -> list[str]
 
     lines += [line(part, lambda watch, part=part: watch.seconds[part]) for part in parts]  # type: ignore[misc]
     lines.append(line("all", lambda watch: sum(watch.seconds.values())))
-    lines.append(line("all but the first two", lambda watch: sum(watch.seconds[part] for part in parts[2:])))
+    lines.append(line("neither gradient nor update", lambda watch: sum(watch.seconds[part] for part in rest)))
     return lines
 
 
 def _arrivals(
-    definition: Definition, benchmark: TaskStream, round_index: int, folder: Path, watch: Stopwatch
+    definition: Definition,
+    benchmark: TaskStream,
+    round_index: int,
+    folder: Path,
+    watch: Stopwatch,
+    device: str,
+    *,
+    first: int | None = None,
+    watched: bool = True,
 ) -> Iterator[None]:
-    """The protocol on the later half of a round; the data before it have arrived, but were not trained on."""
+    """The protocol on a round from its arrival `first` on (None: its later half); the data before have arrived, but
+    were not trained on."""
     spec = definition.benchmarks[0]
-    strategy = cells._build_strategy(
-        spec, spec.row("FTML"), benchmark, 0, loggers=[TensorboardLogger(str(folder / "tb"))]
-    )
+    loggers = [TensorboardLogger(str(folder / "tb"))]
+    strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
     for round in benchmark.train_stream[:round_index]:
         strategy.buffer.add(round)
     round = benchmark.train_stream[round_index]
     pieces = list(arrivals(round, benchmark.arrivals))
-    for arrival in pieces[: len(pieces) // 2]:
+    first = len(pieces) // 2 if first is None else first
+    for arrival in pieces[:first]:
         strategy.buffer.add(arrival)
     writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
-    for arrival in pieces[len(pieces) // 2 :]:
-        with watch.watching(), watch.part(LOOP):
+    for arrival in pieces[first:]:
+        with watch.watching() if watched else nullcontext(), watch.part(LOOP):
             strategy.train(arrival, eval_streams=[])
             strategy.eval([held_out(benchmark, round)])
             row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
@@ -182,7 +221,7 @@ def _arrivals(
 SMALL = "a whole run of FTML of the quick leaderboard's digits, 5 rounds, benchmark and files included"
 
 
-def _small_run(folder: Path, watch: Stopwatch) -> None:
+def _small_run(folder: Path, watch: Stopwatch, device: str) -> None:
     content = definitions.load("quick").to_dict()
     digits = content["benchmarks"]["digits"]
     digits["settings"]["rounds"] = 5
@@ -190,7 +229,7 @@ def _small_run(folder: Path, watch: Stopwatch) -> None:
     content |= {"benchmarks": {"digits": digits}, "seeds": [0]}
     definition = definitions.from_dict(content, "small run")
     with watch.watching(), watch.part(LOOP):
-        cells.run_cell(definition, definition.cells()[0], folder, None, lambda done, total: None)
+        cells.run_cell(definition, definition.cells()[0], folder, None, lambda done, total: None, device)
 
 
 class _Made(TaskStream):

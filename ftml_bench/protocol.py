@@ -70,12 +70,12 @@ def evaluations(
     :param seed: of the order in which the data of a round arrive.
     :param skip: how many arrivals `strategy` has been trained on; see `ftml_bench.saving`.
     """
-    probe = _Probe()
+    probe = _Probe() if hasattr(strategy, "cost") else _CountingProbe()
     for arrival in itertools.islice(all_arrivals(benchmark, arrivals, seed=seed), skip, None):
         with probe.attached(strategy):
             strategy.train(arrival, eval_streams=[])
             strategy.eval([held_out(benchmark, arrival)])
-        cost = getattr(strategy, "cost", probe.cost)
+        cost = probe.cost if isinstance(probe, _CountingProbe) else strategy.cost
         yield Evaluation(
             round=arrival.current_experience,
             evaluated_round=arrival.current_experience,
@@ -148,15 +148,11 @@ def run(
 
 
 class _Probe(SupervisedPlugin):
-    """Measures the performance of each evaluated experience, whatever metrics the strategy has.
-
-    For a strategy that counts no cost itself: iterations, and the images that they drew.
-    """
+    """Measures the performance of each evaluated experience, whatever metrics the strategy has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.performance = Performance()
-        self.cost = Cost()
 
     @contextmanager
     def attached(self, strategy: SupervisedTemplate) -> Iterator[None]:
@@ -167,13 +163,21 @@ class _Probe(SupervisedPlugin):
         finally:
             strategy.plugins.remove(self)
 
-    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
-        self.cost.steps += 1
-        self.cost.images += len(strategy.mb_y)
-        self.cost.gradient_evaluations += len(strategy.mb_y)
-
     def before_eval_exp(self, strategy, *args, **kwargs) -> None:
         self.performance = Performance()
 
     def after_eval_iteration(self, strategy, *args, **kwargs) -> None:
         self.performance.update(strategy)
+
+
+class _CountingProbe(_Probe):
+    """Also counts the cost of a strategy that does not itself: iterations, and the images that they drew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+
+    def after_training_iteration(self, strategy, *args, **kwargs) -> None:
+        self.cost.steps += 1
+        self.cost.images += len(strategy.mb_y)
+        self.cost.gradient_evaluations += len(strategy.mb_y)

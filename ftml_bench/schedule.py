@@ -24,15 +24,18 @@ from ftml_bench import record
 from ftml_bench.definition import Cell, Definition
 from ftml_bench.errors import UsageError
 
-# The function that runs one cell: (definition, cell, folder, data, on_evaluation) -> "finished" or "diverged". By
-# name, because it is imported where it runs: this module and the command line stay free of torch.
+# The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
+# By name, because it is imported where it runs: this module and the command line stay free of torch.
 RUN_CELL = "ftml_bench.cell:run_cell"
 KEPT = ("finished", "diverged")
 
+Where = tuple[str | None, str]  # folder of data sets, device
 Outcome = tuple[Cell, str, str]  # cell, status, message (why it failed; empty otherwise)
 
 
-def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None, quiet: bool) -> list[Outcome]:
+def run_cells(
+    definition: Definition, root: Path, *, jobs: int, data: str | None, quiet: bool, device: str = "cpu"
+) -> list[Outcome]:
     """Runs all cells that `root` does not hold yet, in `jobs` processes; one thread each, so that no number depends on
     `jobs`.
 
@@ -42,6 +45,7 @@ def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None
     :param root: the leaderboard's folder; made if missing.
     :param data: folder of data sets, or None for the usual places.
     :param quiet: no progress bar.
+    :param device: that learners train on, as PyTorch names it.
     :return: cell, status ("finished", "diverged" or "failed") and message, in the definition's order.
     :raises UsageError: `root` holds something else. Nothing in it is changed.
     :raises KeyboardInterrupt: at Ctrl-C, when every cell has stopped.
@@ -56,7 +60,7 @@ def run_cells(definition: Definition, root: Path, *, jobs: int, data: str | None
     try:
         # One job needs no second process, which would import avalanche (seconds) once more.
         run = _run_here if min(jobs, len(todo)) <= 1 else _run_in_pool
-        for outcome in run(definition, root, todo, jobs, data, progress):
+        for outcome in run(definition, root, todo, jobs, (data, device), progress):
             outcomes[outcome[0]] = outcome
     finally:
         progress.close()
@@ -108,26 +112,26 @@ def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
 
 
 def _run_here(
-    definition: Definition, root: Path, todo: list[Cell], jobs: int, data: str | None, progress: _Progress
+    definition: Definition, root: Path, todo: list[Cell], jobs: int, where: Where, progress: _Progress
 ) -> list[Outcome]:
     if todo:
         _one_thread()
     outcomes = []
     for cell in todo:
-        outcomes.append(_run_one(RUN_CELL, definition, cell, root, data, _reporter(progress.evaluated, cell)))
+        outcomes.append(_run_one(RUN_CELL, definition, cell, root, where, _reporter(progress.evaluated, cell)))
         progress.ended()
     return outcomes
 
 
 def _run_in_pool(
-    definition: Definition, root: Path, todo: list[Cell], jobs: int, data: str | None, progress: _Progress
+    definition: Definition, root: Path, todo: list[Cell], jobs: int, where: Where, progress: _Progress
 ) -> list[Outcome]:
     # spawn: a forked process would inherit torch's threads in a state in which they hang.
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (reports,)) as pool:
-        pending = {pool.submit(_run_in_worker, RUN_CELL, definition, cell, root, data): cell for cell in todo}
+        pending = {pool.submit(_run_in_worker, RUN_CELL, definition, cell, root, where): cell for cell in todo}
         try:
             while pending:
                 ended, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -157,14 +161,16 @@ def _run_one(
     definition: Definition,
     cell: Cell,
     root: Path,
-    data: str | None,
+    where: Where,
     on_evaluation: Callable[[int, int], None],
 ) -> Outcome:
     """Runs a cell; whatever it raises is recorded and becomes its outcome."""
     folder = root / cell.folder
     try:
         module, function = run_cell.split(":")
-        status = getattr(importlib.import_module(module), function)(definition, cell, folder, data, on_evaluation)
+        data, device = where
+        run = getattr(importlib.import_module(module), function)
+        status = run(definition, cell, folder, data, on_evaluation, device=device)
     except Exception as error:
         text = " ".join(str(error).split())
         reason = text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
@@ -184,11 +190,11 @@ def _start_worker(reports: Any) -> None:
     _one_thread()
 
 
-def _run_in_worker(run_cell: str, definition: Definition, cell: Cell, root: Path, data: str | None) -> Outcome:
+def _run_in_worker(run_cell: str, definition: Definition, cell: Cell, root: Path, where: Where) -> Outcome:
     def report(cell: Cell, done: int, total: int) -> None:
         _reports.put((cell, done, total))
 
-    return _run_one(run_cell, definition, cell, root, data, _reporter(report, cell))
+    return _run_one(run_cell, definition, cell, root, where, _reporter(report, cell))
 
 
 def _reporter(report: Callable[[Cell, int, int], None], cell: Cell) -> Callable[[int, int], None]:

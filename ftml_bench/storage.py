@@ -40,6 +40,10 @@ class Storage(Protocol):
         """Their y alone, (n, *target)."""
         ...
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Inputs, the row among them of every point by its number, and its y, on the device; None if not there."""
+        ...
+
 
 class Grown:
     """A tensor that grows at its end. Its space is doubled when it is full, so that n rows cost O(n) in all."""
@@ -65,10 +69,15 @@ class Grown:
         self._space[self._n : end] = rows
         self._n = end
 
+    @property
+    def space(self) -> Tensor:
+        """The rows, with room for more at the end."""
+        assert self._space is not None
+        return self._space
+
     def __getitem__(self, numbers: Tensor) -> Tensor:
         """The rows with these numbers, (n, ...)."""
-        assert self._space is not None
-        return self._space.index_select(0, numbers)  # several times faster than self._space[numbers]
+        return self.space.index_select(0, numbers)  # several times faster than self._space[numbers]
 
 
 class SharedStorage:
@@ -109,6 +118,10 @@ class SharedStorage:
     def labels(self, numbers: Tensor) -> Tensor:
         """See `Storage.labels`."""
         return self._y[numbers.to(self._device)]
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """See `Storage.tensors`; only where all points came in one tensor."""
+        return (self._bases[0], self._row.space, self._y.space) if len(self._bases) == 1 else None
 
 
 class FileStorage:
@@ -153,6 +166,10 @@ class FileStorage:
     def labels(self, numbers: Tensor) -> Tensor:
         """See `Storage.labels`."""
         return self._y[numbers.to(self._device)]
+
+    def tensors(self) -> None:
+        """See `Storage.tensors`."""
+        return None
 
     def dataset(self, numbers: Tensor) -> StackedDataset:
         """The points with these numbers as a dataset, which reads from the file as it is now."""

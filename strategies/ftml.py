@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
+from avalanche.benchmarks import DatasetExperience
 from avalanche.models import avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins.evaluation import default_evaluator
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.strategies.base import Learner, grows
+from ftml_bench.strategies.meta_step import MetaStep
 
 
 class FTML(Learner):
@@ -136,6 +139,12 @@ class FTML(Learner):
             "memory": memory,
         }
         self.engine = self._engine_of(self.model)
+        # On a GPU the host only says how many steps to take, where nobody wants to know more.
+        plain = support_size is not None and not class_balanced and not permute_labels
+        on_gpu = self.device.type == "cuda" and plain and buffer_folder is None
+        self.device_draws = DeviceDraws(self.buffer, seed) if on_gpu else None
+        self._draws_on_device = False  # found out at each arrival
+        self._meta_step = MetaStep(self)
 
     def _engine_for_task_labels(self, engine: str, adapted) -> str:
         """The engine for a model that takes task labels: the one that passes them on."""
@@ -162,7 +171,27 @@ class FTML(Learner):
         smallest = 1 if self.support_size is None else 2
         return [number for number, r in self.buffer.rounds.items() if len(r) >= smallest]
 
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `Learner.make_train_dataloader`; on a GPU its draws are made there."""
+        rounds = self._rounds()
+        self._draws_on_device = (
+            self.device_draws is not None
+            and bool(rounds)
+            and self.meta_batch_size is not None
+            and self.device_draws.take_in(dict(zip(rounds, self._weights(rounds).tolist(), strict=True)))
+        )
+        super().make_train_dataloader(**kwargs)
+
+    def training_epoch(self, **kwargs) -> None:
+        """As Avalanche's; on a GPU, where nothing acts inside an iteration, by replays of one recorded step."""
+        if self._draws_on_device and not self._stop_training and self._meta_step.possible():
+            self._meta_step.train(len(self._own_loader))
+        else:
+            super().training_epoch(**kwargs)
+
     def _draw(self) -> list[Tensor]:
+        if self._draws_on_device:
+            return self._draw_on_device()
         rounds = self._sample_tasks(self._rounds())
         (support_x, support_y), (query_x, query_y) = self.buffer.split(
             rounds,
@@ -182,16 +211,41 @@ class FTML(Learner):
             labels.repeat_interleave(query_x.shape[1]),
         ]
 
+    def _draw_on_device(self) -> list[Tensor]:
+        assert self.device_draws is not None
+        assert self.meta_batch_size is not None
+        assert self.support_size is not None
+        assert self.query_size is not None
+        support_x, support_y, query_x, query_y, labels = self.device_draws.split(
+            self.meta_batch_size, self.support_size, self.query_size
+        )
+        each = labels.unsqueeze(1).expand(-1, query_x.shape[1]).flatten()
+        return [query_x.flatten(0, 1), query_y.flatten(0, 1), support_x, support_y, each]
+
     def _sample_tasks(self, rounds: list[int]) -> list[int]:
         if self.meta_batch_size is None:
             return rounds
-        weights = torch.ones(len(rounds))
-        if self.task_sampler is not None:
-            known = list(self.buffer.rounds)
-            all_weights = torch.as_tensor(self.task_sampler(len(known)), dtype=torch.float)
-            weights = all_weights[torch.tensor([known.index(number) for number in rounds])]
-        chosen = torch.multinomial(weights, self.meta_batch_size, replacement=True, generator=self.rng)
+        chosen = torch.multinomial(self._weights(rounds), self.meta_batch_size, replacement=True, generator=self.rng)
         return [rounds[i] for i in chosen.tolist()]
+
+    def _weights(self, rounds: list[int]) -> Tensor:
+        """How often each of these rounds is drawn, up to a factor."""
+        if self.task_sampler is None:
+            return torch.ones(len(rounds))
+        known = list(self.buffer.rounds)
+        weights = torch.as_tensor(self.task_sampler(len(known)), dtype=torch.float)
+        return weights[torch.tensor([known.index(number) for number in rounds])]
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Learner.state_dict`, with the state of the draws on a GPU."""
+        state = super().state_dict()
+        return state if self.device_draws is None else {**state, "device_rng": self.device_draws.rng.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
+        """As `Learner.load_state_dict`."""
+        super().load_state_dict(state, experiences)
+        if self.device_draws is not None and "device_rng" in state:
+            self.device_draws.rng.set_state(state["device_rng"].cpu())
 
     def forward(self) -> Tensor:
         """In training: post-adaptation outputs on the query points, (T * Q, *output); else the model's outputs."""

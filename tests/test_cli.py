@@ -13,7 +13,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.record import RunWriter
 
 
-def fake_cell(definition, cell, folder, data, on_evaluation):
+def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
     """Stands for a cell that trains: two rounds of two arrivals; `ends` in the row's settings says how it ends."""
     row = definition.benchmark(cell.benchmark).row(cell.row)
     protocol = {

@@ -58,7 +58,7 @@ def test_the_table_adds_up():
     assert cells[META_GRADIENT] == ["3.0000", "60.00%", "3.0000", "75.00%"]
     assert cells["records"] == ["0.0000", "0.00%", "1.0000", "25.00%"]
     assert cells["all"] == ["5.0000", "100.00%", "4.0000", "100.00%"]
-    assert cells["all but the first two"] == ["1.0000", "20.00%", "1.0000", "25.00%"]
+    assert cells["neither gradient nor update"] == ["1.0000", "20.00%", "1.0000", "25.00%"]
 
 
 def test_the_buffers_that_are_timed_draw_the_same(tmp_path, monkeypatch):

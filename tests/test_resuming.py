@@ -195,7 +195,7 @@ from ftml_bench import resuming
 from test_resuming import board, cells, schedule
 resuming.SAVE_EVERY = 0.0
 run_cell = cells.run_cell
-def killed(definition, cell, folder, data, on_evaluation):
+def killed(definition, cell, folder, data, on_evaluation, device="cpu"):
     def tell(done, total):
         if (cell.row, done) == ("FollowTheLeader", 4):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -215,7 +215,7 @@ schedule.run_cells(board(), Path(sys.argv[1]), jobs=1, data=None, quiet=True)
     trained = []
     run_cell = cells.run_cell
 
-    def watched(definition, cell, folder, data, on_evaluation):
+    def watched(definition, cell, folder, data, on_evaluation, device="cpu"):
         return run_cell(definition, cell, folder, data, lambda done, total: trained.append((cell.row, done)))
 
     monkeypatch.setattr(cells, "run_cell", watched)
@@ -230,7 +230,7 @@ def test_a_cell_that_failed_is_done_from_the_start(tmp_path, monkeypatch):
     """What failed is mended first, so that nothing of before may stay."""
     run_cell = cells.run_cell
 
-    def failing(definition, cell, folder, data, on_evaluation):
+    def failing(definition, cell, folder, data, on_evaluation, device="cpu"):
         def tell(done, total):
             if done == 3:
                 raise ZeroDivisionError("of a plugin")

@@ -11,7 +11,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.record import RunWriter
 
 
-def fake_cell(definition, cell, folder, data, on_evaluation):
+def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
     """Stands for a cell that trains: two evaluations, then what the row's setting `ends` says."""
     if folder.parent.parent.parent.joinpath("..", "mended").exists():
         ends = "finished"

@@ -45,7 +45,9 @@ class BatchedEngine(WrittenSteps):
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
         x, query_x = without_labels(self.name, support[0], query_x)
-        y = support[1]
+        return self._by_graphs(self._predict, parameters, x, support[1], query_x)
+
+    def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
         own = [
             f"{name}.{local}" if name else local for name, layer in self.layers for local, _ in layer.named_parameters()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, UntreatableError
+from ftml_bench.adaptation.graphs import Graphs
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
 
 Weights = dict[str, Tensor]
 
@@ -25,6 +26,8 @@ class WrittenSteps(InnerLoop):
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
+        self.graphs = Graphs()
+        self._draws = False
         layer = own_generator(self.model)
         if layer and self.memory == "adjoint":
             raise UntreatableError(
@@ -38,6 +41,29 @@ class WrittenSteps(InnerLoop):
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         """The query's outputs at the weights `fast`."""
         raise NotImplementedError
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """See `Engine.chosen`."""
+        chosen = super().chosen
+        notes = [note for note in (chosen.get("engine_note"), self.graphs.note) if note]
+        return {**chosen, "engine_note": "; ".join(notes)} if notes else chosen
+
+    def _by_graphs(
+        self, predict: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor
+    ) -> Tensor:
+        """`predict(parameters, x, y, query_x)`, on a GPU by CUDA graphs."""
+        if not x.is_cuda:
+            return predict(parameters, x, y, query_x)
+        names = list(parameters)
+
+        def function(x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
+            return predict(dict(zip(names, values, strict=True)), x, y, query_x)
+
+        modes = tuple(module.training for module in self.model.modules())
+        places = tuple(buffer.data_ptr() for buffer in self.model.buffers())
+        constants = (*names, modes, places, self.inner_lr, self.inner_steps, self.second_order)
+        return self.graphs.call(function, [x, y, query_x, *parameters.values()], constants)
 
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
         """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
@@ -95,6 +121,15 @@ class WrittenSteps(InnerLoop):
                 kept.pop(known.untyped_storage().data_ptr(), None)
             # the new weights are kept too
             return sum(kept.values()) + sum(g.numel() * g.element_size() for g in gradients)
+
+    def _drew(self, before: Tensor | None, x: Tensor) -> bool:
+        """Whether layers that draw, such as dropout, have drawn since: the adjoint must draw the same again."""
+        if before is None:  # while a graph is recorded, after calls that were not
+            if self._draws:
+                raise RuntimeError("the adjoint draws again what layers such as dropout drew")
+            return False
+        self._draws = not torch.equal(before, random_state(x.device))
+        return self._draws
 
     # -- what the adjoint asks for; nothing of it leaves a graph behind
 
@@ -159,16 +194,14 @@ class _Adjoint(torch.autograd.Function):
         kept, states = [], []
         for _ in range(engine.inner_steps):
             kept.append([fast[n] for n in engine.adapted])
-            states.append(random_state(x.device))
+            states.append(_state_or_none(x))
             engine._move(fast, engine._gradients(fast, x, y))
-        states.append(random_state(x.device))
+        states.append(_state_or_none(x))
         outputs = engine._outputs(fast, x, query_x)
         ctx.save_for_backward(x, y, query_x, *values)
         ctx.engine, ctx.names = engine, names
         ctx.kept = [*kept, [fast[n] for n in engine.adapted]]
-        # layers that draw, such as dropout, must draw the same again
-        drew = not torch.equal(states[0], random_state(x.device))
-        ctx.states = states if drew else [None] * len(states)
+        ctx.states = states if engine._drew(states[0], x) else [None] * len(states)
         return outputs
 
     @staticmethod
@@ -212,6 +245,12 @@ class _Adjoint(torch.autograd.Function):
 def random_state(device: torch.device) -> Tensor:
     """The state of the generator that layers on `device` draw from."""
     return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _state_or_none(x: Tensor) -> Tensor | None:
+    """The state of the generator of x's device; None while a CUDA graph is recorded, which has no state to read."""
+    recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    return None if recording else random_state(x.device)
 
 
 @contextmanager

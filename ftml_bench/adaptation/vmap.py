@@ -38,11 +38,13 @@ class VmapEngine(WrittenSteps):
         y = support[1]
         if x.requires_grad or query_x.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in its inputs")
-        fast = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
         if not self._tried:
-            self._try(fast, x, y)
+            self._try(_copies(parameters, len(x)), x, y)
             self._tried = True
-        return self._adapted_outputs(fast, x, y, query_x, "adjoint")
+        return self._by_graphs(self._predict, parameters, x, y, query_x)
+
+    def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
+        return self._adapted_outputs(_copies(parameters, len(x)), x, y, query_x, "adjoint")
 
     def _task_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         return self._support_loss(partial(self._call, fast), x, y)
@@ -113,6 +115,11 @@ class VmapEngine(WrittenSteps):
         tolerance = 1e-8 if found.dtype == torch.float64 else 1e-2
         if not float((found - reference).norm()) <= tolerance * float(reference.norm()) + 1e-12:
             raise UntreatableError(self.name, "computes other second derivatives than autograd for this model")
+
+
+def _copies(parameters: Parameters, tasks: int) -> Weights:
+    """The parameters with a leading dimension of tasks."""
+    return {name: p.expand(tasks, *p.shape) for name, p in parameters.items()}
 
 
 class _PlainTask(WrittenSteps):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -12,18 +13,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from ftml_bench.speed.processes import usable_cores
 from ftml_bench.speed.subjects import Gradient
 
-_SIZE = 2048
+_SIZE, _SIZE_ON_GPU = 2048, 8192  # of matrices that keep it busy
 
 
-def description() -> str:
-    """CPU, cores and versions, in a line."""
+def description(device: str = "cpu") -> str:
+    """Processor, cores and versions, in a line."""
     versions = [f"Python {platform.python_version()}"]
     for package in ("torch", "higher", "torchopt"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return f"{_cpu()}, {usable_cores()} usable cores, {platform.system()}; {', '.join(versions)}"
+    gpu = "" if device == "cpu" else f"{torch.cuda.get_device_name(device)}; "
+    return f"{gpu}{_cpu()}, {usable_cores()} usable cores, {platform.system()}; {', '.join(versions)}"
 
 
 def _cpu() -> str:
@@ -34,15 +36,27 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
-def matmul_rate(clock=time.perf_counter) -> float:
+def matmul_rate(clock=time.perf_counter, device: str = "cpu") -> float:
     """FLOP a second of a large float32 matrix product with the threads of this process; the best of ten."""
-    a, b = torch.rand(_SIZE, _SIZE), torch.rand(_SIZE, _SIZE)
+    size = _SIZE if device == "cpu" else _SIZE_ON_GPU
+    a, b = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
     best = float("inf")
     for _ in range(10):
         start = clock()
         a @ b
         best = min(best, clock() - start)
-    return 2 * _SIZE**3 / best
+    return 2 * size**3 / best
+
+
+def clock_of(device: str) -> Callable[[], float]:
+    """Wall seconds, read when the device has done all that it was asked to."""
+
+    def clock() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
 
 
 def flop(gradient: Gradient) -> int:

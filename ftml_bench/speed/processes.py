@@ -10,20 +10,23 @@ from typing import Any
 from ftml_bench.memory import keep_freed_memory
 
 
+def _gradient_of(way: str, inner_steps: int, device: str = "cpu") -> Any:
+    from ftml_bench.speed.subjects import ALONE, subject
+
+    rainbow = subject("RainbowNet").to(device)
+    name, _, memory = way.partition(", ")
+    if way == ALONE:
+        return rainbow.higher_alone(inner_steps=inner_steps)
+    return rainbow.by_engine(name, inner_steps=inner_steps, memory=memory or "auto", graphs=device == "cpu")
+
+
 def _peak_of(way: str, inner_steps: int) -> float:
     """Runs in a new process: MiB that one meta-gradient of RainbowNet adds to the process at most."""
     import torch
 
-    from ftml_bench.speed.subjects import ALONE, subject
-
     torch.set_num_threads(1)
     keep_freed_memory()
-    rainbow = subject("RainbowNet")
-    name, _, memory = way.partition(", ")
-    if way == ALONE:
-        gradient = rainbow.higher_alone(inner_steps=inner_steps)
-    else:
-        gradient = rainbow.by_engine(name, inner_steps=inner_steps, memory=memory or "auto")
+    gradient = _gradient_of(way, inner_steps)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak so far was that of the imports
     before = _status("VmRSS")
@@ -47,6 +50,21 @@ def peak_memory(ways: list[str], steps: tuple[int, ...]) -> dict[str, list[float
     """MiB at each number of inner steps, every figure in a process of its own (Linux)."""
     with _context().Pool(1, maxtasksperchild=1) as pool:
         return {way: [pool.apply(_peak_of, (way, k)) for k in steps] for way in ways}
+
+
+def peak_memory_on_gpu(device: str, ways: list[str], steps: tuple[int, ...]) -> dict[str, list[float]]:
+    """MiB of tensors at each number of inner steps, without CUDA graphs, which keep theirs."""
+    import torch
+
+    def peak(way: str, inner_steps: int) -> float:
+        gradient = _gradient_of(way, inner_steps, device)
+        gradient()
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        gradient()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+
+    return {way: [peak(way, k) for k in steps] for way in ways}
 
 
 def _share(name: str, tasks: int, repeats: int, barrier: Any, results: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,8 +35,12 @@ class Subject:
         """Whether the two rules of batch norm differ."""
         return any(isinstance(module, TaskBatchNorm) for module in self.model.modules())
 
-    def by_engine(self, name: str, *, inner_steps: int = INNER_STEPS, **settings: Any) -> Gradient:
-        """The meta-gradient by an engine of the suite."""
+    def to(self, device: str) -> Subject:
+        """The same on a device; the model is moved in place."""
+        return replace(self, model=self.model.to(device), x=self.x.to(device), y=self.y.to(device))
+
+    def by_engine(self, name: str, *, inner_steps: int = INNER_STEPS, graphs: bool = True, **settings: Any) -> Gradient:
+        """The meta-gradient by an engine of the suite; `graphs`: by CUDA graphs, on a GPU."""
         engine = make_engine(
             name, self.model, self.criterion, inner_lr=self.inner_lr, inner_steps=inner_steps, **settings
         )
@@ -44,7 +49,9 @@ class Subject:
         query_y = self.y[:, SUPPORT:].flatten(0, 1)
 
         def gradient() -> list[Tensor]:
-            loss = self.criterion(engine.predict(parameters, support, query_x).flatten(0, 1), query_y)
+            with nullcontext() if graphs or not hasattr(engine, "graphs") else engine.graphs.off():
+                outputs = engine.predict(parameters, support, query_x)
+            loss = self.criterion(outputs.flatten(0, 1), query_y)
             return list(torch.autograd.grad(loss, list(parameters.values())))
 
         return gradient
@@ -98,6 +105,8 @@ class Subject:
             "loop": self.by_engine("loop", memory="unroll"),
             "higher": self.by_engine("higher"),
         }
+        if self.x.is_cuda:
+            ways["batched, no CUDA graph"] = self.by_engine("batched", memory="unroll", graphs=False)
         if self.has_norm:
             ways["batched, own batch"] = self.by_engine("batched", memory="unroll", batch_norm="transductive")
         if find_spec("torchopt") is not None:
@@ -126,19 +135,23 @@ SUBJECTS = ("RainbowNet", "CIFAR network", "PoseNet", "SinusoidMLP")
 def _with_stock_norms(model: nn.Module) -> nn.Module:
     """The same stack with the norm layers of PyTorch, and the same first parameters."""
     stock = {"norm": nn.BatchNorm2d, "linear_norm": nn.BatchNorm1d}
-    layers = [
-        stock[name.rstrip("0123456789")](m.num_features, dtype=m.weight.dtype) if isinstance(m, TaskBatchNorm) else m
-        for name, m in model.named_children()
-    ]
+
+    def of(name: str, layer: nn.Module) -> nn.Module:
+        if not isinstance(layer, TaskBatchNorm):
+            return layer
+        weight = layer.weight
+        return stock[name.rstrip("0123456789")](layer.num_features, device=weight.device, dtype=weight.dtype)
+
+    layers = [of(name, layer) for name, layer in model.named_children()]
     return nn.Sequential(*layers)
 
 
-def check_agreement(name: str) -> None:
+def check_agreement(name: str, device: str = "cpu") -> None:
     """Raise if a gradient of a network differs from that of `higher` under the same rule.
 
     In double precision and of a few tasks: in single precision one ReLU that rounding turns may change it by a tenth.
     """
-    it = subject(name, tasks=3)
+    it = subject(name, tasks=3).to(device)
     it.model.double()
     it.x = it.x.double()
     it.y = it.y.double() if it.y.is_floating_point() else it.y
