@@ -198,6 +198,7 @@ def _arrivals(
     """The protocol on a round from its arrival `first` on (None: its later half); the data before have arrived, but
     were not trained on."""
     spec = definition.benchmarks[0]
+    writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
     loggers = [TensorboardLogger(str(folder / "tb"))]
     strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
     for round in benchmark.train_stream[:round_index]:
@@ -207,7 +208,6 @@ def _arrivals(
     first = len(pieces) // 2 if first is None else first
     for arrival in pieces[:first]:
         strategy.buffer.add(arrival)
-    writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
     for arrival in pieces[first:]:
         with watch.watching() if watched else nullcontext(), watch.part(LOOP):
             strategy.train(arrival, eval_streams=[])

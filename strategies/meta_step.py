@@ -10,7 +10,7 @@ from avalanche.evaluation import PluginMetric
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
-from ftml_bench.adaptation.graphs import WARM_UP, on_side_stream
+from ftml_bench.adaptation.graphs import WARM_UP, on_side_stream, recording
 from ftml_bench.strategies.per_round import PerRound
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ class MetaStep:
         strategy.optimizer.zero_grad()  # the gradients become the graph's own
         try:
             graph = torch.cuda.CUDAGraph()
-            graph.register_generator_state(strategy.device_draws.rng)
-            with torch.cuda.graph(graph):
+            with recording(graph, strategy.device_draws.rng):
                 self._step()
         except RuntimeError as error:
             self.note = f"no CUDA graph of the training step ({str(error).strip().splitlines()[0]})"

@@ -5,7 +5,14 @@ import torch
 from torch import nn
 
 from ftml_bench.adaptation import make_engine
-from ftml_bench.adaptation.kernels import _NormBackward, batch_norm, batch_norm_by_first, conv2d
+from ftml_bench.adaptation.kernels import (
+    _NormBackward,
+    batch_norm,
+    batch_norm_by_first,
+    conv2d,
+    conv2d_by_patches,
+)
+from ftml_bench.adaptation.steps import WrittenSteps
 from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet
 
@@ -240,13 +247,49 @@ def test_batch_norm_has_exact_first_and_second_derivatives(affine):
     )
 
 
-@pytest.mark.parametrize("geometry", [((2, 2), (1, 1), (1, 1), 2), ((1, 1), (0, 2), (2, 1), 1)])
-def test_convolutions_have_exact_first_and_second_derivatives(geometry):
-    x, weight = inputs(2, 4, 5, 4), inputs(4, 4 // geometry[3], 2, 3)
-    assert torch.equal(conv2d(x, weight, geometry), nn.functional.conv2d(x, weight, None, *geometry))
+@pytest.mark.parametrize("form", [conv2d, conv2d_by_patches])
+@pytest.mark.parametrize(
+    ("tasks", "geometry"),
+    [
+        (2, ((2, 2), (1, 1), (1, 1), 2)),
+        (1, ((1, 1), (0, 2), (2, 1), 1)),
+        (2, ((1, 2), (1, 0), (1, 1), 4)),
+    ],
+)
+def test_convolutions_have_exact_first_and_second_derivatives(form, tasks, geometry):
+    if form is conv2d_by_patches and geometry[2] != (1, 1):
+        geometry = (*geometry[:2], (1, 1), geometry[3])
+    x, weight = inputs(2, 4, 5, 4), inputs(tasks, 4 // tasks, 4 // geometry[3], 2, 3)
+    expected = nn.functional.conv2d(x, weight.flatten(0, 1), None, *geometry)
+    assert torch.allclose(form(x, weight, geometry), expected, rtol=1e-13, atol=1e-13)
     for arguments in [(x, weight), (x.detach(), weight), (x, weight.detach())]:
-        assert torch.autograd.gradcheck(lambda x, w: conv2d(x, w, geometry), arguments)
-        assert torch.autograd.gradgradcheck(lambda x, w: conv2d(x, w, geometry), arguments)
+        assert torch.autograd.gradcheck(lambda x, w: form(x, w, geometry), arguments)
+        assert torch.autograd.gradgradcheck(lambda x, w: form(x, w, geometry), arguments)
+
+
+@pytest.mark.parametrize("name", ["batched", "loop"])
+@pytest.mark.parametrize("settings", [{}, {"second_order": False}, {"adapted": "last_layer"}])
+def test_weights_in_one_tensor_as_on_a_gpu_have_the_same_gradient(name, settings, monkeypatch):
+    model = RainbowNet(layers=2, filters=4, image_size=8).double()
+    torch.manual_seed(0)
+    x, y = torch.rand(3, 8, 3, 8, 8, dtype=torch.float64), torch.randint(10, (3, 8))
+
+    def of():
+        engine = make_engine(name, model, nn.CrossEntropyLoss(), inner_lr=0.1, inner_steps=2, **settings)
+        loss = engine.predict(dict(model.named_parameters()), (x[:, :4], y[:, :4]), x[:, 4:]).square().sum()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+
+    expected = of()
+    joined = WrittenSteps._adapted_outputs_of_one_tensor
+    calls = []
+
+    def in_one_tensor(self, fast, x, y, query_x, memory):
+        calls.append(memory)
+        return joined(self, fast, x, y, query_x)
+
+    monkeypatch.setattr(WrittenSteps, "_adapted_outputs", in_one_tensor)
+    assert distance(of(), expected) < 1e-12
+    assert calls
 
 
 @pytest.mark.parametrize("term", [0, 1, 2])

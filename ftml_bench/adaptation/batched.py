@@ -29,6 +29,7 @@ class BatchedEngine(WrittenSteps):
     """
 
     name = "batched"
+    task_dimensions = 1
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
@@ -156,7 +157,7 @@ def _by_task(x: Tensor, tasks: int) -> Tensor:
 
 def _conv(layer: nn.Conv2d, own: Parameters, x: Tensor, tasks: int, first: int | None) -> Tensor:
     geometry = (layer.stride, layer.padding, layer.dilation, tasks * layer.groups)
-    x = conv2d(_merged(x), own["weight"].flatten(0, 1), geometry)
+    x = conv2d(_merged(x), own["weight"], geometry)
     return x + own["bias"].reshape(-1, 1, 1) if "bias" in own else x
 
 

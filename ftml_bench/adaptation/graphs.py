@@ -8,6 +8,7 @@ is overwritten by the next replay.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -73,13 +74,13 @@ class Recording:
                 outputs = function(*self.inputs)
                 gradients(outputs, torch.ones_like(outputs))
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.set_grad_enabled(bool(leaves)), torch.cuda.graph(self._forward):
+        with torch.set_grad_enabled(bool(leaves)), recording(self._forward):
             outputs = function(*self.inputs)
         self.outputs = outputs.detach()
         self.cotangent = torch.empty_like(self.outputs)
         self.gradients: list[Tensor | None] = []
         if leaves:
-            with torch.cuda.graph(self._backward, pool=self._forward.pool()):
+            with recording(self._backward, pool=self._forward.pool()):
                 self.gradients = gradients(outputs, self.cotangent)
 
     @torch.no_grad()
@@ -121,6 +122,36 @@ def copy_all(targets: list[Tensor], sources: Any) -> None:
     """Copy tensors into others, those of one type in one kernel."""
     with torch.no_grad():
         torch._foreach_copy_(list(targets), [s.detach() for s in sources])
+
+
+@contextmanager
+def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: Any = None):
+    """Inside, kernels are recorded in `graph` instead of run.
+
+    If that fails, generators go on where they were: the default one of the device, and `generators`, those other ones
+    that are drawn from.
+    """
+    device = torch.cuda.current_device()
+    drawn_from = [torch.cuda.default_generators[device], *generators]
+    states = [generator.get_state() for generator in drawn_from]
+    for generator in generators:
+        graph.register_generator_state(generator)
+    # A graph that the garbage collector found meanwhile would be destroyed, which no recording survives.
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, pool=pool):
+            yield
+    except RuntimeError:
+        for generator, state in zip(drawn_from, states, strict=True):
+            fresh = torch.Generator(generator.device)
+            fresh.set_state(state)
+            generator.graphsafe_set_state(fresh.graphsafe_get_state())
+        raise
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -16,9 +16,71 @@ _convolution_backward = torch.ops.aten.convolution_backward
 _norm_backward = torch.ops.aten.native_batch_norm_backward
 
 
+# On a GPU products with patches are faster than a grouped convolution, which goes through the groups one by one, as
+# long as the patches of one image are not more numbers than this.
+MOST_PATCHES = 20_000
+
+
 def conv2d(x: Tensor, weight: Tensor, geometry: tuple) -> Tensor:
-    """`F.conv2d` without bias; geometry = (stride, padding, dilation, groups)."""
-    return _Conv.apply(x, weight, geometry)
+    """The convolutions of T tasks, without bias.
+
+    :param x: (N, T * C, H, W).
+    :param weight: (T, O, C / g, kh, kw), where each convolution has g groups.
+    :param geometry: stride, padding, dilation, T * g.
+    :return: (N, T * O, oh, ow).
+    """
+    if x.is_cuda and geometry[2] == (1, 1):
+        oh, ow = _size_after(x, weight, geometry)
+        if oh * ow * weight[0, 0].numel() <= MOST_PATCHES:
+            return conv2d_by_patches(x, weight, geometry)
+    return _Conv.apply(x, weight.flatten(0, 1), geometry)
+
+
+def _size_after(x: Tensor, weight: Tensor, geometry: tuple) -> list[int]:
+    stride, padding = geometry[:2]
+    return [
+        (size + 2 * p - k) // s + 1
+        for size, k, p, s in zip(x.shape[2:], weight.shape[3:], padding, stride, strict=True)
+    ]
+
+
+def conv2d_by_patches(x: Tensor, weight: Tensor, geometry: tuple) -> Tensor:
+    """As `conv2d`, by batched matrix products with the patches under the kernel; without dilation."""
+    stride, padding, _, groups = geometry
+    patches = _Patches.apply(x, tuple(weight.shape[3:]), stride, padding, groups)
+    maps = torch.bmm(weight.reshape(groups, -1, patches.shape[1]), patches)  # (G, O / g, N * oh * ow)
+    maps = maps.view(groups, -1, len(x), *_size_after(x, weight, geometry))
+    return maps.permute(2, 0, 1, 3, 4).flatten(1, 2)
+
+
+class _Patches(torch.autograd.Function):
+    """(N, G * C, H, W) -> (G, C * kh * kw, N * oh * ow), the patches of each group side by side."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, kernel: tuple, stride: tuple, padding: tuple, groups: int) -> Tensor:
+        ctx.of = (tuple(x.shape[2:]), len(x), kernel, stride, padding, groups)
+        (kh, kw), (sh, sw), (ph, pw) = kernel, stride, padding
+        patches = F.pad(x, (pw, pw, ph, ph)).unfold(2, kh, sh).unfold(3, kw, sw).unflatten(1, (groups, -1))
+        channels = patches.shape[2]
+        return patches.permute(1, 2, 5, 6, 0, 3, 4).reshape(groups, channels * kh * kw, -1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _Fold.apply(gradient, *ctx.of), None, None, None, None
+
+
+class _Fold(torch.autograd.Function):
+    """The adjoint of `_Patches`: every patch is added where it was taken from."""
+
+    @staticmethod
+    def forward(ctx, patches: Tensor, size: tuple, n: int, kernel: tuple, stride: tuple, padding: tuple, groups: int):
+        ctx.of = (kernel, stride, padding, groups)
+        columns = patches.unflatten(2, (n, -1)).permute(2, 0, 1, 3).flatten(0, 1)  # (N * G, C * kh * kw, oh * ow)
+        return F.fold(columns, size, kernel, padding=padding, stride=stride).unflatten(0, (n, groups)).flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _Patches.apply(gradient, *ctx.of), *[None] * 6
 
 
 def _both(gradient: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: tuple[bool, bool]) -> list:
@@ -117,20 +179,23 @@ class _NormBackward(torch.autograd.Function):
     def backward(ctx, g: Tensor, gw: Tensor, gb: Tensor):
         a, x, weight, mean, r, sum_ah, sum_a = ctx.saved_tensors
         n = x.numel() // len(mean)
-        w = torch.ones_like(r) if weight is None else weight
         g = g.contiguous()
         # dL/da = the same projection of g, + gw h + gb
         da, sum_gh, sum_g = _norm_backward(g, x, weight, None, None, mean, r, True, ctx.eps, [True, True, True])
-        da.addcmul_(x, _channels(r * gw)).add_(_channels(gb - mean * r * gw))
-        sum_ga = (g * a).sum([0, 2, 3])
-        c = sum_ga - sum_g * sum_a / n - sum_gh * sum_ah / n  # L = w r c + ..., so dL/dr = w c at fixed h
-        # dL/dh = u g + v a, then through h and r to x
-        u, v = -w * r * sum_ah / n, gw - w * r * sum_gh / n
-        mean_d, mean_dh = (u * sum_g + v * sum_a) / n, (u * sum_gh + v * sum_ah) / n
-        along = -r * mean_dh - w * c * r * r / n  # the factor of h
+        r_gw = r * gw
+        da.addcmul_(x, _channels(r_gw)).add_(_channels(torch.addcmul(gb, mean, r_gw, value=-1)))
+        # L = w r c + ..., so dL/dr = w c at fixed h
+        c = (g * a).sum([0, 2, 3]).addcmul_(sum_g, sum_a, value=-1 / n).addcmul_(sum_gh, sum_ah, value=-1 / n)
+        # dL/dh = u g + v a, then through h and r to x; few operations, since on a GPU each is a kernel
+        wr = r if weight is None else weight * r
+        u = wr * sum_ah * (-1 / n)
+        v = torch.addcmul(gw, wr, sum_gh, value=-1 / n)
+        sum_d = (u * sum_g).addcmul_(v, sum_a)
+        sum_dh = (u * sum_gh).addcmul_(v, sum_ah)
+        along = sum_dh.addcmul_(wr, c).mul_(r * r)  # -n times the factor of x
         dx = g * _channels(r * u)
-        dx.addcmul_(a, _channels(r * v)).addcmul_(x, _channels(along * r))
-        dx.add_(_channels(-r * mean_d - along * r * mean))
+        dx.addcmul_(a, _channels(r * v)).addcmul_(x, _channels(along), value=-1 / n)
+        dx.add_(_channels((along * mean).addcmul_(r, sum_d, value=-1)), alpha=1 / n)
         return da, dx, None if weight is None else r * c, None, None, None
 
 
