@@ -19,11 +19,6 @@ from torch import Tensor
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.errors import UsageError
 
-# Pages of a mapped file that were read stay in the process. The mapping is made anew before they are more than this
-# many bytes; the system keeps in its own cache what it can.
-MOST_MAPPED = 2**30
-_STATM = Path("/proc/self/statm")
-
 
 class Storage(Protocol):
     """Points in the order in which they came."""
@@ -125,10 +120,10 @@ class SharedStorage:
 
 
 class FileStorage:
-    """Copies inputs into a file, of which nothing stays in the process's own memory but what was read lately.
+    """Copies inputs into a file, of which nothing stays in the process's own memory.
 
     Labels and numbers stay in memory, 16 bytes a point for classes. The file has no name, belongs to this storage
-    alone, and is gone with it. It grows by doubling; space not yet written takes none on the disk.
+    alone, and is gone with it. The system keeps in its own cache what it can.
 
     :param folder: a folder on a disk with room for all inputs; made if missing.
     :param device: where points are brought to.
@@ -141,27 +136,39 @@ class FileStorage:
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (open as long as the storage lives)
         except OSError as error:
             raise UsageError(f"buffer folder {folder}: {error.strerror}: expected one to write into") from error
-        self._x: Tensor | None = None  # the file, as a tensor with room for more than is in it
+        self._staging: Tensor | None = None
         self._y = Grown(device)
 
     def append(self, data: StackedDataset) -> Tensor:
         """See `Storage.append`."""
-        x = data.x[data.rows].cpu().contiguous()
         start = len(self._y)
-        self._make_room(start + len(x), x)
-        # Written, not assigned: an assignment through the mapping would stay in the process's memory.
+        x = self._staged(data)
         self._file.seek(start * _bytes(x))
         self._file.write(memoryview(x.numpy()).cast("B"))  # type: ignore[arg-type]
         self._file.flush()
         self._y.append(data.y)
         return torch.arange(start, len(self._y))
 
+    def _staged(self, data: StackedDataset) -> Tensor:
+        """The inputs of `data` one after the other, in memory that is kept and used again.
+
+        Pieces of their own would, when they are freed, be broken up by the little that stays of each arrival: what is
+        between would be lost to the next piece.
+        """
+        if self._staging is not None:
+            check_alike(data.x, self._staging)
+        if self._staging is None or len(self._staging) < len(data):
+            self._staging = torch.empty((len(data), *data.x.shape[1:]), dtype=data.x.dtype)
+        return torch.index_select(data.x.cpu(), 0, data.rows, out=self._staging[: len(data)])
+
     def take(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See `Storage.take`."""
-        assert self._x is not None
-        if _bytes_of_files() > MOST_MAPPED:
-            self._map(len(self._x), self._x)
-        return self._x.index_select(0, numbers).to(self._device), self.labels(numbers)
+        assert self._staging is not None
+        # Read, not mapped: pages of a mapping count as the process's memory, and cost more than a call each.
+        file, size = self._file.fileno(), _bytes(self._staging)
+        rows = bytearray().join([os.pread(file, size, start) for start in (numbers * size).tolist()])
+        x = torch.frombuffer(rows, dtype=self._staging.dtype) if rows else self._staging.new_empty(0)
+        return x.view(len(numbers), *self._staging.shape[1:]).to(self._device), self.labels(numbers)
 
     def labels(self, numbers: Tensor) -> Tensor:
         """See `Storage.labels`."""
@@ -173,23 +180,10 @@ class FileStorage:
 
     def dataset(self, numbers: Tensor) -> StackedDataset:
         """The points with these numbers as a dataset, which reads from the file as it is now."""
-        assert self._x is not None
-        return StackedDataset(self._x, self.labels(numbers).cpu(), numbers)
-
-    def _make_room(self, points: int, like: Tensor) -> None:
-        room = 0
-        if self._x is not None:
-            check_alike(like, self._x)
-            room = len(self._x)
-        if points > room:
-            room = max(points, 2 * room)
-            self._file.truncate(room * _bytes(like))
-            self._map(room, like)
-
-    def _map(self, rows: int, like: Tensor) -> None:
-        """The whole file as a tensor (rows, *input); the mapping before it goes."""
-        pages = mmap.mmap(self._file.fileno(), rows * _bytes(like))
-        self._x = torch.frombuffer(pages, dtype=like.dtype).view(rows, *like.shape[1:])
+        assert self._staging is not None
+        pages = mmap.mmap(self._file.fileno(), len(self._y) * _bytes(self._staging))
+        x = torch.frombuffer(pages, dtype=self._staging.dtype).view(len(self._y), *self._staging.shape[1:])
+        return StackedDataset(x, self.labels(numbers).cpu(), numbers)
 
 
 def check_alike(rows: Tensor, others: Tensor) -> None:
@@ -206,11 +200,3 @@ def check_alike(rows: Tensor, others: Tensor) -> None:
 def _bytes(x: Tensor) -> int:
     """Bytes of one row."""
     return math.prod(x.shape[1:]) * x.element_size()
-
-
-def _bytes_of_files() -> int:
-    """How much of mapped files is in this process, programs and libraries included; 0 where the system does not say."""
-    try:
-        return int(_STATM.read_text(encoding="ascii").split()[2]) * mmap.PAGESIZE
-    except OSError:
-        return 0

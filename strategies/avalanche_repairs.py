@@ -1,20 +1,36 @@
-"""What is broken in Avalanche itself, worked round for our strategies in this one file, or refused in one sentence.
+"""What is broken in Avalanche itself, worked round in this one file, or refused in one sentence.
 
 Everything here is about Avalanche 0.6.0, the newest release there is; each part may go with the first release that
 mends it (`tests/test_plugins.py` shows each fault in Avalanche, so that a test says when). Avalanche's own code is not
-changed: beside a plugin that needs it, a strategy of ours gets a small companion plugin that puts things right.
+changed: beside a plugin that needs it, a strategy of ours gets a small companion plugin that puts things right, and
+Avalanche's own strategies get their mended forms when they are built for arrivals.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
-from avalanche.training.plugins import AGEMPlugin, GEMPlugin, MIRPlugin, RWalkPlugin, SynapticIntelligencePlugin
-from avalanche.training.utils import zerolike_params_dict
+from avalanche.models import MultiTaskModule
+from avalanche.training.plugins import (
+    AGEMPlugin,
+    GDumbPlugin,
+    GEMPlugin,
+    LwFPlugin,
+    MIRPlugin,
+    RWalkPlugin,
+    SynapticIntelligencePlugin,
+)
+from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.templates.base_sgd import BaseSGDTemplate
+from avalanche.training.utils import cycle, zerolike_params_dict
+from torch.utils.data import DataLoader
 
+from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.per_round import PerRound, per_round
 
@@ -75,7 +91,11 @@ class SampleForAGEM(Companion):
 
     def before_training_exp(self, strategy, *args, **kwargs) -> None:
         """At least one of each."""
-        self.plugin.sample_size = max(self.plugin.sample_size, len(self.plugin.buffers) + 1)
+        _sample_of_every_experience(self.plugin)
+
+
+def _sample_of_every_experience(plugin) -> None:
+    plugin.sample_size = max(plugin.sample_size, len(plugin.buffers) + 1)
 
 
 class ClassesForMIR(Companion):
@@ -158,3 +178,139 @@ def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:
     if len(getattr(arrival, "task_labels", [])) == 1:
         arrival.task_label = arrival.task_labels[0]
     return arrival
+
+
+# -- Avalanche's own strategies on arrivals (see `stock`): mixins that go before a strategy's class, and
+# plugins in the place of those that it has built
+
+
+class _Strategy(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore[misc]
+    arrival: Any
+    experience: Any
+    cost: Cost
+    _in_step: bool
+
+
+class _Once(_Strategy):
+    """Cumulative appends the whole experience at every call; an arrival's points are to come in once."""
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        round, self.experience = self.experience, self.arrival
+        super().train_dataset_adaptation(**kwargs)
+        self.experience = round
+
+
+class _FedOnce(ClassBalancedBuffer):
+    """ER_ACE and GDumb feed their memory before training, so at every arrival: each point is to come in once."""
+
+    def update(self, strategy: Any, **kwargs: Any) -> None:
+        self.post_adapt(strategy, strategy.arrival)
+
+
+class _ERACE(_Strategy):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.storage_policy.__class__ = _FedOnce
+
+
+class _MetaLearner(_Strategy):
+    """MER and LaMAML predict the minibatch again after each step, for metrics: no draw and no gradient."""
+
+    def forward(self) -> Any:
+        in_step, self._in_step = self._in_step, False
+        try:
+            with torch.set_grad_enabled(not self.is_training and torch.is_grad_enabled()):
+                return super().forward()
+        finally:
+            self._in_step = in_step
+
+
+class _LaMAML(_Strategy):
+    """Trains a copy of the model that `higher` has patched, whose passes are not seen: counted by its algorithm."""
+
+    def _inner_updates(self, **kwargs: Any) -> None:
+        super()._inner_updates(**kwargs)
+        # the minibatch without what a replay plugin has added, slice by slice; then all of it after each slice
+        own = len(self.mb_y) if self.clock.train_exp_counter == 0 else min(len(self.mb_y), self.train_mb_size)
+        self.cost.images += len(self.mb_y)
+        self.cost.gradient_evaluations += own * (2 if self.second_order else 1) + self.n_inner_updates * len(self.mb_y)
+
+
+class _SI(SynapticIntelligencePlugin):
+    """As `OwnWeightsForSI`; the path starts where the round does."""
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        if getattr(strategy.experience, "is_first_subexp", True):
+            super().before_training_exp(strategy, **kwargs)
+            _own(self.ewc_data[0])
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_training_iteration(strategy, **kwargs)
+        _own(self.syn_data["old_theta"])
+
+
+class _AGEM(AGEMPlugin):
+    """As `SampleForAGEM`."""
+
+    sample_size: int
+
+    def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
+        _sample_of_every_experience(self)
+        super().update_memory(dataset, num_workers, **kwargs)
+
+
+class _MIR(MIRPlugin):
+    """Never replays a class of the last minibatch: nothing, where every round has all classes. Its memory holds
+    earlier rounds alone, so all of it may be replayed."""
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.update(strategy, **kwargs)
+        memory = self.storage_policy.buffer
+        enough = len(memory) > self.batch_size_mem
+        self.replay_loader = cycle(DataLoader(memory, self.subsample, shuffle=True)) if enough else None
+
+
+class _LwF(LwFPlugin):
+    """Distils a model without heads a task only on the classes of the task with label 0."""
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        super().after_training_exp(strategy, **kwargs)
+        if not isinstance(strategy.model, MultiTaskModule):
+            classes = self.lwf.prev_classes_by_task
+            classes[0] = set().union(*classes.values())
+
+
+class _GDumb(GDumbPlugin):
+    """Starts anew with every experience: with every round, not with every arrival."""
+
+    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
+        self.storage_policy.__class__ = _FedOnce
+        if getattr(strategy.experience, "is_first_subexp", True):
+            super().before_train_dataset_adaptation(strategy, **kwargs)
+
+
+# by name: importing LaMAML imports `higher`, which few need
+MENDED_STRATEGIES = {
+    "Cumulative": _Once,
+    "ER_ACE": _ERACE,
+    "LaMAML": _LaMAML,
+    "SupervisedMetaLearningTemplate": _MetaLearner,
+}
+MENDED_PLUGINS: dict[type, type] = {
+    SynapticIntelligencePlugin: _SI,
+    AGEMPlugin: _AGEM,
+    MIRPlugin: _MIR,
+    LwFPlugin: _LwF,
+    GDumbPlugin: _GDumb,
+}
+
+# class -> why it cannot be run
+REFUSED = {
+    "BiC": "in Avalanche 0.6.0 it replaces the data of an experience, which cannot be replaced",
+    "ER_AML": "in Avalanche 0.6.0 it never ends if its memory of a group of classes is smaller than a minibatch",
+    "FromScratchTraining": "in Avalanche 0.6.0 it keeps the running statistics of batch norm; take FromScratch",
+    "ICaRL": "Avalanche 0.6.0 has it for benchmarks of the older kind only",
+    "JointTraining": "it trains on all rounds at once; take TrainOnEverything or avalanche.training:Cumulative",
+}
+if importlib.util.find_spec("quadprog") is None:
+    REFUSED["GEM"] = "it needs a solver: pip install quadprog"

@@ -234,7 +234,15 @@ class FTML(Learner):
             return torch.ones(len(rounds))
         known = list(self.buffer.rounds)
         weights = torch.as_tensor(self.task_sampler(len(known)), dtype=torch.float)
-        return weights[torch.tensor([known.index(number) for number in rounds])]
+        if weights.shape != (len(known),):
+            raise UsageError(f"task_sampler: expected {len(known)} weights, a round each, got {tuple(weights.shape)}")
+        weights = weights[torch.tensor([known.index(number) for number in rounds])]
+        if not (weights >= 0).all() or not 0 < float(weights.sum()) < float("inf"):
+            raise UsageError(
+                f"task_sampler: expected weights of at least 0, one of them above 0, for rounds {rounds}, "
+                f"got {weights.tolist()}"
+            )
+        return weights
 
     def state_dict(self) -> dict[str, Any]:
         """As `Learner.state_dict`, with the state of the draws on a GPU."""

@@ -5,13 +5,12 @@ trains for `steps` steps on the round's data so far, and what Avalanche does at 
 memories, teachers, the count of experiences) happens at the end of the round. Left to itself, a plugin takes every
 arrival for an experience: EWC keeps one copy of the parameters an arrival, a memory is split among arrivals.
 
-The second half of the file is what has to be worked round in Avalanche 0.6.0 for that, and what is refused.
+What has to be worked round in Avalanche 0.6.0 for that, and what is refused, is in `avalanche_repairs`.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import inspect
 import random
 import warnings
@@ -22,24 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from avalanche.models import MultiTaskModule
-from avalanche.training.plugins import (
-    AGEMPlugin,
-    GDumbPlugin,
-    LwFPlugin,
-    MIRPlugin,
-    SynapticIntelligencePlugin,
-)
-from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
-from avalanche.training.utils import cycle
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.utils.data import DataLoader
 
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.avalanche_repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
 from ftml_bench.strategies.base import preserved_random_state
 
 
@@ -225,141 +214,6 @@ def _set_random(state: RandomState) -> None:
     np.random.set_state(state[1])
     torch.set_rng_state(state[2])
 
-
-# -- what is worked round in Avalanche 0.6.0; each may go when the sentence is no longer true of it
-
-
-class _Once(_OnArrivals):
-    """Cumulative appends the whole experience at every call; an arrival's points are to come in once."""
-
-    def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        round, self.experience = self.experience, self.arrival
-        super().train_dataset_adaptation(**kwargs)
-        self.experience = round
-
-
-class _FedOnce(ClassBalancedBuffer):
-    """ER_ACE and GDumb feed their memory before training, so at every arrival: each point is to come in once."""
-
-    def update(self, strategy: Any, **kwargs: Any) -> None:
-        self.post_adapt(strategy, strategy.arrival)
-
-
-class _ERACE(_OnArrivals):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.storage_policy.__class__ = _FedOnce
-
-
-class _MetaLearner(_OnArrivals):
-    """MER and LaMAML predict the minibatch again after each step, for metrics: no draw and no gradient."""
-
-    def forward(self) -> Any:
-        in_step, self._in_step = self._in_step, False
-        try:
-            with torch.set_grad_enabled(not self.is_training and torch.is_grad_enabled()):
-                return super().forward()
-        finally:
-            self._in_step = in_step
-
-
-class _LaMAML(_OnArrivals):
-    """Trains a copy of the model that `higher` has patched, whose passes are not seen: counted by its algorithm."""
-
-    def _inner_updates(self, **kwargs: Any) -> None:
-        super()._inner_updates(**kwargs)
-        # the minibatch without what a replay plugin has added, slice by slice; then all of it after each slice
-        own = len(self.mb_y) if self.clock.train_exp_counter == 0 else min(len(self.mb_y), self.train_mb_size)
-        self.cost.images += len(self.mb_y)
-        self.cost.gradient_evaluations += own * (2 if self.second_order else 1) + self.n_inner_updates * len(self.mb_y)
-
-
-class _SI(SynapticIntelligencePlugin):
-    """On a CPU the weights that it stores are views of the live ones: no path, no importance, no penalty.
-
-    The path starts where the round does.
-    """
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        if getattr(strategy.experience, "is_first_subexp", True):
-            super().before_training_exp(strategy, **kwargs)
-            _own(self.ewc_data[0])
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        super().before_training_iteration(strategy, **kwargs)
-        _own(self.syn_data["old_theta"])
-
-
-def _own(weights: dict[str, Any]) -> None:
-    for weight in weights.values():
-        weight.data = weight.data.clone()
-
-
-class _AGEM(AGEMPlugin):
-    """Draws sample_size // rounds points of each round, which becomes 0: one point a round at least."""
-
-    sample_size: int
-
-    def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        self.sample_size = max(self.sample_size, len(self.buffers) + 1)
-        super().update_memory(dataset, num_workers, **kwargs)
-
-
-class _MIR(MIRPlugin):
-    """Never replays a class of the last minibatch: nothing, where every round has all classes. Its memory holds
-    earlier rounds alone, so all of it may be replayed."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.storage_policy.update(strategy, **kwargs)
-        memory = self.storage_policy.buffer
-        enough = len(memory) > self.batch_size_mem
-        self.replay_loader = cycle(DataLoader(memory, self.subsample, shuffle=True)) if enough else None
-
-
-class _LwF(LwFPlugin):
-    """Distils a model without heads a task only on the classes of the task with label 0."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        super().after_training_exp(strategy, **kwargs)
-        if not isinstance(strategy.model, MultiTaskModule):
-            classes = self.lwf.prev_classes_by_task
-            classes[0] = set().union(*classes.values())
-
-
-class _GDumb(GDumbPlugin):
-    """Starts anew with every experience: with every round, not with every arrival."""
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        self.storage_policy.__class__ = _FedOnce
-        if getattr(strategy.experience, "is_first_subexp", True):
-            super().before_train_dataset_adaptation(strategy, **kwargs)
-
-
-# by name: importing LaMAML imports `higher`, which few need
-MENDED_STRATEGIES = {
-    "Cumulative": _Once,
-    "ER_ACE": _ERACE,
-    "LaMAML": _LaMAML,
-    "SupervisedMetaLearningTemplate": _MetaLearner,
-}
-MENDED_PLUGINS: dict[type, type] = {
-    SynapticIntelligencePlugin: _SI,
-    AGEMPlugin: _AGEM,
-    MIRPlugin: _MIR,
-    LwFPlugin: _LwF,
-    GDumbPlugin: _GDumb,
-}
-
-# class -> why it cannot be run
-REFUSED = {
-    "BiC": "in Avalanche 0.6.0 it replaces the data of an experience, which cannot be replaced",
-    "ER_AML": "in Avalanche 0.6.0 it never ends if its memory of a group of classes is smaller than a minibatch",
-    "FromScratchTraining": "in Avalanche 0.6.0 it keeps the running statistics of batch norm; take FromScratch",
-    "ICaRL": "Avalanche 0.6.0 has it for benchmarks of the older kind only",
-    "JointTraining": "it trains on all rounds at once; take TrainOnEverything or avalanche.training:Cumulative",
-}
-if importlib.util.find_spec("quadprog") is None:
-    REFUSED["GEM"] = "it needs a solver: pip install quadprog"
 
 _NEED_CLASSES = {"AGEM", "DER", "ER_ACE", "GDumb", "LwF", "MER", "MIR", "Replay"}
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ftml_bench import buffer as buffer_module
-from ftml_bench import storage
+from ftml_bench import buffer_speed
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.buffer import TaskBuffer
@@ -68,18 +68,18 @@ def test_draws_from_a_file_are_those_from_memory(kind, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_draws_go_on_when_the_file_is_mapped_anew(tmp_path, monkeypatch):
-    stream = STREAMS["one tensor, bytes"]()
-    expected = draws(filled(TaskBuffer(), stream), classes=True)
-    buffer = filled(TaskBuffer(folder=tmp_path), stream)
-    there = buffer._storage._x
-    monkeypatch.setattr(storage, "MOST_MAPPED", 0)
-    assert all(torch.equal(a, b) for a, b in zip(draws(buffer, classes=True), expected, strict=True))
-    assert buffer._storage._x.data_ptr() != there.data_ptr()
-    monkeypatch.setattr(storage, "_STATM", tmp_path / "missing")  # where the system does not say, nothing is done
-    there = buffer._storage._x
-    assert all(torch.equal(a, b) for a, b in zip(draws(buffer, classes=True), expected, strict=True))
-    assert buffer._storage._x is there
+def test_what_is_filed_and_drawn_leaves_nothing_in_memory(tmp_path):
+    memory = TaskBuffer(folder=tmp_path)
+    images = torch.empty((1000, *buffer_speed.SHAPE), dtype=torch.uint8)
+    before = buffer_speed.private_megabytes()
+    for t in range(60):  # 184 MB
+        data = StackedDataset(images, buffer_speed._fill(images, t), torch.arange(1000))
+        memory.add(buffer_speed._experience(t, data))
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        memory.mixed(list(memory.rounds), 1000, rng, equal_tasks=False)
+    # not "less than": where the system does not say, it is not a number
+    assert not buffer_speed.private_megabytes() - before > 70
 
 
 def test_a_file_holds_the_images_and_nothing_else_does(tmp_path):

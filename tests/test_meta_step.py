@@ -14,6 +14,7 @@ from ftml_bench import metrics
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.device_draws import DeviceDraws
+from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import evaluations
 from ftml_bench.strategies import FTML, per_round
@@ -211,3 +212,16 @@ def test_a_saved_state_holds_the_draws_of_the_device(digits):
     other.device_draws.take_in({0: 1.0})
     for a, b in zip(other.device_draws.split(3, 4, 4), expected, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda t: torch.zeros(t), "one of them above 0"),
+        (lambda t: -torch.ones(t), "at least 0"),
+        (lambda t: torch.ones(t + 1), "expected 1 weights"),
+    ],
+)
+def test_weights_that_no_round_can_be_drawn_by_are_refused(digits, sampler, message):
+    with pytest.raises(UsageError, match=message):
+        learner(task_sampler=sampler).train(digits.train_stream[0], eval_streams=[])

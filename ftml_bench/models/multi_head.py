@@ -50,13 +50,15 @@ class MultiHeadNet(MultiTaskModule):
         self.heads = nn.Linear(head.in_features, heads * classes)
         self.classes = classes
 
-    def forward(self, x: Tensor, task_labels: Tensor | int) -> Tensor:
-        """The outputs of each point's own head.
+    def forward(self, x: Tensor, task_labels: Tensor | int | None = None) -> Tensor | dict[int, Tensor]:
+        """The outputs of each point's own head; without labels those of every task trained on so far, by its label.
 
         :raises UsageError: for a task label without a head.
         """
-        labels = torch.as_tensor(task_labels, device=x.device).expand(len(x))
         outputs = self.heads(self.body(x)).unflatten(1, (-1, self.classes))  # (N, heads, classes)
+        if task_labels is None:
+            return {label: outputs[:, label] for label in sorted(self.known_train_tasks_labels)}
+        labels = torch.as_tensor(task_labels, device=x.device).expand(len(x))
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
             raise UsageError(
                 f"task labels {int(labels.min())} to {int(labels.max())} for a network with heads 0 to "
