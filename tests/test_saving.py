@@ -16,7 +16,7 @@ from avalanche.benchmarks.utils.flat_data import ConstantSequence
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation import PluginMetric, metrics
-from avalanche.models import IncrementalClassifier, MTSimpleMLP
+from avalanche.models import IncrementalClassifier, MTSimpleMLP, MultiHeadClassifier
 from avalanche.training import plugins
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
@@ -28,6 +28,7 @@ from ftml_bench import metrics as ours
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.errors import UsageError
+from ftml_bench.plain_state import load_module_state, module_state
 from ftml_bench.protocol import held_out
 from ftml_bench.saving import load, load_state_dict, save, state_dict
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, LearningRateAfter, TrainOnEverything, per_round
@@ -426,6 +427,40 @@ def test_models_that_grow_get_their_size_back(model, evaluated, tmp_path):
 
 
 # -- the file
+
+
+def test_modes_and_frozen_parameters_come_back(digits, stream, tmp_path):
+    def frozen():
+        model = dropout_net()
+        model[1].weight.requires_grad_(False)
+        return build("TrainOnEverything", model=model)
+
+    saved = go(frozen(), digits, stream[:2])
+    saved.model.train()
+    saved.model[4].eval()  # a user who wants no dropout from here on
+    saved.model[1].bias.requires_grad_(False)
+    save(saved, tmp_path / "state.pt")
+    loaded = frozen()
+    loaded.model.eval()
+    load(loaded, tmp_path / "state.pt", stream)
+    assert [m.training for m in loaded.model.modules()] == [m.training for m in saved.model.modules()]
+    frozen_names = [name for name, p in loaded.model.named_parameters() if not p.requires_grad]
+    assert frozen_names == ["1.weight", "1.bias"]
+
+
+def test_heads_come_back_in_the_order_in_which_their_tasks_came():
+    grown, other = MultiHeadClassifier(4, 2), MultiHeadClassifier(4, 2)
+    for label in ("2", "0", "1"):
+        grown.classifiers[label] = IncrementalClassifier(4, 2)
+    for label in ("0", "1", "2"):
+        other.classifiers.pop(label, None)
+        other.classifiers[label] = IncrementalClassifier(4, 2)
+    load_module_state(other, module_state(grown))
+    # an optimiser numbers parameters by their order
+    names, expected = ([name for name, _ in model.named_parameters()] for model in (other, grown))
+    assert names == expected
+    for p, q in zip(other.parameters(), grown.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_the_file_holds_tensors_and_plain_values_only(digits, stream, tmp_path):
