@@ -450,11 +450,10 @@ def test_modes_and_frozen_parameters_come_back(digits, stream, tmp_path):
 
 def test_heads_come_back_in_the_order_in_which_their_tasks_came():
     grown, other = MultiHeadClassifier(4, 2), MultiHeadClassifier(4, 2)
-    for label in ("2", "0", "1"):
-        grown.classifiers[label] = IncrementalClassifier(4, 2)
-    for label in ("0", "1", "2"):
-        other.classifiers.pop(label, None)
-        other.classifiers[label] = IncrementalClassifier(4, 2)
+    for model, labels in ((grown, ("2", "0", "1")), (other, ("0", "1", "2"))):
+        model.classifiers.clear()
+        for label in labels:
+            model.classifiers[label] = IncrementalClassifier(4, 2)
     load_module_state(other, module_state(grown))
     # an optimiser numbers parameters by their order
     names, expected = ([name for name, _ in model.named_parameters()] for model in (other, grown))
