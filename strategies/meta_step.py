@@ -84,6 +84,7 @@ class MetaStep:
 
     def _record(self) -> bool:
         strategy = self._strategy
+        assert strategy.device_draws is not None
         self._graph = None  # its memory is free for the next
         strategy.optimizer.zero_grad()  # the gradients become the graph's own
         try:
@@ -124,6 +125,7 @@ class MetaStep:
     def _found_key(self) -> tuple:
         """Everything that a recorded step has fixed: where tensors lie, and the optimiser's numbers."""
         strategy = self._strategy
+        assert strategy.device_draws is not None
         optimizer = strategy.optimizer
         tensors = [*strategy.model.parameters(), *strategy.model.buffers()]
         numbers: list[Any] = []

@@ -53,7 +53,7 @@ class Graphs:
             except RuntimeError as error:  # it asks the device for a number, say, on which it would decide
                 self.note = f"no CUDA graph ({str(error).strip().splitlines()[0]})"
                 return function(*inputs)
-        return _Replay.apply(self._recorded[key], *inputs)  # type: ignore[no-any-return]
+        return _Replay.apply(self._recorded[key], *inputs)
 
 
 class Recording:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
+from ftml_bench.adaptation.graphs import Graphs
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
 
@@ -39,6 +40,7 @@ class Engine(Protocol):
     name: str
     inner_steps: int
     second_order: bool
+    graphs: Graphs
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -109,6 +111,7 @@ class InnerLoop:
             raise UntreatableError(self.name, f"takes memory={self.memories[0]!r} only, not {memory!r}")
         refuse_running_norms(model)
         self.model = convert_batch_norm(model)
+        self.graphs = Graphs()
         self.criterion = criterion
         self.inner_lr = inner_lr
         self.inner_steps = inner_steps
@@ -125,8 +128,9 @@ class InnerLoop:
     @property
     def chosen(self) -> dict[str, str]:
         """See `Engine.chosen`."""
-        note = {"engine_note": self.memory_note} if self.memory_note else {}
-        return {"engine": self.name, "engine_memory": self.chosen_memory} | note
+        notes = [note for note in (self.memory_note, self.graphs.note) if note]
+        chosen = {"engine": self.name, "engine_memory": self.chosen_memory}
+        return chosen | ({"engine_note": "; ".join(notes)} if notes else {})
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""

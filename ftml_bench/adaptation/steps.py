@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftml_bench.adaptation.graphs import Graphs
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
 
 Weights = dict[str, Tensor]
@@ -28,7 +27,6 @@ class WrittenSteps(InnerLoop):
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
-        self.graphs = Graphs()
         self._draws = False
         layer = own_generator(self.model)
         if layer and self.memory == "adjoint":
@@ -43,13 +41,6 @@ class WrittenSteps(InnerLoop):
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         """The query's outputs at the weights `fast`."""
         raise NotImplementedError
-
-    @property
-    def chosen(self) -> dict[str, str]:
-        """See `Engine.chosen`."""
-        chosen = super().chosen
-        notes = [note for note in (chosen.get("engine_note"), self.graphs.note) if note]
-        return {**chosen, "engine_note": "; ".join(notes)} if notes else chosen
 
     def _by_graphs(
         self, predict: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor

@@ -49,7 +49,7 @@ class Subject:
         query_y = self.y[:, SUPPORT:].flatten(0, 1)
 
         def gradient() -> list[Tensor]:
-            with nullcontext() if graphs or not hasattr(engine, "graphs") else engine.graphs.off():
+            with nullcontext() if graphs else engine.graphs.off():
                 outputs = engine.predict(parameters, support, query_x)
             loss = self.criterion(outputs.flatten(0, 1), query_y)
             return list(torch.autograd.grad(loss, list(parameters.values())))
