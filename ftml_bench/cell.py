@@ -75,6 +75,8 @@ def run_cell(
     """
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
     benchmark = _build_benchmark(spec, cell.seed, data)
@@ -120,7 +122,7 @@ def run_cell(
 
 def _engine(strategy: SupervisedTemplate) -> dict[str, str]:
     """The engine that a strategy's gradients come from, and why that one; empty for a strategy without one."""
-    return strategy.engine.chosen if hasattr(strategy, "engine") else {}
+    return getattr(strategy, "chosen", {})
 
 
 class _Measured(BaseLogger):

@@ -421,12 +421,14 @@ def _check_device(name: str) -> None:
         return
     import torch
 
+    usable = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
     try:
-        torch.empty(0, device=name)
+        if torch.empty(0, device=name).is_cuda:
+            return
     except (RuntimeError, AssertionError) as error:
-        usable = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         reason = " ".join(str(error).split()).partition(". ")[0]
-        raise UsageError(f"--device {name}: {reason}: expected one of {', '.join(usable)}") from error
+        raise UsageError(f"--device {name}: {reason}: expected one of {usable}") from error
+    raise UsageError(f"--device {name}: expected one of {usable}")
 
 
 def _usable_cores() -> int:

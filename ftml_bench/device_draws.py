@@ -84,7 +84,8 @@ class DeviceDraws:
         sizes = self._sizes[chosen].unsqueeze(1)
         keys = torch.rand(tasks, self._numbers.shape[1], generator=self.rng, device=self._device)
         column = torch.arange(keys.shape[1], device=self._device)
-        order = keys.masked_fill_(column >= sizes, 2.0).topk(support + query, dim=1, largest=False).indices
+        most = min(support + query, keys.shape[1])  # a round that has more makes the table wider
+        order = keys.masked_fill_(column >= sizes, 2.0).topk(most, dim=1, largest=False).indices
         numbers = self._numbers[chosen].gather(1, order.gather(1, _positions(sizes, support, query))).flatten()
         x = base.index_select(0, rows.index_select(0, numbers)).unflatten(0, (tasks, -1))
         targets = y.index_select(0, numbers).unflatten(0, (tasks, -1))

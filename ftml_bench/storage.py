@@ -19,6 +19,8 @@ from torch import Tensor
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.errors import UsageError
 
+AT_ONCE = 1024  # points that are written to a file at a time
+
 
 class Storage(Protocol):
     """Points in the order in which they came."""
@@ -141,25 +143,19 @@ class FileStorage:
 
     def append(self, data: StackedDataset) -> Tensor:
         """See `Storage.append`."""
-        start = len(self._y)
-        x = self._staged(data)
+        # Always through the same memory: pieces of their own would, when they are freed, be broken up by the little
+        # that stays of each arrival, and what is between would be lost to the next piece.
+        if self._staging is None:
+            self._staging = torch.empty((AT_ONCE, *data.x.shape[1:]), dtype=data.x.dtype)
+        check_alike(data.x, self._staging)
+        x, start = data.x.cpu(), len(self._y)
         self._file.seek(start * _bytes(x))
-        self._file.write(memoryview(x.numpy()).cast("B"))  # type: ignore[arg-type]
+        for rows in data.rows.split(AT_ONCE):
+            piece = torch.index_select(x, 0, rows, out=self._staging[: len(rows)])
+            self._file.write(memoryview(piece.numpy()).cast("B"))  # type: ignore[arg-type]
         self._file.flush()
         self._y.append(data.y)
         return torch.arange(start, len(self._y))
-
-    def _staged(self, data: StackedDataset) -> Tensor:
-        """The inputs of `data` one after the other, in memory that is kept and used again.
-
-        Pieces of their own would, when they are freed, be broken up by the little that stays of each arrival: what is
-        between would be lost to the next piece.
-        """
-        if self._staging is not None:
-            check_alike(data.x, self._staging)
-        if self._staging is None or len(self._staging) < len(data):
-            self._staging = torch.empty((len(data), *data.x.shape[1:]), dtype=data.x.dtype)
-        return torch.index_select(data.x.cpu(), 0, data.rows, out=self._staging[: len(data)])
 
     def take(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See `Storage.take`."""

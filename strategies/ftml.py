@@ -48,7 +48,7 @@ class FTML(Learner):
     :param memory: "unroll" keeps the graph of every inner step; "adjoint" does not, and takes longer; "auto" unrolls
         while the graph is estimated to stay under 2 GiB. The gradient is the same.
     :param task_sampler: the paper's ν_t: maps the number t of rounds so far to t non-negative weights, in the order of
-        arrival; None: uniform. Drawn with replacement.
+        arrival; None: uniform. Drawn with replacement. Asked in every step, on a GPU once an arrival.
     :param class_balanced: support and query sets hold the classes of a task equally often (as far as it has them).
     :param permute_labels: rename a task's classes among themselves at random in each draw of a meta-batch, as the
         authors' code does on five-way CIFAR-100. Labels stay as they are in the update procedure and in scoring.
@@ -145,6 +145,13 @@ class FTML(Learner):
         self.device_draws = DeviceDraws(self.buffer, seed) if on_gpu else None
         self._draws_on_device = False  # found out at each arrival
         self._meta_step = MetaStep(self)
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """What computes the meta-gradient and why, for a record; see `Engine.chosen`."""
+        chosen = self.engine.chosen
+        notes = [note for note in (chosen.get("engine_note"), self._meta_step.note) if note]
+        return {**chosen, "engine_note": "; ".join(notes)} if notes else chosen
 
     def _engine_for_task_labels(self, engine: str, adapted) -> str:
         """The engine for a model that takes task labels: the one that passes them on."""

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from avalanche.core import BasePlugin, BaseSGDPlugin, SupervisedPlugin
-from avalanche.evaluation import PluginMetric
+from avalanche.evaluation import GenericPluginMetric, PluginMetric
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
-from ftml_bench.adaptation.graphs import WARM_UP, on_side_stream, recording
+from ftml_bench.adaptation.graphs import WARM_UP, first_line, fixed_by, on_side_stream, recording, why_not_recorded
 from ftml_bench.strategies.per_round import PerRound
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 HOOKS = [
     f"{when}_{part}" for part in ("training_iteration", "forward", "backward", "update") for when in ("before", "after")
 ]
-# Methods of a strategy that a step calls; where a subclass has its own hooks, Avalanche's loop calls them.
-_OWN_HOOKS = [f"_{hook}" for hook in HOOKS]
+# What Avalanche's loop calls of a strategy in an iteration: a subclass may do there what no recording would repeat.
+_CALLED = [*(f"_{hook}" for hook in HOOKS), "forward", "criterion", "backward", "optimizer_step", "_draw"]
 _EMPTY = (BasePlugin, BaseSGDPlugin, SupervisedPlugin, PluginMetric)  # their hooks do nothing
 
 
@@ -37,10 +37,17 @@ class MetaStep:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._key: tuple | None = None
         self._gradients: list[Tensor | None] = []
+        self._static: tuple = ()  # minibatch, outputs and loss of the recorded step
         self.note = ""  # why nothing is recorded, once that has failed
 
     def possible(self) -> bool:
         """Whether nothing has to be done inside an iteration, and steps can be recorded."""
+        if (
+            not self.note
+            and self._strategy.device.type == "cuda"
+            and (reason := why_not_recorded(self._strategy.device))
+        ):
+            self.note = f"no CUDA graph of the training step ({reason})"
         return not self.note and not acts_inside_iterations(self._strategy)
 
     def train(self, steps: int) -> None:
@@ -76,7 +83,13 @@ class MetaStep:
 
     @property
     def _updates_inside(self) -> bool:
-        return all(group.get("capturable", True) for group in self._strategy.optimizer.param_groups)
+        """Whether the optimiser's step does all its work on the device, with numbers that stay."""
+        optimizer = self._strategy.optimizer
+        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+            return False
+        if type(optimizer) is torch.optim.SGD:  # which counts no steps
+            return not any(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
+        return all(group.get("capturable", False) for group in optimizer.param_groups)
 
     def _update_outside(self) -> None:
         if not self._updates_inside:
@@ -85,15 +98,14 @@ class MetaStep:
     def _record(self) -> bool:
         strategy = self._strategy
         assert strategy.device_draws is not None
-        self._graph = None  # its memory is free for the next
+        self._graph, self._key, self._static, self._gradients = None, None, (), []  # their memory is free for the next
         strategy.optimizer.zero_grad()  # the gradients become the graph's own
         try:
             graph = torch.cuda.CUDAGraph()
             with recording(graph, strategy.device_draws.rng):
                 self._step()
-        except RuntimeError as error:
-            self.note = f"no CUDA graph of the training step ({str(error).strip().splitlines()[0]})"
-            self._key = None
+        except Exception as error:  # whatever a criterion or an optimiser runs into
+            self.note = f"no CUDA graph of the training step ({first_line(error)})"
             return False
         self._graph, self._key = graph, self._found_key()
         self._gradients = [p.grad for p in self._parameters()]
@@ -123,8 +135,8 @@ class MetaStep:
             setattr(clock, counter, getattr(clock, counter) + steps)
 
     def _found_key(self) -> tuple:
-        """Everything that a recorded step has fixed: where tensors lie, and the optimiser's numbers."""
-        strategy = self._strategy
+        """Everything that a recorded step has fixed: where tensors lie, which are trained, and numbers."""
+        strategy, engine = self._strategy, self._strategy.engine
         assert strategy.device_draws is not None
         optimizer = strategy.optimizer
         tensors = [*strategy.model.parameters(), *strategy.model.buffers()]
@@ -133,17 +145,25 @@ class MetaStep:
             tensors += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
             groups = optimizer.param_groups
             numbers = [tuple((n, v) for n, v in g.items() if isinstance(v, (bool, int, float, tuple))) for g in groups]
-        sizes = (strategy.meta_batch_size, strategy.support_size, strategy.query_size)
-        modes = tuple(module.training for module in strategy.model.modules())
-        places = tuple(t.data_ptr() for t in tensors)
-        return (places, strategy.device_draws.places, tuple(numbers), modes, sizes, self._updates_inside)
+        return (
+            tuple(t.data_ptr() for t in tensors),
+            tuple(p.requires_grad for p in strategy.model.parameters()),
+            tuple(id(p) for p in self._parameters()),
+            strategy.device_draws.places,
+            tuple(numbers),
+            fixed_by(strategy.model, strategy._criterion),
+            (id(engine), engine.inner_lr, engine.inner_steps, engine.second_order),
+            (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
+            self._updates_inside,
+            torch.is_autocast_enabled("cuda"),
+        )
 
 
 def acts_inside_iterations(strategy: FTML) -> bool:
     """Whether a plugin, a metric, a logger or a subclass does anything inside a training iteration."""
     from ftml_bench.strategies.ftml import FTML
 
-    if any(getattr(type(strategy), hook) is not getattr(FTML, hook) for hook in _OWN_HOOKS):
+    if any(name in vars(strategy) or getattr(type(strategy), name) is not getattr(FTML, name) for name in _CALLED):
         return True
     evaluator = strategy.evaluator
     plugins = [p.plugin if isinstance(p, PerRound) else p for p in strategy.plugins]
@@ -158,6 +178,8 @@ def _acts(part: Any) -> bool:
         if hook in vars(part):
             return True
         owner = next((c for c in type(part).__mro__ if hook in vars(c)), None)
+        if owner is GenericPluginMetric and part._mode == "eval":
+            continue  # its hooks of training do nothing
         if owner is not None and owner not in _EMPTY:
             return True
     return False

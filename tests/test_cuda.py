@@ -208,6 +208,35 @@ def test_a_recorded_step_is_the_step_of_avalanches_loop(digits, settings):
         assert torch.allclose(a.double(), b.double(), rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["loop", "higher", "vmap"])
+def test_every_engine_trains_on_a_gpu(digits, engine):
+    strategy = learner(engine=engine, steps=4)
+    assert all(0 < e.loss < 20 for e in evaluations(strategy, digits, 30))
+
+
+def test_the_gradient_after_another_pass_is_that_of_the_first_ones_draws():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 50), nn.Dropout(0.5), nn.Tanh(), nn.Linear(50, 1)).double().cuda()
+    engine = make_engine("batched", model, nn.MSELoss(), inner_lr=0.05, inner_steps=2, memory="unroll")
+    x, y = (torch.rand(2, 8, n, dtype=torch.float64, device=CUDA) for n in (3, 1))
+    parameters = dict(model.named_parameters())
+
+    def loss():
+        return engine.predict(parameters, (x, y), x).square().sum()
+
+    loss()  # recorded
+    torch.cuda.manual_seed(1)
+    first = loss()
+    loss()
+    found = torch.autograd.grad(first, list(parameters.values()), retain_graph=True)
+    again = torch.autograd.grad(first, list(parameters.values()))
+    torch.cuda.manual_seed(1)
+    expected = torch.autograd.grad(loss(), list(parameters.values()))
+    for a, b, c in zip(found, again, expected, strict=True):
+        assert torch.allclose(a, c, rtol=1e-9)
+        assert torch.allclose(b, c, rtol=1e-9)
+
+
 def test_a_new_learning_rate_is_recorded_anew(digits):
     strategy = learner()
     first, second = list(arrivals(digits.train_stream[0], 30))
@@ -272,8 +301,8 @@ def test_every_learner_learns_on_a_gpu(digits, cls):
     assert all(0 < e.loss < 20 for e in curve)
 
 
-def test_a_device_draw_needs_no_host(digits):
+def test_what_has_no_tables_is_drawn_on_the_host(digits):
     strategy = learner(class_balanced=True)
-    assert strategy.device_draws is None  # drawn on the host
+    assert strategy.device_draws is None
     curve = list(evaluations(strategy, digits, 30))
     assert len(curve) == 6

@@ -42,7 +42,7 @@ def points_of(buffer, number):
 
 
 @pytest.mark.parametrize(
-    ("size", "support", "query"), [(40, 10, 10), (40, 20, 20), (7, 10, 10), (2, 10, 5), (19, 10, 10)]
+    ("size", "support", "query"), [(40, 10, 10), (40, 20, 20), (7, 10, 10), (2, 10, 5), (19, 10, 10), (40, 600, 600)]
 )
 def test_support_and_query_are_disjoint_points_of_their_round_with_their_labels(digits, size, support, query):
     buffer, draws = filled(digits, (size, 40, 40))
@@ -122,13 +122,13 @@ def test_a_buffer_in_a_file_has_no_tensors_to_draw_from(digits, tmp_path):
 # -- steps outside of Avalanche's loop
 
 
-def learner(evaluator=None, plugins=None, cls=FTML, **settings):
+def learner(evaluator=None, plugins=None, cls=FTML, optimizer=torch.optim.Adam, lr=1e-2, capturable=None, **settings):
     torch.manual_seed(0)
     model = RainbowNet(filters=4, layers=3, image_size=14)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    more = {} if capturable is None else {"capturable": capturable}
     return cls(
         model=model,
-        optimizer=optimizer,
+        optimizer=optimizer(model.parameters(), lr=lr, **more),
         criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
         evaluator=evaluator or EvaluationPlugin(),
         plugins=plugins,
@@ -143,6 +143,78 @@ def drawing_on_device(strategy, *, at_once):
     if not at_once:
         strategy._meta_step.possible = lambda: False
     return strategy
+
+
+def recordable():
+    """A learner on what is taken for a GPU, in the middle of a stream."""
+    strategy = learner(optimizer=torch.optim.Adam, capturable=True)
+    strategy.device_draws = DeviceDraws(strategy.buffer, seed=1)
+    return strategy
+
+
+CHANGES = {
+    "learning rate": lambda s: s.optimizer.param_groups[0].update(lr=0.5),
+    "weight decay": lambda s: s.optimizer.param_groups[0].update(weight_decay=0.5),
+    "a frozen parameter": lambda s: next(s.model.parameters()).requires_grad_(False),
+    "a parameter no longer trained": lambda s: s.optimizer.param_groups[0]["params"].pop(),
+    "a new parameter": lambda s: setattr(s.model[-1], "bias", nn.Parameter(torch.zeros(10))),
+    "a mode": lambda s: s.model[-1].eval(),
+    "a number of a layer": lambda s: setattr(s.model.norm1, "eps", 0.1),
+    "a number of the criterion": lambda s: setattr(s._criterion, "label_smoothing", 0.3),
+    "a buffer of the criterion": lambda s: setattr(s._criterion, "weight", torch.ones(10)),
+    "inner learning rate": lambda s: setattr(s.engine, "inner_lr", 0.3),
+    "inner steps": lambda s: setattr(s.engine, "inner_steps", 2),
+    "another engine": lambda s: setattr(s, "engine", s._engine_of(s.model)),
+    "query size": lambda s: setattr(s, "query_size", 3),
+    "the draws' tables": lambda s: s.device_draws._make_room(200, 2000),
+    "a hook of the optimiser": lambda s: s.optimizer.register_step_post_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_step_is_recorded_anew_when_anything_that_it_fixed_has_changed(digits, change):
+    strategy = recordable()
+    for number, round in enumerate(digits.train_stream[:2]):
+        strategy.buffer.add(round)
+        strategy.device_draws.take_in(dict.fromkeys(range(number + 1), 1.0))
+    key = strategy._meta_step._found_key
+    before = key()
+    assert key() == before
+    first, again = strategy.engine, CHANGES[change]
+    again(strategy)
+    assert key() != before
+    del first  # kept until here, so that another engine cannot lie where it was
+
+
+def test_new_data_alone_need_no_new_recording(digits):
+    strategy = recordable()
+    pieces = list(arrivals(digits.train_stream[0], [10, 20, 30, 40]))
+    strategy.buffer.add(digits.train_stream[1])
+    strategy.buffer.add(pieces[0])
+    strategy.device_draws.take_in({0: 1.0})
+    before = strategy._meta_step._found_key()
+    strategy.buffer.add(pieces[1])
+    strategy.device_draws.take_in({0: 1.0, 1: 2.0})
+    assert strategy._meta_step._found_key() == before
+
+
+class Counting(torch.optim.SGD):
+    """An optimiser of somebody's own, which may count in Python."""
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "inside"),
+    [
+        (torch.optim.SGD, {}, True),
+        (torch.optim.SGD, {"lr": torch.tensor(0.1)}, False),
+        (torch.optim.Adam, {"capturable": True}, True),
+        (torch.optim.Adam, {}, False),
+        (torch.optim.Adagrad, {}, False),
+        (Counting, {}, False),
+    ],
+)
+def test_an_optimiser_that_counts_on_the_host_steps_between_replays(optimizer, settings, inside):
+    assert learner(optimizer=optimizer, **settings)._meta_step._updates_inside is inside
 
 
 def test_steps_at_once_are_the_steps_of_avalanches_loop(digits):
@@ -174,6 +246,10 @@ def test_the_hooks_of_an_iteration_are_seen_wherever_they_are():
         def _after_update(self, **kwargs):
             super()._after_update(**kwargs)
 
+    class Weighing(FTML):
+        def criterion(self):
+            return super().criterion() * (1 + self.clock.train_iterations)
+
     ours = EvaluationPlugin(
         metrics.efficiency_metrics(threshold=("accuracy", 0.8)), metrics.learning_curve_metrics(metric="accuracy")
     )
@@ -185,11 +261,15 @@ def test_the_hooks_of_an_iteration_are_seen_wherever_they_are():
     assert acts_inside_iterations(learner(evaluator=EvaluationPlugin(accuracy_metrics(epoch=True))))
     assert acts_inside_iterations(learner(evaluator=EvaluationPlugin(loggers=[InteractiveLogger()])))
     assert acts_inside_iterations(learner(cls=Hooked))
+    assert acts_inside_iterations(learner(cls=Weighing))
+    assert not acts_inside_iterations(
+        learner(evaluator=EvaluationPlugin(accuracy_metrics(experience=True, stream=True)))
+    )
     assert acts_inside_iterations(learner(eval_every=1, peval_mode="iteration"))
     assert not acts_inside_iterations(learner(eval_every=1))
 
 
-def test_the_learners_of_leaderboards_have_nothing_inside_iterations(tmp_path):
+def test_ftml_of_the_quick_leaderboard_has_nothing_inside_iterations(tmp_path):
     from ftml_bench import cell as cells
     from ftml_bench import definition as definitions
 

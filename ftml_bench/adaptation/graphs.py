@@ -9,15 +9,17 @@ is overwritten by the next replay.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate what they keep
+MOST_RECORDINGS = 4  # of a function at a time; each keeps the memory of its forward pass
+MOST_IN_ALL = 100  # more are no help: something changes all the time
 
 
 class Graphs:
@@ -26,10 +28,11 @@ class Graphs:
     def __init__(self) -> None:
         self.note = ""  # why there are none, once a recording has failed
         self._recorded: dict[tuple, Recording] = {}
+        self._count = 0
         self._off = False
 
     @contextmanager
-    def off(self):
+    def off(self) -> Iterator[None]:
         """Inside, functions are called as they are: for what records a larger graph around them."""
         before, self._off = self._off, True
         try:
@@ -41,18 +44,30 @@ class Graphs:
         """`function(*inputs)`, differentiable once in those inputs that require a gradient.
 
         :param function: launches the same kernels whenever it is called with tensors of these shapes.
+        :param inputs: on a GPU.
         :param constants: what else decides what it does; hashable.
         """
-        if self._off or self.note or not inputs[0].is_cuda:
+        if self._off or self.note:
             return function(*inputs)
         wanted = tuple(torch.is_grad_enabled() and t.requires_grad for t in inputs)
-        key = (constants, wanted, *((t.shape, t.dtype, t.device) for t in inputs))
+        key = (constants, wanted, torch.is_autocast_enabled("cuda"), *((t.shape, t.dtype, t.device) for t in inputs))
         if key not in self._recorded:
+            while len(self._recorded) >= MOST_RECORDINGS:
+                del self._recorded[next(iter(self._recorded))]
+            self._count += 1
+            reason = why_not_recorded(inputs[0].device)
+            if self._count > MOST_IN_ALL:
+                reason = f"recorded {MOST_IN_ALL} times: shapes or settings change all the time"
             try:
-                self._recorded[key] = Recording(function, inputs, wanted)
+                if not reason:
+                    self._recorded[key] = Recording(function, inputs, wanted)
             except RuntimeError as error:  # it asks the device for a number, say, on which it would decide
-                self.note = f"no CUDA graph ({str(error).strip().splitlines()[0]})"
-                return function(*inputs)
+                reason = first_line(error)
+            if reason:
+                self._recorded.clear()
+                outputs = function(*inputs)  # raises by itself if the call was wrong
+                self.note = f"no CUDA graph ({reason})"
+                return outputs
         return _Replay.apply(self._recorded[key], *inputs)
 
 
@@ -62,14 +77,13 @@ class Recording:
     def __init__(self, function: Callable[..., Tensor], inputs: list[Tensor], wanted: tuple[bool, ...]) -> None:
         self.inputs = [t.detach().clone().requires_grad_(w) for t, w in zip(inputs, wanted, strict=True)]
         self.wanted = wanted
-        self.turn = 0  # how often the forward pass was replayed
+        self.turn = 0  # counts what has overwritten the memory that the backward pass reads
         leaves = [t for t in self.inputs if t.requires_grad]
-        device = self.inputs[0].device
 
         def gradients(outputs: Tensor, cotangent: Tensor) -> list[Tensor | None]:
             return list(torch.autograd.grad(outputs, leaves, cotangent, allow_unused=True)) if leaves else []
 
-        with torch.random.fork_rng([device]), torch.set_grad_enabled(bool(leaves)), on_side_stream():
+        with torch.random.fork_rng([self.inputs[0].device]), torch.set_grad_enabled(bool(leaves)), on_side_stream():
             for _ in range(WARM_UP):
                 outputs = function(*self.inputs)
                 gradients(outputs, torch.ones_like(outputs))
@@ -96,12 +110,14 @@ class Recording:
         """The gradients of <outputs, cotangent> in the inputs that are wanted; overwritten by the next call."""
         self.cotangent.copy_(cotangent)
         self._backward.replay()
+        self.turn += 1  # it works in memory that the forward pass had kept until then
         return self.gradients
 
 
 class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx, recording: Recording, *inputs: Tensor) -> Tensor:
+        ctx.state = random_state(inputs[0].device)
         outputs = recording.forward(inputs).clone()
         ctx.save_for_backward(*inputs)
         ctx.recording, ctx.turn = recording, recording.turn
@@ -111,11 +127,37 @@ class _Replay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
         recording: Recording = ctx.recording
-        if recording.turn != ctx.turn:  # another forward pass has been there since
-            recording.forward(ctx.saved_tensors)
+        if recording.turn != ctx.turn:  # another pass has been there since: once more, with the same draws
+            with replayed(ctx.state, cotangent.device):
+                recording.forward(ctx.saved_tensors)
         found = iter(recording.backward(cotangent))
         gradients = [next(found) if wanted else None for wanted in recording.wanted]
         return None, *(None if g is None else g.clone() for g in gradients)
+
+
+def fixed_by(*parts: Any) -> tuple:
+    """What a recording fixes of modules, for its key: numbers and modes, and where buffers lie."""
+    layers = [layer for part in parts if isinstance(part, nn.Module) for layer in part.modules()]
+    numbers = [
+        (name, repr(value))
+        for layer in layers
+        for name, value in vars(layer).items()
+        if isinstance(value, (bool, int, float, str, tuple))
+    ]
+    places = [(b.data_ptr(), b.shape) for layer in layers for b in layer.buffers(recurse=False)]
+    return tuple(numbers), tuple(places)
+
+
+def why_not_recorded(device: torch.device) -> str:
+    """The reason why nothing is recorded on `device` now; empty if there is none."""
+    if device.index is None or device.index == (current := torch.cuda.current_device()):
+        return ""
+    return f"tensors on {device}, current device cuda:{current}: torch.cuda.set_device({device.index})"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def copy_all(targets: list[Tensor], sources: Any) -> None:
@@ -125,14 +167,13 @@ def copy_all(targets: list[Tensor], sources: Any) -> None:
 
 
 @contextmanager
-def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: Any = None):
-    """Inside, kernels are recorded in `graph` instead of run.
+def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: Any = None) -> Iterator[None]:
+    """Inside, kernels of the current device are recorded in `graph` instead of run.
 
     If that fails, generators go on where they were: the default one of the device, and `generators`, those other ones
     that are drawn from.
     """
-    device = torch.cuda.current_device()
-    drawn_from = [torch.cuda.default_generators[device], *generators]
+    drawn_from = [torch.cuda.default_generators[torch.cuda.current_device()], *generators]
     states = [generator.get_state() for generator in drawn_from]
     for generator in generators:
         graph.register_generator_state(generator)
@@ -143,7 +184,7 @@ def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: A
     try:
         with torch.cuda.graph(graph, pool=pool):
             yield
-    except RuntimeError:
+    except BaseException:
         for generator, state in zip(drawn_from, states, strict=True):
             fresh = torch.Generator(generator.device)
             fresh.set_state(state)
@@ -155,13 +196,35 @@ def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: A
 
 
 @contextmanager
-def on_side_stream():
+def on_side_stream() -> Iterator[None]:
     """Inside, kernels go to another stream, as a recording needs of the calls before it; nothing on a CPU."""
     if not torch.cuda.is_available():
         yield
         return
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    try:
+        with torch.cuda.stream(side):
+            yield
+    finally:
+        torch.cuda.current_stream().wait_stream(side)
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of the generator that layers on `device` draw from."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Inside, layers draw as from `state`; afterwards the generator is as it was. None: nothing draws."""
+    if state is None:
         yield
-    torch.cuda.current_stream().wait_stream(side)
+        return
+    before = random_state(device)
+    put = (lambda s: torch.cuda.set_rng_state(s, device)) if device.type == "cuda" else torch.set_rng_state
+    put(state)
+    try:
+        yield
+    finally:
+        put(before)

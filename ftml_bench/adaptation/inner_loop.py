@@ -38,6 +38,7 @@ class Engine(Protocol):
     """What computes "adapt, then predict" and its exact derivative."""
 
     name: str
+    inner_lr: float
     inner_steps: int
     second_order: bool
     graphs: Graphs

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ftml_bench.adaptation.graphs import random_state, replayed
 from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError
-from ftml_bench.adaptation.steps import Weights, WrittenSteps, random_state, replayed
+from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.errors import UsageError
 
 

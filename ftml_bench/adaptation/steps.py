@@ -7,14 +7,14 @@ them. The gradient is the same; every step is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ftml_bench.adaptation.graphs import fixed_by, random_state, replayed
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
 
 Weights = dict[str, Tensor]
@@ -53,9 +53,7 @@ class WrittenSteps(InnerLoop):
         def function(x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
             return predict(dict(zip(names, values, strict=True)), x, y, query_x)
 
-        modes = tuple(module.training for module in self.model.modules())
-        places = tuple(buffer.data_ptr() for buffer in self.model.buffers())
-        constants = (*names, modes, places, self.inner_lr, self.inner_steps, self.second_order)
+        constants = (*names, self.inner_lr, self.inner_steps, self.second_order, fixed_by(self.model, self.criterion))
         return self.graphs.call(function, [x, y, query_x, *parameters.values()], constants)
 
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
@@ -259,27 +257,7 @@ class _Adjoint(torch.autograd.Function):
         )
 
 
-def random_state(device: torch.device) -> Tensor:
-    """The state of the generator that layers on `device` draw from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
 def _state_or_none(x: Tensor) -> Tensor | None:
     """The state of the generator of x's device; None while a CUDA graph is recorded, which has no state to read."""
     recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
     return None if recording else random_state(x.device)
-
-
-@contextmanager
-def replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
-    """Inside, layers draw as from `state`; afterwards the generator is as it was. None: nothing draws."""
-    if state is None:
-        yield
-        return
-    before = random_state(device)
-    put = (lambda s: torch.cuda.set_rng_state(s, device)) if device.type == "cuda" else torch.set_rng_state
-    put(state)
-    try:
-        yield
-    finally:
-        put(before)

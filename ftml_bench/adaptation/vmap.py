@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vjp
 
+from ftml_bench.adaptation.graphs import random_state, replayed
 from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, without_labels
-from ftml_bench.adaptation.steps import Weights, WrittenSteps, random_state, replayed
+from ftml_bench.adaptation.steps import Weights, WrittenSteps
 
 
 class VmapEngine(WrittenSteps):
