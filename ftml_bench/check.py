@@ -564,7 +564,8 @@ class ModelSubject:
         return cell._construct(self.cls, {**self.settings, **changes}, self.cls.__name__, hidden=set())
 
     def output(self, model: nn.Module, x: Tensor) -> Tensor:
-        labels = (torch.zeros(len(x), dtype=torch.long),) if isinstance(model, MultiTaskModule) else ()
+        takes_labels = isinstance(model, MultiTaskModule)
+        labels = (torch.zeros(len(x), dtype=torch.long, device=x.device),) if takes_labels else ()
         return model(x, *labels)
 
 
@@ -617,6 +618,21 @@ def _norm_is_converted(subject: ModelSubject) -> None:
                 )
 
 
+def _moves(subject: ModelSubject) -> None:
+    """On a GPU; without one on PyTorch's "meta" device, whose tensors have shapes but no numbers."""
+    device = "cuda" if torch.cuda.is_available() else "meta"
+    model = subject.construct().to(device)
+    try:
+        output = subject.output(model, subject.x.to(device))
+    except (NotImplementedError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if device == "meta" and (isinstance(error, NotImplementedError) or "item()" in reason):
+            raise NotTestedError("it asks for numbers on the way, and there is no GPU here") from error
+        raise BrokenError(f"moved to another device it fails: {reason}") from error
+    if output.device.type != device:
+        raise BrokenError(f"moved to {device!r} it gives outputs on {output.device.type!r}")
+
+
 def _engine_is_exact(subject: ModelSubject) -> None:
     """The meta-gradient of the engine that "auto" picks, in float64, against the definition written out."""
     model = convert_batch_norm(subject.construct()).double().eval()
@@ -657,5 +673,6 @@ MODEL_CONTRACTS: dict[str, Callable[[Any], None]] = {
     "same seed, same parameters": _same_seed_same_parameters,
     "evaluation mode predicts point by point": _one_by_one,
     "batch norm can be converted": _norm_is_converted,
+    "another device": _moves,
     "an engine treats it exactly": _engine_is_exact,
 }

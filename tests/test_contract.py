@@ -268,10 +268,29 @@ class Neighbours(TooFew):
         return super().forward(x - x.mean(0))
 
 
+class LeftBehind(OwnSeed):
+    """What it multiplies by is no buffer, and stays where it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = torch.ones(10)
+
+    def forward(self, x):
+        return super().forward(x) * self.factors
+
+
+class Elsewhere(TooFew):
+    def forward(self, x):
+        super().forward(x)
+        return torch.zeros(len(x), 10)
+
+
 @pytest.mark.parametrize(
     ("contract", "cls"),
     [
         ("output fits the benchmark's labels", TooFew),
+        ("another device", LeftBehind),
+        ("another device", Elsewhere),
         ("same seed, same parameters", OwnSeed),
         ("evaluation mode predicts point by point", Neighbours),
     ],
@@ -305,7 +324,7 @@ def test_a_model_of_avalanche_with_dropout_and_one_with_batch_norm_hold_them():
 def test_the_command_prints_a_line_a_contract(capsys):
     assert main(["check", "SinusoidMLP", "--benchmark", "Sinusoids", "--set", "hidden=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:11].strip() for line in lines] == ["holds"] * 5 + ["not tested", "holds"]
+    assert [line[:11].strip() for line in lines] == ["holds"] * 5 + ["not tested", "holds", "holds"]
     assert lines[5] == "not tested  batch norm can be converted: it has no batch norm"
 
 
