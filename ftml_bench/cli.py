@@ -421,14 +421,13 @@ def _check_device(name: str) -> None:
         return
     import torch
 
-    usable = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-    try:
-        if torch.empty(0, device=name).is_cuda:
-            return
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        raise UsageError(f"--device {name}: {reason}: expected one of {usable}") from error
-    raise UsageError(f"--device {name}: expected one of {usable}")
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    usable = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if name in usable:
+        return
+    if name.split(":")[0] == "cuda" and not gpus:
+        raise UsageError(f"--device {name}: PyTorch finds no GPU here: expected cpu")
+    raise unknown("--device", name, usable)
 
 
 def _usable_cores() -> int:

@@ -1,10 +1,12 @@
 """The command line: exit codes, one-line errors, and that it starts without torch."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 import ftml_bench.cell
@@ -23,6 +25,7 @@ def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
         "rounds": 2,
         "datapoints_per_round": 8,
         "data": data,
+        "device": device,
         "definition": definition.to_dict(),
     }
     writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": protocol})
@@ -292,3 +295,37 @@ def test_a_reader_that_had_enough_is_no_error():
     assert done.stdout == "leaderboards:\n"
     assert not done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "message"),
+    [
+        (0, "cuda", "--device cuda: PyTorch finds no GPU here: expected cpu"),
+        (0, "gpu", "unknown --device 'gpu'"),
+        (2, "cuda:2", "did you mean 'cuda:1'"),
+        (2, "meta", "expected one of: cpu, cuda, cuda:0, cuda:1"),
+    ],
+)
+@pytest.mark.parametrize("command", [("run", "Sinusoids", "FTML"), ("speed",)])
+def test_a_device_that_is_not_there_is_refused(command, gpus, device, message, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert message in refused(*command, "--device", device)
+
+
+def test_the_device_comes_to_the_cells_which_run_one_by_one_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    jobs = []
+    run_cells = schedule.run_cells
+
+    def watched(*arguments, **settings):
+        jobs.append(settings["jobs"])
+        return run_cells(*arguments, **settings)
+
+    monkeypatch.setattr(schedule, "run_cells", watched)
+    command = ["leaderboard", write_definition(FTML=None), "--quiet", "--out"]
+    assert cli.main([*command, "gpu", "--device", "cuda"]) == 0
+    assert cli.main([*command, "cpu"]) == 0
+    for folder in ("gpu", "cpu"):
+        (record,) = (tmp_path / folder).rglob("seed-0/record.json")
+        assert json.loads(record.read_text())["protocol"]["device"] == {"gpu": "cuda", "cpu": "cpu"}[folder]
+    assert jobs == [1, cli._usable_cores()]
