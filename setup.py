@@ -21,6 +21,7 @@ setup(
         "ftml_bench",
         "ftml_bench.adaptation",
         "ftml_bench.benchmarks",
+        "ftml_bench.check",
         "ftml_bench.leaderboards",
         "ftml_bench.metrics",
         "ftml_bench.models",

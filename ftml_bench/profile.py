@@ -162,7 +162,7 @@ def _whole_round(definition: Definition, benchmark: TaskStream, number: int, fol
     for _ in _arrivals(definition, benchmark, number - 1, folder, watch, device, first=0, watched=False):
         count += 1
     seconds = watch.seconds[LOOP]
-    rounds = definitions.load("rainbow_mnist").benchmarks[0].settings.get("rounds", 56)
+    rounds = len(benchmark.train_stream)
     return (
         f"round {number}: {seconds:.1f} s for its {count} arrivals, {1e3 * seconds / count:.0f} ms each; "
         f"{rounds} such rounds: {rounds * seconds / 60:.1f} min"

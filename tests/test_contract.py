@@ -11,7 +11,7 @@ from ftml_bench import check as checks
 from ftml_bench import registry
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.benchmarks.data import data_root
-from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONTRACTS, check
+from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONTRACTS, check, models
 from ftml_bench.cli import main
 from ftml_bench.strategies import FTML, FromScratch, TrainOnEverything
 
@@ -179,7 +179,7 @@ class SeesTheAnswers(FTML):
 def test_a_strategy_can_break_each(contract, cls):
     settings = SMALL["FTML"] if issubclass(cls, FTML) else {}
     subject = checks.StrategySubject(f"{__name__}:{cls.__name__}", cls, settings, "RainbowDigits", {})
-    outcome = checks._outcome(contract, STRATEGY_CONTRACTS[contract], subject)
+    outcome = checks.outcome_of(contract, STRATEGY_CONTRACTS[contract], subject)
     assert outcome.verdict == "broken", outcome
 
 
@@ -248,7 +248,7 @@ class Numbered(Sinusoids):
     ],
 )
 def test_a_benchmark_can_break_each(contract, cls):
-    outcome = checks._outcome(contract, BENCHMARK_CONTRACTS[contract], checks.BenchmarkSubject(cls, {}))
+    outcome = checks.outcome_of(contract, BENCHMARK_CONTRACTS[contract], checks.BenchmarkSubject(cls, {}))
     assert outcome.verdict == "broken", outcome
 
 
@@ -296,7 +296,7 @@ class Elsewhere(TooFew):
     ],
 )
 def test_a_model_can_break_each(contract, cls):
-    outcome = checks._outcome(contract, MODEL_CONTRACTS[contract], checks.ModelSubject(cls, {}, "RainbowDigits", {}))
+    outcome = checks.outcome_of(contract, MODEL_CONTRACTS[contract], checks.ModelSubject(cls, {}, "RainbowDigits", {}))
     assert outcome.verdict == "broken", outcome
 
 
@@ -304,10 +304,10 @@ def test_a_wrong_engine_is_found(monkeypatch):
     """First order in place of second: the gradient is another by little."""
     subject = checks.ModelSubject(registry.load("model", "SinusoidMLP"), {}, "Sinusoids", {})
     contract = MODEL_CONTRACTS["an engine treats it exactly"]
-    assert checks._outcome("exact", contract, subject).verdict == "holds"
-    right = checks.make_engine
-    monkeypatch.setattr(checks, "make_engine", lambda *a, **k: right(*a, **k, second_order=False))
-    assert checks._outcome("exact", contract, subject).verdict == "broken"
+    assert checks.outcome_of("exact", contract, subject).verdict == "holds"
+    right = models.make_engine
+    monkeypatch.setattr(models, "make_engine", lambda *a, **k: right(*a, **k, second_order=False))
+    assert checks.outcome_of("exact", contract, subject).verdict == "broken"
 
 
 def test_a_model_of_avalanche_with_dropout_and_one_with_batch_norm_hold_them():

@@ -57,7 +57,7 @@ def report(*, repeats: int, threads: list[int] | None = None, device: str = "cpu
     for way, peaks in peaks_of(MEMORY_WAYS, MEMORY_STEPS).items():
         yield _row([way, *(f"{peak:.0f}" for peak in peaks)])
     if on_gpu:
-        yield from _times(repeats, device, f"{device}", clock_of(device))
+        yield from _times(repeats, device, device, clock_of(device))
     for count in () if on_gpu else threads or sorted({1, usable_cores()}):
         torch.set_num_threads(count)
         clock = time.process_time if count == 1 else time.perf_counter
