@@ -42,11 +42,8 @@ class MetaStep:
 
     def possible(self) -> bool:
         """Whether nothing has to be done inside an iteration, and steps can be recorded."""
-        if (
-            not self.note
-            and self._strategy.device.type == "cuda"
-            and (reason := why_not_recorded(self._strategy.device))
-        ):
+        reason = why_not_recorded(self._strategy.device)
+        if reason:
             self.note = f"no CUDA graph of the training step ({reason})"
         return not self.note and not acts_inside_iterations(self._strategy)
 
@@ -56,19 +53,20 @@ class MetaStep:
         if self._key is None or self._key != self._found_key():
             done = min(steps, WARM_UP)
             with on_side_stream():
-                for _ in range(done):
-                    self._strategy.optimizer.zero_grad()
-                    self._step()
-                    self._update_outside()
+                self._take(done)
             if done < steps and not self._record():
-                for _ in range(steps - done):
-                    self._strategy.optimizer.zero_grad()
-                    self._step()
-                    self._update_outside()
+                self._take(steps - done)
                 done = steps
         if done < steps:
             self._replay(steps - done)
         self._count(steps)
+
+    def _take(self, steps: int) -> None:
+        """Take steps as they are."""
+        for _ in range(steps):
+            self._strategy.optimizer.zero_grad()
+            self._step()
+            self._update_outside()
 
     def _step(self) -> None:
         """A training step as Avalanche's loop takes it, up to the update if that is done outside."""
