@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,13 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.measures import CURVES
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import all_arrivals, evaluations, in_hindsight, total_evaluations
+from ftml_bench.protocol import Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
 from ftml_bench.resuming import StateSaver, begin_or_go_on
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.learning_rate import LearningRateAfter
 from ftml_bench.strategies.stock import needs_classes, on_arrivals
+from ftml_bench.strategies.together import Together
 
 # What the cell decides itself, so that no row can differ in it.
 _GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
@@ -73,6 +75,61 @@ def run_cell(
         default, TF32, has errors of 1e-3 in them.
     :return: "finished", or "diverged" if a loss became NaN or infinite, which ends the run there.
     """
+    running = _running(definition, cell, folder, data, on_evaluation, device)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            return end.value
+
+
+def run_together(
+    definition: Definition,
+    folders: dict[Cell, Path],
+    data: str | None,
+    on_evaluation: Callable[[Cell, int, int], None],
+    device: str,
+) -> dict[Cell, str | Exception]:
+    """Run several seeds of a row of FTML, whose training steps go through the device together (see `Together`).
+
+    Each comes to what it comes to alone, up to rounding (with other draws of layers that draw, such as dropout).
+
+    :param on_evaluation: called with the cell first; everything else is as in `run_cell`.
+    :return: what `run_cell` returns or raises for each.
+    """
+    together = Together()
+    running = {
+        cell: _running(definition, cell, folder, data, partial(on_evaluation, cell), device, together)
+        for cell, folder in folders.items()
+    }
+    ended: dict[Cell, str | Exception] = {}
+    while running:
+        for cell in list(running):
+            try:
+                next(running[cell])  # evaluates after the last arrival, takes in the next
+            except StopIteration as end:
+                ended[cell] = end.value
+            except Exception as error:  # the others go on
+                ended[cell] = error
+            if cell in ended:
+                del running[cell]
+        try:
+            together.take_steps()
+        except Exception as error:  # of all, such as a lack of memory
+            return ended | dict.fromkeys(running, error)
+    return ended
+
+
+def _running(
+    definition: Definition,
+    cell: Cell,
+    folder: Path,
+    data: str | None,
+    on_evaluation: Callable[[int, int], None],
+    device: str,
+    together: Together | None = None,
+) -> Generator[None, None, str]:
+    """`run_cell` with a pause after each training, in which `together` takes the steps."""
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False
     if torch.device(device).index is not None:
@@ -94,18 +151,25 @@ def run_cell(
     begun = begin_or_go_on(folder, header, strategy, all_arrivals(benchmark, arrivals, seed=cell.seed))
     if begun.spoiled:
         strategy = build()
+    if isinstance(strategy, FTML):
+        strategy.together = together
     events = TensorboardLogger(str(folder / "tb"))
     strategy.evaluator.loggers.append(events)
     total = total_evaluations(benchmark, arrivals)
+    parts: Iterator[Evaluation | None]
     if row.comparator:
-        steps = in_hindsight(strategy, benchmark, steps=total * spec.steps)
+        parts = in_hindsight(strategy, benchmark, steps=total * spec.steps)
         total = len(benchmark.train_stream)
     else:
-        steps = evaluations(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
+        parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
 
     writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
-    status, fields = "finished", {}
-    for done, evaluation in enumerate(steps, begun.done + 1):
+    status, fields, done = "finished", {}, begun.done
+    for evaluation in parts:
+        if evaluation is None:
+            yield
+            continue
+        done += 1
         writer.append(asdict(evaluation), saver.seconds)
         for measure, value, round in measured.take():
             writer.append_measure(round, measure, value)

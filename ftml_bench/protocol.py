@@ -70,10 +70,24 @@ def evaluations(
     :param seed: of the order in which the data of a round arrive.
     :param skip: how many arrivals `strategy` has been trained on; see `ftml_bench.saving`.
     """
+    parts = in_two_parts(strategy, benchmark, arrivals, seed=seed, skip=skip)
+    return (evaluation for evaluation in parts if evaluation is not None)
+
+
+def in_two_parts(
+    strategy: SupervisedTemplate,
+    benchmark: CLScenario,
+    arrivals: int | Sequence[int],
+    *,
+    seed: int = 0,
+    skip: int = 0,
+) -> Iterator[Evaluation | None]:
+    """`evaluations` with a pause after each training, where it yields None: for learners that train together."""
     probe = _Probe() if hasattr(strategy, "cost") else _CountingProbe()
     for arrival in itertools.islice(all_arrivals(benchmark, arrivals, seed=seed), skip, None):
         with probe.attached(strategy):
             strategy.train(arrival, eval_streams=[])
+            yield None
             strategy.eval([held_out(benchmark, arrival)])
         cost = probe.cost if isinstance(probe, _CountingProbe) else strategy.cost
         yield Evaluation(

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ from ftml_bench.errors import UsageError
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
 # By name, because it is imported where it runs: this module and the command line stay free of torch.
 RUN_CELL = "ftml_bench.cell:run_cell"
+# The same for several seeds of a row at once, on a GPU; and how many at most: with four it is as busy as it gets.
+RUN_TOGETHER = "ftml_bench.cell:run_together"
+MOST_TOGETHER = 4
 KEPT = ("finished", "diverged")
 
+Group = list[Cell]  # what is run at once in a process
 Where = tuple[str | None, str]  # folder of data sets, device
 Outcome = tuple[Cell, str, str]  # cell, status, message (why it failed; empty otherwise)
 
@@ -37,7 +42,7 @@ def run_cells(
     definition: Definition, root: Path, *, jobs: int, data: str | None, quiet: bool, device: str = "cpu"
 ) -> list[Outcome]:
     """Runs all cells that `root` does not hold yet, in `jobs` processes; one thread each, so that no number depends on
-    `jobs`.
+    `jobs`. On a GPU the seeds of a row of FTML are run together in one process.
 
     Cells that finished or diverged are kept. One that was interrupted goes on from its saved state, others are run
     from the start. A cell that fails is recorded, and the others go on.
@@ -57,10 +62,11 @@ def run_cells(
         if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
             shutil.rmtree(root / cell.folder)
     progress = _Progress(definition, todo, kept=len(outcomes), quiet=quiet)
+    groups = _groups(definition, todo, device)
     try:
         # One job needs no second process, which would import avalanche (seconds) once more.
-        run = _run_here if min(jobs, len(todo)) <= 1 else _run_in_pool
-        for outcome in run(definition, root, todo, jobs, (data, device), progress):
+        run = _run_here if min(jobs, len(groups)) <= 1 else _run_in_pool
+        for outcome in run(definition, root, groups, jobs, (data, device), progress):
             outcomes[outcome[0]] = outcome
     finally:
         progress.close()
@@ -111,34 +117,50 @@ def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
     return row.strategy != "FTML", -row.settings.get("step_factor", 1)
 
 
+def _groups(definition: Definition, todo: list[Cell], device: str) -> list[Group]:
+    """What is run at once in a process, in the order of the first cells: a cell, or on a GPU several seeds of FTML."""
+    groups: list[Group] = []
+    for cell in todo:
+        row = definition.benchmark(cell.benchmark).row(cell.row)
+        last = groups[-1] if groups else []
+        same_row = any((cell.benchmark, cell.row) == (other.benchmark, other.row) for other in last)
+        if device != "cpu" and row.strategy == "FTML" and not row.comparator and same_row and len(last) < MOST_TOGETHER:
+            last.append(cell)
+        else:
+            groups.append([cell])
+    return groups
+
+
 def _run_here(
-    definition: Definition, root: Path, todo: list[Cell], jobs: int, where: Where, progress: _Progress
+    definition: Definition, root: Path, groups: list[Group], jobs: int, where: Where, progress: _Progress
 ) -> list[Outcome]:
-    if todo:
+    if groups:
         _one_thread()
     outcomes = []
-    for cell in todo:
-        outcomes.append(_run_one(RUN_CELL, definition, cell, root, where, _reporter(progress.evaluated, cell)))
-        progress.ended()
+    for group in groups:
+        for outcome in _run_group(_runners(), definition, group, root, where, progress.evaluated):
+            outcomes.append(outcome)
+            progress.ended()
     return outcomes
 
 
 def _run_in_pool(
-    definition: Definition, root: Path, todo: list[Cell], jobs: int, where: Where, progress: _Progress
+    definition: Definition, root: Path, groups: list[Group], jobs: int, where: Where, progress: _Progress
 ) -> list[Outcome]:
     # spawn: a forked process would inherit torch's threads in a state in which they hang.
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _start_worker, (reports,)) as pool:
-        pending = {pool.submit(_run_in_worker, RUN_CELL, definition, cell, root, where): cell for cell in todo}
+    with ProcessPoolExecutor(min(jobs, len(groups)), context, _start_worker, (reports,)) as pool:
+        pending = {pool.submit(_run_in_worker, _runners(), definition, group, root, where): group for group in groups}
         try:
             while pending:
                 ended, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 progress.drain(reports)
                 for future in ended:
-                    outcomes.append(_outcome(future, pending.pop(future), definition, root))
-                    progress.ended()
+                    for outcome in _outcomes(future, pending.pop(future), definition, root):
+                        outcomes.append(outcome)
+                        progress.ended()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -147,37 +169,58 @@ def _run_in_pool(
     return outcomes
 
 
-def _outcome(future: Future[Outcome], cell: Cell, definition: Definition, root: Path) -> Outcome:
+def _outcomes(future: Future[list[Outcome]], group: Group, definition: Definition, root: Path) -> list[Outcome]:
     try:
         return future.result()
     except BrokenProcessPool as error:
         reason = "a worker process was ended from outside (out of memory?)"
-        record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
-        return cell, "failed", reason
+        for cell in group:
+            record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
+        return [(cell, "failed", reason) for cell in group]
 
 
-def _run_one(
-    run_cell: str,
+def _runners() -> tuple[str, str]:
+    return RUN_CELL, RUN_TOGETHER  # given to a worker, which imports them
+
+
+def _run_group(
+    runners: tuple[str, str],
     definition: Definition,
-    cell: Cell,
+    group: Group,
     root: Path,
     where: Where,
-    on_evaluation: Callable[[int, int], None],
-) -> Outcome:
-    """Runs a cell; whatever it raises is recorded and becomes its outcome."""
-    folder = root / cell.folder
+    on_evaluation: Callable[[Cell, int, int], None],
+) -> list[Outcome]:
+    """Runs the cells of a group; whatever one of them raises is recorded and becomes its outcome."""
+    data, device = where
+    ended: dict[Cell, str | Exception] = {}
     try:
-        module, function = run_cell.split(":")
-        data, device = where
-        run = getattr(importlib.import_module(module), function)
-        status = run(definition, cell, folder, data, on_evaluation, device=device)
+        run, together = map(_imported, runners)
+        if len(group) == 1:
+            (cell,) = group
+            report = partial(on_evaluation, cell)
+            ended[cell] = run(definition, cell, root / cell.folder, data, report, device=device)
+        else:
+            folders = {cell: root / cell.folder for cell in group}
+            ended = together(definition, folders, data, on_evaluation, device)
     except Exception as error:
-        text = " ".join(str(error).split())
-        reason = text if isinstance(error, UsageError) else f"{type(error).__name__}: {text}"
-        record.mark_failed(folder, definition.hash, reason, traceback.format_exc())
-        (folder / record.SAVED_STATE).unlink(missing_ok=True)  # what failed is mended and then done from the start
-        return cell, "failed", reason
-    return cell, status, ""
+        ended = dict.fromkeys(group, error)
+    return [_ended(definition, cell, root / cell.folder, ended[cell]) for cell in group]
+
+
+def _imported(name: str) -> Any:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _ended(definition: Definition, cell: Cell, folder: Path, end: str | Exception) -> Outcome:
+    if not isinstance(end, Exception):
+        return cell, end, ""
+    text = " ".join(str(end).split())
+    reason = text if isinstance(end, UsageError) else f"{type(end).__name__}: {text}"
+    record.mark_failed(folder, definition.hash, reason, "".join(traceback.format_exception(end)))
+    (folder / record.SAVED_STATE).unlink(missing_ok=True)  # what failed is mended and then done from the start
+    return cell, "failed", reason
 
 
 _reports: Any = None  # in a worker: the queue to report evaluations to, set when the process starts
@@ -190,15 +233,13 @@ def _start_worker(reports: Any) -> None:
     _one_thread()
 
 
-def _run_in_worker(run_cell: str, definition: Definition, cell: Cell, root: Path, where: Where) -> Outcome:
+def _run_in_worker(
+    runners: tuple[str, str], definition: Definition, group: Group, root: Path, where: Where
+) -> list[Outcome]:
     def report(cell: Cell, done: int, total: int) -> None:
         _reports.put((cell, done, total))
 
-    return _run_one(run_cell, definition, cell, root, where, _reporter(report, cell))
-
-
-def _reporter(report: Callable[[Cell, int, int], None], cell: Cell) -> Callable[[int, int], None]:
-    return lambda done, total: report(cell, done, total)
+    return _run_group(runners, definition, group, root, where, report)
 
 
 def _one_thread() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.benchmarks.stacked import as_input
-from ftml_bench.buffer import TaskBuffer, labels_of
+from ftml_bench.buffer import Batch, TaskBuffer, labels_of
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
@@ -102,6 +102,7 @@ class Learner(SupervisedTemplate):
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self._own_model = self.model
+        self._ahead: dict[tuple[int, ...] | None, nn.Module] = {}  # in an evaluation: what predicts tasks, by labels
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
 
     # -- what a learner is
@@ -247,6 +248,7 @@ class Learner(SupervisedTemplate):
             with preserved_random_state(self.device):
                 return super().eval(exp_list, **kwargs)
         finally:
+            self._ahead = {}
             self.model = model
             self._load_train_state(state)
             self.mbatch, self.mb_output, self.loss = iteration
@@ -259,9 +261,20 @@ class Learner(SupervisedTemplate):
         torch.manual_seed(derive(self.seed, "new outputs"))
         return super().model_adaptation(deepcopy(self._own_model))
 
+    def _before_eval(self, **kwargs) -> None:
+        super()._before_eval(**kwargs)
+        stream = self.current_eval_stream
+        if hasattr(stream, "__len__") and len(stream) > 1:  # not what can be gone through only once
+            self._ahead = self._models_ahead([_task_labels(experience) for experience in stream])
+
+    def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
+        """What predicts some of the tasks that are about to be evaluated, by labels, where that saves time."""
+        return {}
+
     def _eval_exp(self, **kwargs) -> None:
         try:
-            self.model = self.model_for(self.experience)
+            ahead = self._ahead.get(_task_labels(self.experience))
+            self.model = self.model_for(self.experience) if ahead is None else ahead
             with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
                 super()._eval_exp(**kwargs)
         finally:
@@ -272,20 +285,27 @@ class Learner(SupervisedTemplate):
 
         Only the task label of `experience` is read. The model has to be in evaluation mode.
         """
-        # Avalanche's own online splitter leaves the labels with the whole experience.
-        labels = labels_of(getattr(experience, "origin_experience", None) or experience)
-        data = self.buffer.for_label(labels, limit=self.update_size, seed=self.seed)
+        labels = _task_labels(experience)
+        data = self._data_of(labels)
         return self.model if data is None else self._adapted_copy(*data, label=(labels or (0,))[0])
+
+    def _data_of(self, labels: tuple[int, ...] | None) -> Batch | None:
+        """What an evaluation adapts to; None if nothing of the task has arrived."""
+        return self.buffer.for_label(labels, limit=self.update_size, seed=self.seed)
 
     def _adapted_copy(self, x: Tensor, y: Tensor, label: int) -> nn.Module:
         """A copy of the model in evaluation mode after `_update` on the task's data."""
         copy = deepcopy(self.model)
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
+        self._keep_statistics(copy, x, labels)
+        return copy
+
+    def _keep_statistics(self, copy: nn.Module, x: Tensor, labels: Tensor) -> None:
+        """Let the norm layers of an adapted copy normalise by the task's data, if that is the rule."""
         if self.batch_norm == "support" and has_norm(copy):
             with batch_statistics(keep="recorded"):
                 avalanche_forward(copy, x, labels)
-        return copy
 
     def eval_dataset_adaptation(self, **kwargs) -> None:
         """As Avalanche's; remembers the dataset, to see whether a plugin replaces it."""
@@ -303,6 +323,11 @@ class Learner(SupervisedTemplate):
             [as_input(x.to(self.device)), y, torch.full((len(y),), label)]
             for x, y in map(stacked.take, torch.arange(len(stacked)).split(self.eval_mb_size))
         ]
+
+
+def _task_labels(experience: DatasetExperience) -> tuple[int, ...] | None:
+    """The task labels of an experience; Avalanche's own online splitter leaves them with the whole one."""
+    return labels_of(getattr(experience, "origin_experience", None) or experience)
 
 
 @contextmanager

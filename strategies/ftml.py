@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,9 @@ from ftml_bench.errors import UsageError
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.strategies.base import Learner, grows
 from ftml_bench.strategies.meta_step import MetaStep
+from ftml_bench.strategies.together import Together
+
+UPDATES_AT_ONCE = 16  # tasks whose data lie ready as floats at a time
 
 
 class FTML(Learner):
@@ -144,13 +148,16 @@ class FTML(Learner):
         on_gpu = self.device.type == "cuda" and plain and buffer_folder is None
         self.device_draws = DeviceDraws(self.buffer, seed) if on_gpu else None
         self._draws_on_device = False  # found out at each arrival
-        self._meta_step = MetaStep(self)
+        self._updates_in_one_pass = self.device.type == "cuda"
+        self._meta_step = MetaStep([self])
+        self.together: Together | None = None  # with whom steps are taken
 
     @property
     def chosen(self) -> dict[str, str]:
         """What computes the meta-gradient and why, for a record; see `Engine.chosen`."""
         chosen = self.engine.chosen
-        notes = [note for note in (chosen.get("engine_note"), self._meta_step.note) if note]
+        together = "" if self.together is None else self.together.note
+        notes = [note for note in (chosen.get("engine_note"), self._meta_step.note, together) if note]
         return {**chosen, "engine_note": "; ".join(notes)} if notes else chosen
 
     def _engine_for_task_labels(self, engine: str, adapted) -> str:
@@ -191,10 +198,16 @@ class FTML(Learner):
 
     def training_epoch(self, **kwargs) -> None:
         """As Avalanche's; on a GPU, where nothing acts inside an iteration, by replays of one recorded step."""
-        if self._draws_on_device and not self._stop_training and self._meta_step.possible():
-            self._meta_step.train(len(self._own_loader))
-        else:
+        if not self._draws_on_device or self._stop_training or not self._meta_step.possible():
             super().training_epoch(**kwargs)
+        elif self.together is not None and self.together.may_take(self):
+            self.together.note_steps(self, len(self._own_loader))
+        else:
+            self.take_steps(len(self._own_loader))
+
+    def take_steps(self, steps: int) -> None:
+        """Training steps at once, where nothing acts inside them: of nobody but this learner (see `Together`)."""
+        self._meta_step.train(steps)
 
     def _draw(self) -> list[Tensor]:
         if self._draws_on_device:
@@ -302,3 +315,34 @@ class FTML(Learner):
         adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
         model.load_state_dict(adapted, strict=False)
         self.cost.gradient_evaluations += self.update_steps * len(y)
+
+    def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
+        """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; on a CPU that is slower."""
+        if not self._updates_in_one_pass or is_multi_task_module(self.model) or grows(self.model):
+            return {}
+        found: dict[tuple[int, ...] | None, nn.Module] = {}
+        waiting: dict[torch.Size, list] = {}  # by the shape of their inputs
+        for labels in dict.fromkeys(tasks):
+            data = self._data_of(labels)
+            if data is None:
+                continue
+            self.cost.gradient_evaluations += tasks.count(labels) * self.update_steps * len(data[1])
+            same = waiting.setdefault(data[0].shape, [])
+            same.append((labels, *data))
+            if len(same) == UPDATES_AT_ONCE:
+                found |= self._adapted_copies(waiting.pop(data[0].shape))
+        for same in waiting.values():
+            found |= self._adapted_copies(same)
+        return found
+
+    def _adapted_copies(self, tasks: list) -> dict[tuple[int, ...] | None, nn.Module]:
+        """As `_adapted_copy`, for tasks (labels, x, y) of one size."""
+        x, y = (torch.stack([task[part] for task in tasks]) for part in (1, 2))
+        adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps)
+        copies = {}
+        for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
+            copy = deepcopy(self.model)
+            copy.load_state_dict(weights, strict=False)
+            self._keep_statistics(copy, own_x, torch.zeros(len(own_x), device=own_x.device))
+            copies[labels] = copy
+        return copies

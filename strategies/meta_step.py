@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +12,7 @@ from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
 from ftml_bench.adaptation.graphs import WARM_UP, first_line, fixed_by, on_side_stream, recording, why_not_recorded
+from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.strategies.per_round import PerRound
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 HOOKS = [
     f"{when}_{part}" for part in ("training_iteration", "forward", "backward", "update") for when in ("before", "after")
 ]
+LATER_HOOKS = ["after_training_epoch", "after_training_exp", "after_training"]
 # What Avalanche's loop calls of a strategy in an iteration: a subclass may do there what no recording would repeat.
 _CALLED = [*(f"_{hook}" for hook in HOOKS), "forward", "criterion", "backward", "optimizer_step", "_draw"]
 _EMPTY = (BasePlugin, BaseSGDPlugin, SupervisedPlugin, PluginMetric)  # their hooks do nothing
@@ -30,22 +33,25 @@ class MetaStep:
     The first steps are taken as they are, which warms up; then one is recorded, and replayed for the others. It is
     recorded anew when anything has moved that it reads or writes, or a learning rate has changed. An optimiser that
     cannot be recorded (`capturable=True` is missing) takes its steps between the replays.
+
+    :param strategies: one, or several that differ in nothing but their data, parameters and draws (see `Together`):
+        the meta-batches of all go through the engine in one pass, and every strategy gets the step that it takes alone.
     """
 
-    def __init__(self, strategy: FTML) -> None:
-        self._strategy = strategy
+    def __init__(self, strategies: Sequence[FTML]) -> None:
+        self.strategies = list(strategies)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._key: tuple | None = None
         self._gradients: list[Tensor | None] = []
-        self._static: tuple = ()  # minibatch, outputs and loss of the recorded step
+        self._static: list[tuple] = []  # minibatch, outputs and loss of the recorded step, for each strategy
         self.note = ""  # why nothing is recorded, once that has failed
 
     def possible(self) -> bool:
         """Whether nothing has to be done inside an iteration, and steps can be recorded."""
-        reason = why_not_recorded(self._strategy.device)
+        reason = why_not_recorded(self.strategies[0].device)
         if reason:
             self.note = f"no CUDA graph of the training step ({reason})"
-        return not self.note and not acts_inside_iterations(self._strategy)
+        return not self.note and not any(map(acts_inside_iterations, self.strategies))
 
     def train(self, steps: int) -> None:
         """Take `steps` training steps."""
@@ -59,120 +65,174 @@ class MetaStep:
                 done = steps
         if done < steps:
             self._replay(steps - done)
-        self._count(steps)
+        for strategy in self.strategies:
+            _count(strategy, steps)
 
     def _take(self, steps: int) -> None:
         """Take steps as they are."""
         for _ in range(steps):
-            self._strategy.optimizer.zero_grad()
+            self._zero_grad()
             self._step()
             self._update_outside()
 
+    def _zero_grad(self) -> None:
+        for strategy in self.strategies:
+            strategy.optimizer.zero_grad()
+
     def _step(self) -> None:
         """A training step as Avalanche's loop takes it, up to the update if that is done outside."""
-        strategy = self._strategy
-        with strategy.engine.graphs.off():
+        for strategy in self.strategies:
             strategy.mbatch = strategy._draw()
-            strategy.mb_output = strategy.forward()
+        self._forward()
+        for strategy in self.strategies:
             strategy.loss = strategy._make_empty_loss() + strategy.criterion()
-            strategy.backward()
+        # no parameter is in two losses: each gets the gradient of its own
+        torch.stack([strategy.loss for strategy in self.strategies]).sum().backward()
         if self._updates_inside:
-            strategy.optimizer_step()
+            self._update()
+
+    def _forward(self) -> None:
+        """Post-adaptation outputs on the query points; those of several strategies in one pass."""
+        first, *others = self.strategies
+        if not others:
+            with first.engine.graphs.off():
+                first.mb_output = first.forward()
+            return
+        tasks = len(first.mbatch[2])
+        for strategy in self.strategies:
+            strategy._note_support_statistics(strategy.mbatch[2], strategy.mbatch[4].unflatten(0, (tasks, -1))[:, :1])
+        support_x, support_y = (torch.cat([s.mbatch[part] for s in self.strategies]) for part in (2, 3))
+        query_x = torch.cat([s.mb_x.unflatten(0, (tasks, -1)) for s in self.strategies])
+        parameters = {
+            name: torch.cat([s.model.get_parameter(name).expand(tasks, *p.shape) for s in self.strategies])
+            for name, p in first.model.named_parameters()
+        }
+        outputs = first.engine.predict_each(parameters, (support_x, support_y), query_x)
+        for strategy, own in zip(self.strategies, outputs.split(tasks), strict=True):
+            strategy.mb_output = own.flatten(0, 1)
 
     @property
     def _updates_inside(self) -> bool:
-        """Whether the optimiser's step does all its work on the device, with numbers that stay."""
-        optimizer = self._strategy.optimizer
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-            return False
-        if type(optimizer) is torch.optim.SGD:  # which counts no steps
-            return not any(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
-        return all(group.get("capturable", False) for group in optimizer.param_groups)
+        """Whether the optimisers' steps do all their work on the device, with numbers that stay."""
+        return all(_works_on_device(strategy.optimizer) for strategy in self.strategies)
+
+    def _update(self) -> None:
+        for strategy in self.strategies:
+            strategy.optimizer_step()
 
     def _update_outside(self) -> None:
         if not self._updates_inside:
-            self._strategy.optimizer_step()
+            self._update()
 
     def _record(self) -> bool:
-        strategy = self._strategy
-        assert strategy.device_draws is not None
-        self._graph, self._key, self._static, self._gradients = None, None, (), []  # their memory is free for the next
-        strategy.optimizer.zero_grad()  # the gradients become the graph's own
+        self._graph, self._key, self._static, self._gradients = None, None, [], []  # their memory is free for the next
+        self._zero_grad()  # the gradients become the graph's own
         try:
             graph = torch.cuda.CUDAGraph()
-            with recording(graph, strategy.device_draws.rng):
+            with recording(graph, *(_draws(strategy).rng for strategy in self.strategies)):
                 self._step()
         except Exception as error:  # whatever a criterion or an optimiser runs into
             self.note = f"no CUDA graph of the training step ({first_line(error)})"
             return False
         self._graph, self._key = graph, self._found_key()
         self._gradients = [p.grad for p in self._parameters()]
-        self._static = strategy.mbatch, strategy.mb_output, strategy.loss
+        self._static = [(s.mbatch, s.mb_output, s.loss) for s in self.strategies]
         return True
 
     def _replay(self, steps: int) -> None:
         assert self._graph is not None
-        strategy = self._strategy
         for p, gradient in zip(self._parameters(), self._gradients, strict=True):
             p.grad = gradient
-        strategy.mbatch, strategy.mb_output, strategy.loss = self._static
+        for strategy, static in zip(self.strategies, self._static, strict=True):
+            strategy.mbatch, strategy.mb_output, strategy.loss = static
         for _ in range(steps):
             self._graph.replay()
             self._update_outside()
 
     def _parameters(self) -> list[Tensor]:
-        return [p for group in self._strategy.optimizer.param_groups for p in group["params"]]
-
-    def _count(self, steps: int) -> None:
-        strategy, clock = self._strategy, self._strategy.clock
-        images, gradient_evaluations = strategy._step_cost()
-        strategy.cost.steps += steps
-        strategy.cost.images += steps * images
-        strategy.cost.gradient_evaluations += steps * gradient_evaluations
-        for counter in ("train_epoch_iterations", "train_exp_iterations", "train_iterations", "total_iterations"):
-            setattr(clock, counter, getattr(clock, counter) + steps)
+        return [p for s in self.strategies for group in s.optimizer.param_groups for p in group["params"]]
 
     def _found_key(self) -> tuple:
         """Everything that a recorded step has fixed: where tensors lie, which are trained, and numbers."""
-        strategy, engine = self._strategy, self._strategy.engine
-        assert strategy.device_draws is not None
-        optimizer = strategy.optimizer
-        tensors = [*strategy.model.parameters(), *strategy.model.buffers()]
-        numbers: list[Any] = []
-        if self._updates_inside:
-            tensors += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-            groups = optimizer.param_groups
-            numbers = [tuple((n, v) for n, v in g.items() if isinstance(v, (bool, int, float, tuple))) for g in groups]
         return (
-            tuple(t.data_ptr() for t in tensors),
-            tuple(p.requires_grad for p in strategy.model.parameters()),
+            *(_fixed(strategy, updates=self._updates_inside) for strategy in self.strategies),
             tuple(id(p) for p in self._parameters()),
-            strategy.device_draws.places,
-            tuple(numbers),
-            fixed_by(strategy.model, strategy._criterion),
-            (id(engine), engine.inner_lr, engine.inner_steps, engine.second_order),
-            (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
             self._updates_inside,
             torch.is_autocast_enabled("cuda"),
         )
 
 
+def _works_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimiser's step does all its work on the device, with numbers that stay."""
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return False
+    if type(optimizer) is torch.optim.SGD:  # which counts no steps
+        return not any(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
+    return all(group.get("capturable", False) for group in optimizer.param_groups)
+
+
+def _draws(strategy: FTML) -> DeviceDraws:
+    assert strategy.device_draws is not None
+    return strategy.device_draws
+
+
+def _fixed(strategy: FTML, *, updates: bool) -> tuple:
+    """What a recorded step fixes of one strategy; `updates`: the optimiser's step is recorded too."""
+    engine, optimizer = strategy.engine, strategy.optimizer
+    tensors = [*strategy.model.parameters(), *strategy.model.buffers()]
+    numbers: list[Any] = []
+    if updates:
+        tensors += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
+        groups = optimizer.param_groups
+        numbers = [tuple((n, v) for n, v in g.items() if isinstance(v, (bool, int, float, tuple))) for g in groups]
+    return (
+        tuple(t.data_ptr() for t in tensors),
+        tuple(p.requires_grad for p in strategy.model.parameters()),
+        _draws(strategy).places,
+        tuple(numbers),
+        fixed_by(strategy.model, strategy._criterion),
+        (id(engine), engine.inner_lr, engine.inner_steps, engine.second_order),
+        (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
+    )
+
+
+def _count(strategy: FTML, steps: int) -> None:
+    clock = strategy.clock
+    images, gradient_evaluations = strategy._step_cost()
+    strategy.cost.steps += steps
+    strategy.cost.images += steps * images
+    strategy.cost.gradient_evaluations += steps * gradient_evaluations
+    for counter in ("train_epoch_iterations", "train_exp_iterations", "train_iterations", "total_iterations"):
+        setattr(clock, counter, getattr(clock, counter) + steps)
+
+
 def acts_inside_iterations(strategy: FTML) -> bool:
     """Whether a plugin, a metric, a logger or a subclass does anything inside a training iteration."""
+    return _acts(strategy, HOOKS, _CALLED)
+
+
+def acts_after_training(strategy: FTML) -> bool:
+    """Whether a plugin, a metric, a logger or a subclass does anything between the steps and the end of `train`."""
+    return _acts(strategy, LATER_HOOKS, [f"_{hook}" for hook in LATER_HOOKS])
+
+
+def _acts(strategy: FTML, hooks: list[str], methods: list[str]) -> bool:
     from ftml_bench.strategies.ftml import FTML
 
-    if any(name in vars(strategy) or getattr(type(strategy), name) is not getattr(FTML, name) for name in _CALLED):
+    if any(name in vars(strategy) or getattr(type(strategy), name) is not getattr(FTML, name) for name in methods):
         return True
     evaluator = strategy.evaluator
     plugins = [p.plugin if isinstance(p, PerRound) else p for p in strategy.plugins]
     parts = [p for p in plugins if p is not evaluator and p is not strategy.clock]
-    return any(_acts(part) for part in [*parts, *evaluator.metrics, *evaluator.loggers])
+    return any(_has_one_of(part, hooks) for part in [*parts, *evaluator.metrics, *evaluator.loggers])
 
 
-def _acts(part: Any) -> bool:
-    if type(part) is PeriodicEval:
+def _has_one_of(part: Any, hooks: list[str]) -> bool:
+    if type(part) is PeriodicEval and part.eval_every < 0:
+        return False
+    if type(part) is PeriodicEval and hooks is HOOKS:
         return part.peval_mode == "iteration" and part.eval_every > 0
-    for hook in HOOKS:
+    for hook in hooks:
         if hook in vars(part):
             return True
         owner = next((c for c in type(part).__mro__ if hook in vars(c)), None)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -41,9 +42,18 @@ def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
     return "finished"
 
 
+def fake_cells(definition, folders, data, on_evaluation, device):
+    """Stands for several seeds that train together."""
+    return {
+        cell: fake_cell(definition, cell, folder, data, partial(on_evaluation, cell), device)
+        for cell, folder in folders.items()
+    }
+
+
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
+    monkeypatch.setattr(schedule, "RUN_TOGETHER", f"{__name__}:fake_cells")
     monkeypatch.setattr(schedule, "_one_thread", lambda: None)
     monkeypatch.setattr(ftml_bench.cell, "check", lambda definition, data: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -312,7 +322,7 @@ def test_a_device_that_is_not_there_is_refused(command, gpus, device, message, r
     assert message in refused(*command, "--device", device)
 
 
-def test_the_device_comes_to_the_cells_which_run_one_by_one_there(monkeypatch, tmp_path):
+def test_the_device_comes_to_the_cells_which_run_in_one_process_there(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     jobs = []
     run_cells = schedule.run_cells

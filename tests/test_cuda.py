@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metrics import loss_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
@@ -14,6 +15,7 @@ from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
+from ftml_bench.strategies.together import Together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: everything else is tested without")
 
@@ -158,8 +160,19 @@ def digits():
     return RainbowDigits(rounds=3, images_per_round=60, held_out_per_round=30)
 
 
-def learner(cls=FTML, *, plugins=None, capturable=True, lr=1e-2, optimizer=torch.optim.Adam, device=CUDA, **settings):
-    torch.manual_seed(0)
+def learner(
+    cls=FTML,
+    *,
+    seed=0,
+    plugins=None,
+    evaluator=None,
+    capturable=True,
+    lr=1e-2,
+    optimizer=torch.optim.Adam,
+    device=CUDA,
+    **settings,
+):
+    torch.manual_seed(seed)
     model = RainbowNet(filters=4, layers=3, image_size=14).to(device)
     more = {"capturable": capturable} if optimizer is torch.optim.Adam and device == CUDA else {}
     defaults = {"meta_batch_size": 3} if cls is FTML else {"train_mb_size": 40}
@@ -167,11 +180,22 @@ def learner(cls=FTML, *, plugins=None, capturable=True, lr=1e-2, optimizer=torch
         model=model,
         optimizer=optimizer(model.parameters(), lr=lr, **more),
         criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
-        evaluator=EvaluationPlugin(),
+        evaluator=evaluator or EvaluationPlugin(),
         plugins=plugins,
         device=device,
+        seed=seed,
         **{**defaults, "steps": 8, "eval_mb_size": 50, **settings},
     )
+
+
+def stream_of(digits):
+    return (arrival for round in digits.train_stream for arrival in arrivals(round, 20))
+
+
+def trained(strategy, pieces):
+    for piece in pieces:
+        strategy.train(piece, eval_streams=[])
+    return tensors(strategy)
 
 
 class Watching(SupervisedPlugin):
@@ -272,21 +296,13 @@ def test_nothing_waits_for_the_device_inside_an_arrival(digits):
 def test_saving_and_resuming_continues_as_if_nothing_had_been(digits, tmp_path):
     torch.backends.cudnn.deterministic = True
 
-    def stream():
-        return (arrival for round in digits.train_stream for arrival in arrivals(round, 20))
-
-    def trained(strategy, pieces):
-        for piece in pieces:
-            strategy.train(piece, eval_streams=[])
-        return tensors(strategy)
-
-    whole = trained(learner(), stream())
-    pieces = list(stream())
+    whole = trained(learner(), stream_of(digits))
+    pieces = list(stream_of(digits))
     halfway = learner()
     trained(halfway, pieces[:4])
     saving.save(halfway, tmp_path / "state.pt")
     resumed = learner()
-    rest = stream()
+    rest = stream_of(digits)
     assert saving.load(resumed, tmp_path / "state.pt", rest) == 4
     found = trained(resumed, rest)
     torch.backends.cudnn.deterministic = False
@@ -306,3 +322,33 @@ def test_what_has_no_tables_is_drawn_on_the_host(digits):
     assert strategy.device_draws is None
     curve = list(evaluations(strategy, digits, 30))
     assert len(curve) == 6
+
+
+def test_seeds_that_step_together_come_to_what_they_come_to_alone(digits):
+    torch.backends.cudnn.deterministic = True
+    alone = [learner(seed=seed) for seed in range(3)]
+    for strategy in alone:
+        trained(strategy, stream_of(digits))
+    learners, together = [learner(seed=seed) for seed in range(3)], Together()
+    for strategy in learners:
+        strategy.together = together
+    for arrival in stream_of(digits):
+        for strategy in learners:
+            strategy.train(arrival, eval_streams=[])
+        together.take_steps()
+    torch.backends.cudnn.deterministic = False
+    assert together.note == "steps taken together by 3 seeds"
+    assert together._meta_step._graph is not None
+    for one, other in zip(learners, alone, strict=True):
+        assert one.cost == other.cost
+        assert one.clock.train_iterations == other.clock.train_iterations
+        for a, b in zip(tensors(one), tensors(other), strict=True):
+            assert torch.allclose(a.double(), b.double(), rtol=1e-2, atol=1e-4)
+
+
+def test_tasks_that_are_evaluated_are_adapted_in_one_pass(digits):
+    strategy = learner(evaluator=EvaluationPlugin(loss_metrics(experience=True)))
+    trained(strategy, stream_of(digits))
+    in_one_pass = strategy.eval(digits.test_stream)
+    strategy._updates_in_one_pass = False
+    assert in_one_pass == pytest.approx(strategy.eval(digits.test_stream), rel=1e-2)

@@ -41,6 +41,7 @@ class BatchedEngine(WrittenSteps):
         fixed = [name not in adapted and not isinstance(layer, nn.Dropout) for name, layer in layers]
         cut = fixed.index(False) if False in fixed else len(layers)
         self.common, self.layers = layers[:cut], layers[cut:]
+        self.takes_each = not self.common
         self.rows_ride = self.query_needs_support and any(has_norm(layer) for _, layer in self.layers)
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
@@ -48,12 +49,41 @@ class BatchedEngine(WrittenSteps):
         x, query_x = without_labels(self.name, support[0], query_x)
         return self._by_graphs(self._predict, parameters, x, support[1], query_x)
 
+    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """See `Engine.predict_each`."""
+        if not self.takes_each:
+            return super().predict_each(parameters, support, query_x)
+        return self._predict_from(dict(parameters), *support, query_x)
+
+    @torch.no_grad()
+    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+        """See `Engine.adapt_each`; as many tasks in one pass as `memory_budget` allows."""
+        one = self._common_features(parameters, x[:1])
+        at_once = max(1, self.memory_budget // self._bytes_of_a_step(self._copies(parameters, 1), one, y[:1]))
+        found = []
+        for some_x, some_y in zip(x.split(at_once), y.split(at_once), strict=True):
+            features = self._common_features(parameters, some_x)
+            fast = self._copies(parameters, len(some_x))
+            for _ in range(steps):
+                self._move(fast, self._gradients(fast, features, some_y))
+            for task in range(len(some_x)):
+                own = {name: weights[task] for name, weights in fast.items()}
+                found.append({name: own.get(name, p).detach() for name, p in parameters.items()})
+        return found
+
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
+        return self._predict_from(self._copies(parameters, len(x)), x, y, query_x)
+
+    def _copies(self, parameters: Parameters, tasks: int) -> Weights:
+        """The parameters behind the common layers, for each task."""
         own = [
             f"{name}.{local}" if name else local for name, layer in self.layers for local, _ in layer.named_parameters()
         ]
-        fast = {name: parameters[name].expand(len(x), *parameters[name].shape) for name in own}
+        return {name: parameters[name].expand(tasks, *parameters[name].shape) for name in own}
+
+    def _predict_from(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
+        """The query's outputs from `fast`, weights of each task, and features behind the common layers."""
         memory = self._memory_for(len(x), lambda: ({n: p[:1] for n, p in fast.items()}, x[:1], y[:1]))
         return self._adapted_outputs(fast, x, y, query_x, memory)
 
@@ -66,8 +96,14 @@ class BatchedEngine(WrittenSteps):
             with batch_statistics(groups=tasks, first=rows):
                 both = self._through_common(parameters, torch.cat([x, query_x], dim=1))
             return both[:, :rows], both[:, rows:]
-        with batch_statistics(groups=tasks):
-            return self._through_common(parameters, x), self._through_common(parameters, query_x)
+        return self._common_features(parameters, x), self._common_features(parameters, query_x)
+
+    def _common_features(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """x (T, N, *input) behind the common layers, each task normalised by itself."""
+        if not self.common:
+            return x
+        with batch_statistics(groups=len(x)):
+            return self._through_common(parameters, x)
 
     def _through_common(self, parameters: Parameters, x: Tensor) -> Tensor:
         tasks = len(x)

@@ -42,6 +42,7 @@ class Engine(Protocol):
     inner_steps: int
     second_order: bool
     graphs: Graphs
+    takes_each: bool  # whether there is `predict_each`
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -59,11 +60,25 @@ class Engine(Protocol):
         """
         ...
 
+    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """As `predict`, with parameters of its own, (T, *shape) by name, for each task.
+
+        :raises UsageError: if the engine does not take them (`takes_each`).
+        """
+        ...
+
     def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
 
         :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
         :return: the adapted copy, detached; `parameters` are left as they were.
+        """
+        ...
+
+    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+        """`adapt` for T tasks of one size, all from the same parameters.
+
+        :param x: (T, N, *input), y: (T, N, *target).
         """
         ...
 
@@ -86,6 +101,7 @@ class InnerLoop:
 
     name = ""
     memories: tuple[str, ...] = ("unroll", "adjoint")  # "auto" may take the first
+    takes_each = False
 
     def __init__(
         self,
@@ -137,6 +153,10 @@ class InnerLoop:
         """See `Engine.predict`."""
         raise NotImplementedError
 
+    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+        """See `Engine.predict_each`."""
+        raise UntreatableError(self.name, "starts all tasks from the same parameters")
+
     def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         return update_procedure(
@@ -149,6 +169,10 @@ class InnerLoop:
             optimizer=lambda ps: torch.optim.SGD(ps, lr=self.inner_lr),
             adapted=self.adapted,
         )
+
+    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+        """See `Engine.adapt_each`."""
+        return [self.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
 
     def _support_loss(self, call: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         with batch_statistics():
