@@ -162,9 +162,13 @@ class FileStorage:
         assert self._staging is not None
         # Read, not mapped: pages of a mapping count as the process's memory, and cost more than a call each.
         file, size = self._file.fileno(), _bytes(self._staging)
-        rows = bytearray().join([os.pread(file, size, start) for start in (numbers * size).tolist()])
-        x = torch.frombuffer(rows, dtype=self._staging.dtype) if rows else self._staging.new_empty(0)
-        return x.view(len(numbers), *self._staging.shape[1:]).to(self._device), self.labels(numbers)
+        x = self._staging.new_empty((len(numbers), *self._staging.shape[1:]))
+        rows = x.flatten(1).view(torch.uint8).numpy()
+        starts = (numbers * size).tolist()
+        read = [os.preadv(file, [row], start) for row, start in zip(rows, starts, strict=True)]
+        if any(n != size for n in read):
+            raise OSError("the file of the buffer was cut off from outside")
+        return x.to(self._device), self.labels(numbers)
 
     def labels(self, numbers: Tensor) -> Tensor:
         """See `Storage.labels`."""

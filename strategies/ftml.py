@@ -317,7 +317,7 @@ class FTML(Learner):
         self.cost.gradient_evaluations += self.update_steps * len(y)
 
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
-        """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; on a CPU that is slower."""
+        """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; convolutions of a CPU are slower so."""
         if not self._updates_in_one_pass or is_multi_task_module(self.model) or grows(self.model):
             return {}
         found: dict[tuple[int, ...] | None, nn.Module] = {}

@@ -186,3 +186,14 @@ def test_a_learner_with_a_buffer_in_a_file_learns_the_same(tmp_path, tiny_sinuso
         losses.append([e.loss for e in run(learner, tiny_sinusoids, arrivals=5, progress=False)])
     assert losses[0] == losses[1]
     assert len(set(losses[0])) == 6
+
+
+def test_a_file_that_was_cut_off_is_said_and_not_read_as_something_else(tmp_path):
+    storage = FileStorage(tmp_path, torch.device("cpu"))
+    images = torch.randint(256, (4, 3, 5, 5), dtype=torch.uint8)
+    numbers = storage.append(StackedDataset(images, torch.arange(4), torch.arange(4)))
+    assert torch.equal(storage.take(numbers)[0], images)
+    assert storage.take(numbers[:0])[0].shape == (0, 3, 5, 5)
+    storage._file.truncate(3 * 75 + 10)
+    with pytest.raises(OSError, match="cut off"):
+        storage.take(numbers)
