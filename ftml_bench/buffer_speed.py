@@ -37,16 +37,17 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
     keep_freed_memory()  # as in every cell
     file, memory = TaskBuffer(folder=folder), TaskBuffer()
     images = torch.empty((ROUND, *SHAPE), dtype=torch.uint8)  # one round at a time
-    before = private_megabytes()
+    before, _ = megabytes()
     for t in range(rounds):
         file.add(_experience(t, StackedDataset(images, _fill(images, t), torch.arange(ROUND))))
-    filled, most = private_megabytes(), 0.0
+    (filled, _), most, mapped = megabytes(), 0.0, 0.0
     rng = torch.Generator().manual_seed(0)
     for _ in range(repeats):
         for draw in DRAWS.values():
             for _ in range(BATCH):
                 draw(file, rng)
-            most = max(most, private_megabytes())
+            own, of_files = megabytes()
+            most, mapped = max(most, own), max(mapped, of_files)
 
     base = torch.empty((rounds * ROUND, *SHAPE), dtype=torch.uint8)
     for t, rows in enumerate(torch.arange(rounds * ROUND).split(ROUND)):
@@ -54,8 +55,9 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
     lines = [
         f"a buffer of {rounds * ROUND:,} images of {' x '.join(map(str, SHAPE))} bytes in {rounds:,} rounds, "
         f"{base.numel() / 1e9:.2f} GB",
-        f"private memory of the process with the buffer in a file: {before:.0f} MB before, {filled:.0f} MB when it was "
+        f"memory of the process's own with the buffer in a file: {before:.0f} MB before, {filled:.0f} MB when it was "
         f"filled, {most:.0f} MB at most while it was drawn from",
+        f"beside it pages of files, which the system takes back when it needs them: {mapped:.0f} MB at most",
         f"{'ms of CPU time a draw':40} {'in memory':>12} {'in a file':>12} {'ratio':>8}",
     ]
     for name, draw in DRAWS.items():
@@ -111,10 +113,11 @@ def _experience(t: int, data: StackedDataset) -> DatasetExperience:
     return experience
 
 
-def private_megabytes() -> float:
-    """Memory that this process shares with no other, pages of files included; nan where the system does not say."""
+def megabytes() -> tuple[float, float]:
+    """Memory of this process's own, and pages of files in it (programs, too); nan where the system does not say."""
     try:
-        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
-        return float("nan")
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+        return float("nan"), float("nan")
+    kilobytes = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines if "Rss" in line)}
+    return kilobytes["RssAnon"] * 1024 / 1e6, kilobytes["RssFile"] * 1024 / 1e6

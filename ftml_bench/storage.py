@@ -122,10 +122,10 @@ class SharedStorage:
 
 
 class FileStorage:
-    """Copies inputs into a file, of which nothing stays in the process's own memory.
+    """Copies inputs into a file and maps it: its pages are the system's, which keeps as many as there is room for.
 
     Labels and numbers stay in memory, 16 bytes a point for classes. The file has no name, belongs to this storage
-    alone, and is gone with it. The system keeps in its own cache what it can.
+    alone, and is gone with it. It grows by doubling; space not yet written takes none on the disk.
 
     :param folder: a folder on a disk with room for all inputs; made if missing.
     :param device: where points are brought to.
@@ -139,6 +139,7 @@ class FileStorage:
         except OSError as error:
             raise UsageError(f"buffer folder {folder}: {error.strerror}: expected one to write into") from error
         self._staging: Tensor | None = None
+        self._x: Tensor | None = None  # the file, with room for more than is in it
         self._y = Grown(device)
 
     def append(self, data: StackedDataset) -> Tensor:
@@ -149,26 +150,20 @@ class FileStorage:
             self._staging = torch.empty((AT_ONCE, *data.x.shape[1:]), dtype=data.x.dtype)
         check_alike(data.x, self._staging)
         x, start = data.x.cpu(), len(self._y)
+        # Written, not assigned: a full disk is an error then, and what is written the system may take at once.
         self._file.seek(start * _bytes(x))
         for rows in data.rows.split(AT_ONCE):
             piece = torch.index_select(x, 0, rows, out=self._staging[: len(rows)])
             self._file.write(memoryview(piece.numpy()).cast("B"))  # type: ignore[arg-type]
         self._file.flush()
         self._y.append(data.y)
+        self._map(len(self._y))
         return torch.arange(start, len(self._y))
 
     def take(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """See `Storage.take`."""
-        assert self._staging is not None
-        # Read, not mapped: pages of a mapping count as the process's memory, and cost more than a call each.
-        file, size = self._file.fileno(), _bytes(self._staging)
-        x = self._staging.new_empty((len(numbers), *self._staging.shape[1:]))
-        rows = x.flatten(1).view(torch.uint8).numpy()
-        starts = (numbers * size).tolist()
-        read = [os.preadv(file, [row], start) for row, start in zip(rows, starts, strict=True)]
-        if any(n != size for n in read):
-            raise OSError("the file of the buffer was cut off from outside")
-        return x.to(self._device), self.labels(numbers)
+        assert self._x is not None
+        return self._x.index_select(0, numbers).to(self._device), self.labels(numbers)
 
     def labels(self, numbers: Tensor) -> Tensor:
         """See `Storage.labels`."""
@@ -179,11 +174,21 @@ class FileStorage:
         return None
 
     def dataset(self, numbers: Tensor) -> StackedDataset:
-        """The points with these numbers as a dataset, which reads from the file as it is now."""
+        """The points with these numbers as a dataset, which reads from the file."""
+        assert self._x is not None
+        return StackedDataset(self._x, self.labels(numbers).cpu(), numbers)
+
+    def _map(self, points: int) -> None:
+        """Make the mapping reach over so many points at least."""
         assert self._staging is not None
-        pages = mmap.mmap(self._file.fileno(), len(self._y) * _bytes(self._staging))
-        x = torch.frombuffer(pages, dtype=self._staging.dtype).view(len(self._y), *self._staging.shape[1:])
-        return StackedDataset(x, self.labels(numbers).cpu(), numbers)
+        room = 0 if self._x is None else len(self._x)
+        if points <= room:
+            return
+        room, size = max(points, 2 * room), _bytes(self._staging)
+        self._file.truncate(room * size)
+        pages = mmap.mmap(self._file.fileno(), room * size)
+        pages.madvise(mmap.MADV_RANDOM)  # a point alone comes from a disk, not what lies around it
+        self._x = torch.frombuffer(pages, dtype=self._staging.dtype).view(room, *self._staging.shape[1:])
 
 
 def check_alike(rows: Tensor, others: Tensor) -> None:

@@ -66,7 +66,7 @@ def test_the_buffers_that_are_timed_draw_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(buffer_speed, "BATCH", 1)
     text = buffer_speed.report(tmp_path, rounds=3, repeats=1)
     assert text.startswith("a buffer of 90 images of 3 x 32 x 32 bytes in 3 rounds")
-    assert len(text.splitlines()) == 3 + len(buffer_speed.DRAWS)
+    assert len(text.splitlines()) == 4 + len(buffer_speed.DRAWS)
     assert list(tmp_path.iterdir()) == []
 
 
