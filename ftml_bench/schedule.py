@@ -32,6 +32,7 @@ RUN_CELL = "ftml_bench.cell:run_cell"
 RUN_TOGETHER = "ftml_bench.cell:run_together"
 MOST_TOGETHER = 4
 KEPT = ("finished", "diverged")
+SECONDS_IN_A_LOG = 10  # between two states of the progress bar where nobody watches it move
 
 Group = list[Cell]  # what is run at once in a process
 Where = tuple[str | None, str]  # folder of data sets, device
@@ -261,7 +262,9 @@ class _Progress:
         self._ended = kept
         self._done: dict[Cell, int] = {}
         self._totals: dict[str, int] = {}
-        self._bar = tqdm(total=0, unit=" evaluations", disable=quiet or not todo, dynamic_ncols=True)
+        every = 0.1 if sys.stderr.isatty() else SECONDS_IN_A_LOG
+        hidden = quiet or not todo
+        self._bar = tqdm(total=0, unit=" evaluations", disable=hidden, dynamic_ncols=True, mininterval=every)
         self._show()
 
     def evaluated(self, cell: Cell, done: int, total: int) -> None:
