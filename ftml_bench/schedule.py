@@ -103,13 +103,16 @@ def _claim(definition: Definition, root: Path) -> None:
 
 def _kept(definition: Definition, root: Path) -> list[tuple[Cell, str]]:
     """The cells that need not be run again, with their status."""
-    kept = []
-    for cell in definition.cells():
-        if (root / cell.folder / "record.json").is_file():
-            run = record.read(root / cell.folder)
-            if run.status in KEPT and run.record.get("definition") == definition.hash:
-                kept.append((cell, run.status))
-    return kept
+    found = [(cell, _end_of(definition, root, cell)) for cell in definition.cells()]
+    return [(cell, status) for cell, status in found if status]
+
+
+def _end_of(definition: Definition, root: Path, cell: Cell) -> str:
+    """The status that a cell was kept with; empty if it has to be run."""
+    if not (root / cell.folder / "record.json").is_file():
+        return ""
+    run = record.read(root / cell.folder)
+    return run.status if run.status in KEPT and run.record.get("definition") == definition.hash else ""
 
 
 def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
@@ -175,9 +178,13 @@ def _outcomes(future: Future[list[Outcome]], group: Group, definition: Definitio
         return future.result()
     except BrokenProcessPool as error:
         reason = "a worker process was ended from outside (out of memory?)"
+        outcomes = []
         for cell in group:
-            record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
-        return [(cell, "failed", reason) for cell in group]
+            status = _end_of(definition, root, cell)  # it may have ended before the others of its group
+            if not status:
+                record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
+            outcomes.append((cell, status or "failed", "" if status else reason))
+        return outcomes
 
 
 def _runners() -> tuple[str, str]:

@@ -209,6 +209,10 @@ class FTML(Learner):
         """Training steps at once, where nothing acts inside them: of nobody but this learner (see `Together`)."""
         self._meta_step.train(steps)
 
+    def forget_recorded_steps(self) -> None:
+        """Let go of what `take_steps` has recorded; it is recorded anew."""
+        self._meta_step.forget()
+
     def _draw(self) -> list[Tensor]:
         if self._draws_on_device:
             return self._draw_on_device()

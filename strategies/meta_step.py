@@ -103,11 +103,16 @@ class MetaStep:
             strategy._note_support_statistics(strategy.mbatch[2], strategy.mbatch[4].unflatten(0, (tasks, -1))[:, :1])
         support_x, support_y = (torch.cat([s.mbatch[part] for s in self.strategies]) for part in (2, 3))
         query_x = torch.cat([s.mb_x.unflatten(0, (tasks, -1)) for s in self.strategies])
+        # chosen by each for itself, as alone; alike, since they differ in nothing that it depends on
+        memory = [
+            s.engine.choose_memory(dict(s.model.named_parameters()), (s.mbatch[2], s.mbatch[3]))
+            for s in self.strategies
+        ]
         parameters = {
             name: torch.cat([s.model.get_parameter(name).expand(tasks, *p.shape) for s in self.strategies])
             for name, p in first.model.named_parameters()
         }
-        outputs = first.engine.predict_each(parameters, (support_x, support_y), query_x)
+        outputs = first.engine.predict_each(parameters, (support_x, support_y), query_x, memory[0])
         for strategy, own in zip(self.strategies, outputs.split(tasks), strict=True):
             strategy.mb_output = own.flatten(0, 1)
 
@@ -125,19 +130,27 @@ class MetaStep:
             self._update()
 
     def _record(self) -> bool:
-        self._graph, self._key, self._static, self._gradients = None, None, [], []  # their memory is free for the next
+        self.forget()
         self._zero_grad()  # the gradients become the graph's own
+        for strategy in self.strategies:  # nothing of an earlier step's graph of derivatives reaches into the recording
+            strategy.mb_output = strategy.loss = strategy._make_empty_loss()
         try:
             graph = torch.cuda.CUDAGraph()
             with recording(graph, *(_draws(strategy).rng for strategy in self.strategies)):
                 self._step()
         except Exception as error:  # whatever a criterion or an optimiser runs into
             self.note = f"no CUDA graph of the training step ({first_line(error)})"
+            for strategy in self.strategies:  # what they have recorded alone draws from generators as they were
+                strategy.forget_recorded_steps()
             return False
         self._graph, self._key = graph, self._found_key()
         self._gradients = [p.grad for p in self._parameters()]
         self._static = [(s.mbatch, s.mb_output, s.loss) for s in self.strategies]
         return True
+
+    def forget(self) -> None:
+        """Let go of what was recorded, and of its memory."""
+        self._graph, self._key, self._static, self._gradients = None, None, [], []
 
     def _replay(self, steps: int) -> None:
         assert self._graph is not None
@@ -222,7 +235,8 @@ def _acts(strategy: FTML, hooks: list[str], methods: list[str]) -> bool:
     if any(name in vars(strategy) or getattr(type(strategy), name) is not getattr(FTML, name) for name in methods):
         return True
     evaluator = strategy.evaluator
-    plugins = [p.plugin if isinstance(p, PerRound) else p for p in strategy.plugins]
+    # which passes on what comes inside an iteration, and counts after it
+    plugins = [p.plugin if isinstance(p, PerRound) and hooks is HOOKS else p for p in strategy.plugins]
     parts = [p for p in plugins if p is not evaluator and p is not strategy.clock]
     return any(_has_one_of(part, hooks) for part in [*parts, *evaluator.metrics, *evaluator.loggers])
 

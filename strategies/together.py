@@ -36,7 +36,7 @@ class Together:
 
     def may_take(self, learner: FTML) -> bool:
         """Whether the steps of `learner` may be noted now and taken later."""
-        return learner.engine.takes_each and not acts_after_training(learner)
+        return learner.engine.takes_each and learner.train_epochs == 1 and not acts_after_training(learner)
 
     def note_steps(self, learner: FTML, steps: int) -> None:
         """Steps that `learner` is to take."""
@@ -45,13 +45,16 @@ class Together:
     def take_steps(self) -> None:
         """Take all steps that are noted."""
         noted, self._noted = self._noted, {}
-        meta_step = self._meta_step_of(list(noted)) if len({*map(_kind, noted)}) == 1 and len(noted) > 1 else None
-        if meta_step is None or meta_step.note or len(set(noted.values())) > 1:
+        alike = len(noted) > 1 and len({*map(_kind, noted)}) == len(set(noted.values())) == 1
+        meta_step = self._meta_step_of(list(noted)) if alike else None
+        self._meta_step = meta_step  # none: the memory of its graph is free
+        if meta_step is None or meta_step.note:
             for learner, steps in noted.items():
                 learner.take_steps(steps)
             return
         meta_step.train(next(iter(noted.values())))
-        self.note = meta_step.note or f"steps taken together by {len(noted)} seeds"
+        reason = meta_step.note
+        self.note = f"not together: {reason}" if reason else f"steps taken together by {len(noted)} seeds"
 
     def _meta_step_of(self, learners: list[FTML]) -> MetaStep:
         if self._meta_step is None or self._meta_step.strategies != learners:

@@ -274,8 +274,10 @@ def test_a_new_learning_rate_is_recorded_anew(digits):
 
 def test_nothing_waits_for_the_device_inside_an_arrival(digits):
     strategy = learner()
-    pieces = list(arrivals(digits.train_stream[0], 20))
-    strategy.train(pieces[0], eval_streams=[])  # records
+    pieces = list(stream_of(digits))
+    for arrival in pieces[:3]:
+        strategy.train(arrival, eval_streams=[])
+    graph = strategy._meta_step._graph
     epoch = strategy.training_epoch
 
     def watched(**kwargs):
@@ -286,7 +288,8 @@ def test_nothing_waits_for_the_device_inside_an_arrival(digits):
             torch.cuda.set_sync_debug_mode("default")
 
     strategy.training_epoch = watched
-    strategy.train(pieces[1], eval_streams=[])
+    strategy.train(pieces[3], eval_streams=[])  # the tables have room for it
+    assert strategy._meta_step._graph is graph is not None
     watching = learner(plugins=[Watching()])
     watching.train(pieces[0], eval_streams=[])
     epoch, watching.training_epoch = watching.training_epoch, watched

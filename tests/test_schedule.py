@@ -1,6 +1,9 @@
 """Cells are run once, kept, done again where they did not end well; nothing that was there is overwritten."""
 
 import os
+import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -178,6 +181,18 @@ def test_a_process_that_dies_is_recorded_as_a_failure(tmp_path):
     outcomes = run(leaderboard(dead="killed"), tmp_path, jobs=2)
     assert [status for _, status, _ in outcomes] == ["failed", "failed"]
     assert "ended from outside" in record.read(tmp_path / "sines/dead/seed-0").record["reason"]
+
+
+def test_a_process_that_dies_takes_nothing_from_cells_that_had_ended(tmp_path):
+    board = leaderboard(wild="diverged")
+    run(board, tmp_path)
+    first, second = board.cells()
+    shutil.rmtree(tmp_path / second.folder)
+    future = Future()
+    future.set_exception(BrokenProcessPool("gone"))
+    outcomes = schedule._outcomes(future, [first, second], board, tmp_path)
+    assert [status for _, status, _ in outcomes] == ["diverged", "failed"]
+    assert [record.read(tmp_path / cell.folder).status for cell in (first, second)] == ["diverged", "failed"]
 
 
 def test_the_longest_cells_come_first(tmp_path):

@@ -21,6 +21,7 @@ from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations, in_two_parts
 from ftml_bench.strategies import FTML, ftml
 from ftml_bench.strategies.meta_step import MetaStep, acts_after_training
+from ftml_bench.strategies.per_round import per_round
 from ftml_bench.strategies.together import Together
 
 SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -64,7 +65,7 @@ def test_tasks_from_parameters_of_their_own_are_those_of_engines_of_their_own(na
         n: (p.detach() * torch.linspace(0.5, 1.5, 4).view(4, *[1] * p.dim())).requires_grad_()
         for n, p in model.named_parameters()
     }
-    outputs = engine.predict_each(each, (x[:, :7], y[:, :7]), x[:, 7:])
+    outputs = engine.predict_each(each, (x[:, :7], y[:, :7]), x[:, 7:], memory)
     gradients = torch.autograd.grad(outputs.square().sum(), list(each.values()))
     for task in range(4):
         own = {n: p[task].detach().requires_grad_() for n, p in each.items()}
@@ -82,7 +83,9 @@ def test_engines_that_start_all_tasks_alike_say_so(engine):
     made = make_engine(engine, model, criterion, inner_lr=0.1, inner_steps=1, adapted="last_layer")
     assert not made.takes_each
     with pytest.raises(UsageError, match=f"{engine}.*starts all tasks from the same parameters"):
-        made.predict_each(dict(model.named_parameters()), (x, y), x)
+        made.predict_each(dict(model.named_parameters()), (x, y), x, "unroll")
+    with pytest.raises(UsageError, match=f"{engine}.*starts all tasks from the same parameters"):
+        made.choose_memory(dict(model.named_parameters()), (x, y))
 
 
 @pytest.mark.parametrize("passes", ["one", "many"])
@@ -273,6 +276,37 @@ def test_a_step_that_cannot_be_recorded_together_is_taken_apart(streams):
     assert apart == [(strategy, 6) for strategy in learners]
 
 
+@pytest.mark.parametrize(("short", "memory"), [(0, "unroll"), (1, "adjoint")])
+def test_memory_is_chosen_for_each_learner_as_alone(streams, short, memory):
+    alone = learner()
+    next(evaluations(alone, streams[0], 20))
+    (step_bytes,) = alone.engine._step_bytes.values()
+    learners = [learner(seed) for seed in range(3)]
+    for strategy in learners:
+        strategy.engine.memory_budget = 3 * (strategy.engine.inner_steps + 1) * step_bytes - short
+    trained_together(learners, streams)
+    assert [strategy.chosen["engine_memory"] for strategy in learners] == [memory] * 3
+    assert all(("unrolled steps would keep" in strategy.chosen["engine_note"]) == bool(short) for strategy in learners)
+
+
+def test_a_recording_that_fails_lets_go_of_what_was_recorded_alone(streams):
+    learners, together = [learner(seed) for seed in range(2)], Together()
+    for strategy, stream in zip(learners, streams, strict=False):
+        strategy.train(next(iter(arrivals(stream.train_stream[0], 20))), eval_streams=[])
+        strategy._meta_step._key = strategy._meta_step._found_key()  # as if its step had been recorded
+        strategy.together = together
+        strategy.train(next(iter(arrivals(stream.train_stream[1], 20))), eval_streams=[])
+    together.take_steps()  # there is no GPU to record on
+    assert together.note.startswith("not together: no CUDA graph of the training step (")
+    assert [strategy.cost.steps for strategy in learners] == [12, 12]
+    assert all(strategy._meta_step._key is None for strategy in learners)
+    for strategy, stream in zip(learners, streams, strict=False):
+        strategy.train(next(iter(arrivals(stream.train_stream[2], 20))), eval_streams=[])
+    together.take_steps()
+    assert together._meta_step.strategies == learners, "it is not tried again"
+    assert [strategy.cost.steps for strategy in learners] == [18, 18]
+
+
 class After(SupervisedPlugin):
     def __init__(self):
         super().__init__()
@@ -303,6 +337,9 @@ def test_what_acts_after_the_steps_inside_train_finds_them_taken(streams):
     assert acts_after_training(learner(eval_every=0))
     assert acts_after_training(learner(eval_every=1, peval_mode="iteration"))
     assert acts_after_training(learner(evaluator=EvaluationPlugin(metrics.regret_metrics())))
+    assert acts_after_training(learner(plugins=[per_round(SupervisedPlugin())])), "it counts iterations"
+    assert Together().may_take(learner())
+    assert not Together().may_take(learner(train_epochs=2)), "hooks lie between its steps"
 
 
 # -- evaluations of several tasks

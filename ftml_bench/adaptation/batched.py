@@ -49,11 +49,17 @@ class BatchedEngine(WrittenSteps):
         x, query_x = without_labels(self.name, support[0], query_x)
         return self._by_graphs(self._predict, parameters, x, support[1], query_x)
 
-    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
+        """See `Engine.choose_memory`."""
+        return self._memory_of(parameters, *support) if self.takes_each else super().choose_memory(parameters, support)
+
+    def predict_each(
+        self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
+    ) -> Tensor:
         """See `Engine.predict_each`."""
         if not self.takes_each:
-            return super().predict_each(parameters, support, query_x)
-        return self._predict_from(dict(parameters), *support, query_x)
+            return super().predict_each(parameters, support, query_x, memory)
+        return self._adapted_outputs(dict(parameters), *support, query_x, memory)
 
     @torch.no_grad()
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
@@ -73,7 +79,8 @@ class BatchedEngine(WrittenSteps):
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
-        return self._predict_from(self._copies(parameters, len(x)), x, y, query_x)
+        memory = self._memory_of(parameters, x, y)
+        return self._adapted_outputs(self._copies(parameters, len(x)), x, y, query_x, memory)
 
     def _copies(self, parameters: Parameters, tasks: int) -> Weights:
         """The parameters behind the common layers, for each task."""
@@ -82,10 +89,9 @@ class BatchedEngine(WrittenSteps):
         ]
         return {name: parameters[name].expand(tasks, *parameters[name].shape) for name in own}
 
-    def _predict_from(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
-        """The query's outputs from `fast`, weights of each task, and features behind the common layers."""
-        memory = self._memory_for(len(x), lambda: ({n: p[:1] for n, p in fast.items()}, x[:1], y[:1]))
-        return self._adapted_outputs(fast, x, y, query_x, memory)
+    def _memory_of(self, parameters: Parameters, x: Tensor, y: Tensor) -> str:
+        """ "unroll" or "adjoint" for support sets whose x are features behind the common layers."""
+        return self._memory_for(len(x), lambda: (self._copies(parameters, 1), x[:1], y[:1]))
 
     def _features(self, parameters: Parameters, x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         """Support and query behind the common layers."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -175,8 +176,9 @@ def recording(graph: torch.cuda.CUDAGraph, *generators: torch.Generator, pool: A
     """
     drawn_from = [torch.cuda.default_generators[torch.cuda.current_device()], *generators]
     states = [generator.get_state() for generator in drawn_from]
-    for generator in generators:
-        graph.register_generator_state(generator)
+    if torch.__version__ < "2.14":  # since then a graph finds out itself
+        for generator in generators:
+            graph.register_generator_state(generator)
     # A graph that the garbage collector found meanwhile would be destroyed, which no recording survives.
     gc.collect()
     collecting = gc.isenabled()
@@ -201,13 +203,18 @@ def on_side_stream() -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    side = torch.cuda.Stream()
+    side = _side_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     try:
         with torch.cuda.stream(side):
             yield
     finally:
         torch.cuda.current_stream().wait_stream(side)
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # libraries keep memory for each stream that they have worked on
 
 
 def random_state(device: torch.device) -> Tensor:

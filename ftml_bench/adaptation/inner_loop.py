@@ -42,7 +42,7 @@ class Engine(Protocol):
     inner_steps: int
     second_order: bool
     graphs: Graphs
-    takes_each: bool  # whether there is `predict_each`
+    takes_each: bool  # whether there are `choose_memory` and `predict_each`
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -60,9 +60,19 @@ class Engine(Protocol):
         """
         ...
 
-    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
+        """ "unroll" or "adjoint": how `predict` takes such a meta-batch; noted for the record.
+
+        :raises UsageError: as `predict_each`.
+        """
+        ...
+
+    def predict_each(
+        self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
+    ) -> Tensor:
         """As `predict`, with parameters of its own, (T, *shape) by name, for each task.
 
+        :param memory: "unroll" or "adjoint".
         :raises UsageError: if the engine does not take them (`takes_each`).
         """
         ...
@@ -153,7 +163,13 @@ class InnerLoop:
         """See `Engine.predict`."""
         raise NotImplementedError
 
-    def predict_each(self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
+        """See `Engine.choose_memory`."""
+        raise UntreatableError(self.name, "starts all tasks from the same parameters")
+
+    def predict_each(
+        self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
+    ) -> Tensor:
         """See `Engine.predict_each`."""
         raise UntreatableError(self.name, "starts all tasks from the same parameters")
 
