@@ -120,4 +120,5 @@ def megabytes() -> tuple[float, float]:
     except OSError:
         return float("nan"), float("nan")
     kilobytes = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines if "Rss" in line)}
-    return kilobytes["RssAnon"] * 1024 / 1e6, kilobytes["RssFile"] * 1024 / 1e6
+    own, of_files = (kilobytes.get(name, float("nan")) * 1024 / 1e6 for name in ("RssAnon", "RssFile"))
+    return own, of_files

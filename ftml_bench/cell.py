@@ -1,10 +1,10 @@
-"""One cell of a leaderboard: build the benchmark and the strategy, run the protocol, record."""
+"""One cell of a leaderboard: run the protocol on its benchmark with its strategy, and record."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,30 +12,32 @@ from typing import Any
 
 import torch
 from avalanche.benchmarks import CLScenario
-from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.logging import BaseLogger, TensorboardLogger
-from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
-from torch import nn
 
-from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
+from ftml_bench.building import (
+    GIVEN_BY_CELL,
+    build_benchmark,
+    build_strategy,
+    given_or,
+    has_classes,
+    measures_of,
+    metric_of,
+    prepare_benchmark,
+    settings_of,
+)
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError
 from ftml_bench.measures import CURVES
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
 from ftml_bench.resuming import StateSaver, begin_or_go_on
-from ftml_bench.seeding import derive
 from ftml_bench.strategies.ftml import FTML
-from ftml_bench.strategies.learning_rate import LearningRateAfter
-from ftml_bench.strategies.stock import needs_classes, on_arrivals
+from ftml_bench.strategies.stock import needs_classes
 from ftml_bench.strategies.together import Together
-
-# What the cell decides itself, so that no row can differ in it.
-_GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
 
 
 def check(definition: Definition, data: str | None) -> None:
@@ -44,16 +46,16 @@ def check(definition: Definition, data: str | None) -> None:
     :raises UsageError: for a setting that a constructor does not take, missing data, an unreachable checkpoint.
     """
     for spec in definition.benchmarks:
-        _prepare_benchmark(spec, definition.seeds, data)
-        benchmark = _build_benchmark(spec, definition.seeds[0], data)
+        prepare_benchmark(spec, definition.seeds, data)
+        benchmark = build_benchmark(spec, definition.seeds[0], data)
         _reachable_checkpoints(spec, benchmark)
-        if _metric(spec, benchmark) == "accuracy" and not _has_classes(benchmark):
+        if metric_of(spec, benchmark) == "accuracy" and not has_classes(benchmark):
             raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
-        if "only_class" in _measures(spec, benchmark) and not _has_classes(benchmark):
+        if "only_class" in measures_of(spec, benchmark) and not has_classes(benchmark):
             raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
-            strategy = _build_strategy(spec, row, benchmark, definition.seeds[0])
-            if needs_classes(type(strategy)) and not _has_classes(benchmark):
+            strategy = build_strategy(spec, row, benchmark, definition.seeds[0])
+            if needs_classes(type(strategy)) and not has_classes(benchmark):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} needs classes: this is a regression stream")
             if row.comparator and not hasattr(strategy, "trainable_rounds"):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
@@ -136,9 +138,9 @@ def _running(
         torch.cuda.set_device(device)
     spec = definition.benchmark(cell.benchmark)
     row = spec.row(cell.row)
-    benchmark = _build_benchmark(spec, cell.seed, data)
+    benchmark = build_benchmark(spec, cell.seed, data)
     measured = _Measured()
-    build = partial(_build_strategy, spec, row, benchmark, cell.seed, loggers=[measured], device=device)
+    build = partial(build_strategy, spec, row, benchmark, cell.seed, loggers=[measured], device=device)
     strategy = build()
     header = {
         "definition": definition.hash,
@@ -147,7 +149,7 @@ def _running(
         **_engine(strategy),
         "protocol": _protocol(spec, row, benchmark, strategy),
     }
-    arrivals = _or(spec.arrivals, benchmark.arrivals)
+    arrivals = given_or(spec.arrivals, benchmark.arrivals)
     begun = begin_or_go_on(folder, header, strategy, all_arrivals(benchmark, arrivals, seed=cell.seed))
     if begun.spoiled:
         strategy = build()
@@ -208,152 +210,9 @@ class _Measured(BaseLogger):
         return found
 
 
-def _build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
-    cls = registry.load("benchmark", spec.benchmark)
-    return _construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
-
-
-def _prepare_benchmark(spec: BenchmarkSpec, seeds: Sequence[int], data: str | None) -> None:
-    """Let a benchmark that renders its data do so for all seeds, on all cores, before cells share the cores."""
-    cls = registry.load("benchmark", spec.benchmark)
-    for seed in seeds if hasattr(cls, "prepare") else ():
-        _construct(cls.prepare, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
-
-
-def _benchmark_settings(cls: type, spec: BenchmarkSpec, seed: int, data: str | None) -> dict[str, Any]:
-    settings = {**spec.settings, "seed": seed}
-    if data is not None and "root" in inspect.signature(cls).parameters:
-        settings.setdefault("root", data)
-    return settings
-
-
-def _where(spec: BenchmarkSpec) -> str:
-    return f"{spec.name}: {spec.benchmark}"
-
-
-def _build_strategy(
-    spec: BenchmarkSpec,
-    row: Row,
-    benchmark: CLScenario,
-    seed: int,
-    *,
-    loggers: Sequence[BaseLogger] = (),
-    device: str = "cpu",
-) -> SupervisedTemplate:
-    """The strategy of a row; rows with the same seed start from the same parameters if they have the same model."""
-    where = f"{spec.name}: {row.name}"
-    torch.manual_seed(derive(seed, "init"))
-    model = _build_model(_or(row.model, spec.model), benchmark, spec.name if row.model is None else where)
-    model.to(device)
-    optimizer, plugins = _build_optimizer(row.optimizer, model, where)
-    torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
-
-    cls = _strategy_class(row, where)
-    settings = {
-        **_settings(cls, row, benchmark),
-        "model": model,
-        "optimizer": optimizer,
-        "criterion": benchmark.criterion,
-        "steps": spec.steps,
-        **({"plugins": plugins} if plugins else {}),
-        "evaluator": _evaluator(spec, row, benchmark, loggers),
-        "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
-        "device": device,
-        "seed": seed,
-    }
-    return _construct(cls, settings, where, hidden=_GIVEN_BY_CELL)
-
-
-def _strategy_class(row: Row, where: str) -> type:
-    """The row's class; one that takes no `steps`, as Avalanche's own, is made to run on arrivals."""
-    cls = registry.load("strategy", row.strategy)
-    if "steps" in inspect.signature(cls).parameters:
-        return cls
-    try:
-        return on_arrivals(cls)
-    except UsageError as error:
-        raise UsageError(f"{where}: {row.strategy}: {error}") from error
-
-
-def _settings(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
-    """The row's settings; for the inner learning rate and the update steps the benchmark has defaults of its own."""
-    taken = inspect.signature(cls).parameters
-    defaults = {"inner_lr": benchmark.inner_lr, "update_steps": benchmark.update_steps}
-    return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
-
-
-def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: str) -> nn.Module:
-    if settings is None:
-        return benchmark.model()
-    settings = dict(settings)
-    name = settings.pop("name")
-    return _construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
-
-
-def _build_optimizer(
-    settings: dict[str, Any], model: nn.Module, where: str
-) -> tuple[torch.optim.Optimizer, list[SupervisedPlugin]]:
-    """The optimiser, and the plugin that changes its learning rate later, if the definition says so."""
-    settings = dict(settings)
-    name = settings.pop("name")
-    then = settings.pop("then", None)
-    cls = getattr(torch.optim, name, None)
-    if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
-        names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
-        raise unknown(f"optimizer in {where}", name, names)
-    if next(model.parameters()).is_cuda and "capturable" in inspect.signature(cls).parameters:
-        settings["capturable"] = True  # so that a CUDA graph of a whole training step can hold the update
-    optimizer = _construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
-    return optimizer, [] if then is None else [LearningRateAfter(**then)]
-
-
-def _construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
-    """`cls(**settings)`; a keyword that it does not take, or a value that it refuses, is the user's to mend."""
-    parameters = inspect.signature(cls).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for name in settings:
-        if name not in parameters and not open_ended:
-            raise unknown(f"setting of {where}", name, set(parameters) - hidden)
-    try:
-        return cls(**settings)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where}: {error}") from error
-
-
-def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
-    threshold = _or(spec.threshold, benchmark.threshold)
-    metric = _metric(spec, benchmark)
-    # A comparator is no learner that comes to one round after the other.
-    measures = () if row.comparator else _measures(spec, benchmark)
-    return EvaluationPlugin(
-        [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
-        metrics.checkpoint_metrics(checkpoints=_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
-        metrics.final_performance_metrics(metric=metric),
-        metrics.learning_curve_metrics(metric=metric),
-        metrics.measure_metrics(measures, benchmark),
-        loggers=list(loggers),
-    )
-
-
-def _metric(spec: BenchmarkSpec, benchmark: CLScenario) -> str:
-    """What performance is measured in: the threshold's metric; without one, accuracy where there are classes."""
-    threshold = _or(spec.threshold, benchmark.threshold)
-    if threshold is not None:
-        return threshold[0]
-    return "accuracy" if _has_classes(benchmark) else "loss"
-
-
-def _has_classes(benchmark: CLScenario) -> bool:
-    return hasattr(benchmark.train_stream[0].dataset, "targets")
-
-
-def _measures(spec: BenchmarkSpec, benchmark: CLScenario) -> tuple[str, ...]:
-    return _or(spec.measures, getattr(benchmark, "measures", ()))
-
-
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
-    sizes = cumulative_sizes(len(benchmark.train_stream[0].dataset), _or(spec.arrivals, benchmark.arrivals))
-    for checkpoint in _or(spec.checkpoints, benchmark.checkpoints):
+    sizes = cumulative_sizes(len(benchmark.train_stream[0].dataset), given_or(spec.arrivals, benchmark.arrivals))
+    for checkpoint in given_or(spec.checkpoints, benchmark.checkpoints):
         if checkpoint not in sizes:
             near = min(sizes, key=lambda size: abs(size - checkpoint))
             raise UsageError(
@@ -364,8 +223,8 @@ def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
 
 def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> dict[str, Any]:
     """What was run, for the record: names of settings as in the definition."""
-    threshold = _or(spec.threshold, benchmark.threshold)
-    arrivals = _or(spec.arrivals, benchmark.arrivals)
+    threshold = given_or(spec.threshold, benchmark.threshold)
+    arrivals = given_or(spec.arrivals, benchmark.arrivals)
     cls = type(strategy)
     return {
         "benchmark": spec.benchmark,
@@ -378,12 +237,12 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "held_out_per_round": len(benchmark.test_stream[0].dataset),
         "arrivals": arrivals if isinstance(arrivals, int) else list(arrivals),
         "threshold": None if threshold is None else list(threshold),
-        "metric": _metric(spec, benchmark),
-        "checkpoints": list(_or(spec.checkpoints, benchmark.checkpoints)),
+        "metric": metric_of(spec, benchmark),
+        "checkpoints": list(given_or(spec.checkpoints, benchmark.checkpoints)),
         "steps": spec.steps,
         "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,
         "optimizer": row.optimizer,
-        "settings": _plain({**_defaults(cls, _GIVEN_BY_CELL), **_settings(cls, row, benchmark)}),
+        "settings": _plain({**_defaults(cls, GIVEN_BY_CELL), **settings_of(cls, row, benchmark)}),
         "parameters": sum(p.numel() for p in strategy.model.parameters()),
     }
 
@@ -396,7 +255,3 @@ def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Those settings that JSON can hold and that say something there."""
     return {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))}
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value

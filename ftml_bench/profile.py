@@ -27,6 +27,7 @@ from ftml_bench.benchmarks import arrivals
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.buffer import TaskBuffer
+from ftml_bench.building import build_strategy
 from ftml_bench.definition import Definition
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models import RainbowNet
@@ -205,7 +206,7 @@ def _arrivals(
     spec = definition.benchmarks[0]
     writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
     loggers = [TensorboardLogger(str(folder / "tb"))]
-    strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
+    strategy = build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
     for round in benchmark.train_stream[:round_index]:
         strategy.buffer.add(round)
     round = benchmark.train_stream[round_index]

@@ -85,8 +85,8 @@ def test_the_rows_of_a_cell_see_the_same_stream_arrivals_and_first_parameters():
     spec = d.benchmarks[0]
     built = []
     for row in spec.rows:
-        benchmark = cells._build_benchmark(spec, 3, None)
-        strategy = cells._build_strategy(spec, row, benchmark, 3)
+        benchmark = cells.build_benchmark(spec, 3, None)
+        strategy = cells.build_strategy(spec, row, benchmark, 3)
         data = torch.cat([e.stacked.x[e.stacked.rows] for e in benchmark.train_stream])
         built.append((data, torch.cat([p.flatten() for p in strategy.model.parameters()])))
     for (data_a, parameters_a), (data_b, parameters_b) in pairwise(built):
@@ -146,7 +146,7 @@ def test_a_benchmark_without_a_threshold_is_measured_at_its_checkpoints(tmp_path
     changes = {"benchmark": f"{__name__}:{benchmark}", "strategies": rows}
     cells.check(definition(**changes), None)
     spec = definition(**changes).benchmarks[0]
-    strategy = cells._build_strategy(spec, spec.rows[0], cells._build_benchmark(spec, 3, None), 3)
+    strategy = cells.build_strategy(spec, spec.rows[0], cells.build_benchmark(spec, 3, None), 3)
     names = {str(m) for m in strategy.evaluator.metrics}
     assert names == {
         f"{metric.capitalize()}_{what}" for what in ("At_4_Datapoints", "At_12_Datapoints", "Over_Datapoints")
@@ -156,7 +156,7 @@ def test_a_benchmark_without_a_threshold_is_measured_at_its_checkpoints(tmp_path
     assert (protocol["threshold"], protocol["metric"]) == (None, metric)
     # A definition may set one all the same.
     judged = definition(**changes, threshold=[metric, 0.5])
-    assert cells._metric(judged.benchmarks[0], cells._build_benchmark(judged.benchmarks[0], 3, None)) == metric
+    assert cells.metric_of(judged.benchmarks[0], cells.build_benchmark(judged.benchmarks[0], 3, None)) == metric
 
 
 def test_a_row_may_have_a_model_and_an_optimiser_of_its_own(tmp_path):

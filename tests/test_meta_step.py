@@ -275,9 +275,9 @@ def test_ftml_of_the_quick_leaderboard_has_nothing_inside_iterations(tmp_path):
 
     definition = definitions.load("quick")
     for spec in definition.benchmarks:
-        benchmark = cells._build_benchmark(spec, 0, None)
+        benchmark = cells.build_benchmark(spec, 0, None)
         events = TensorboardLogger(str(tmp_path))
-        strategy = cells._build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=[events])
+        strategy = cells.build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=[events])
         assert not acts_inside_iterations(strategy)
 
 

@@ -158,14 +158,14 @@ def test_a_state_that_cannot_be_used_is_said_once_and_the_cell_done_again(damage
 
 
 def test_a_strategy_that_cannot_be_saved_runs_to_its_end(tmp_path, capsys, monkeypatch):
-    build = cells._build_strategy
+    build = cells.build_strategy
 
     def with_agem(*arguments, **settings):
         strategy = build(*arguments, **settings)
         strategy.plugins.insert(0, AGEMPlugin(4, 64))
         return strategy
 
-    monkeypatch.setattr(cells, "_build_strategy", with_agem)
+    monkeypatch.setattr(cells, "build_strategy", with_agem)
     interrupted(tmp_path, "FollowTheLeader", stop=5)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1

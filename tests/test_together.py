@@ -434,7 +434,7 @@ def definition(seeds=(0, 1, 2), **settings):
 @pytest.fixture
 def _as_on_a_gpu(monkeypatch):
     """Cells whose learners draw from tables, on the CPU."""
-    build = cells._build_strategy
+    build = cells.build_strategy
 
     def on_device(*arguments, **settings):
         strategy = build(*arguments, **settings)
@@ -442,7 +442,7 @@ def _as_on_a_gpu(monkeypatch):
             strategy.device_draws = DeviceDraws(strategy.buffer, strategy.seed)
         return strategy
 
-    monkeypatch.setattr(cells, "_build_strategy", on_device)
+    monkeypatch.setattr(cells, "build_strategy", on_device)
     monkeypatch.setattr(MetaStep, "_record", lambda self: False)
     monkeypatch.setattr(schedule, "_one_thread", lambda: None)
 
@@ -501,14 +501,14 @@ def test_cells_that_were_interrupted_together_go_on_with_whoever_is_left(tmp_pat
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 def test_a_cell_that_fails_leaves_the_others_running(tmp_path, monkeypatch):
-    build = cells._build_benchmark
+    build = cells.build_benchmark
 
     def but_for_one(spec, seed, data):
         if seed == 1:
             raise UsageError("no data for seed 1")
         return build(spec, seed, data)
 
-    monkeypatch.setattr(cells, "_build_benchmark", but_for_one)
+    monkeypatch.setattr(cells, "build_benchmark", but_for_one)
     monkeypatch.setattr(schedule, "_groups", lambda definition, todo, device: [todo])
     board = definition()
     todo = [cell for cell in board.cells() if cell.row == "FTML"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from ftml_bench import cell
+from ftml_bench import building
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.check.contract import (
     SMALL,
@@ -40,7 +40,7 @@ class BenchmarkSubject:
 
     def construct(self, **changes: Any) -> CLScenario:
         given = {**self.settings, **changes}
-        return cell._construct(self.cls, {"seed": 0, **given}, self.cls.__name__, hidden=set())
+        return building.construct(self.cls, {"seed": 0, **given}, self.cls.__name__, hidden=set())
 
 
 def _points(stream: Any) -> list[list[tuple[str, bytes]]]:

@@ -12,7 +12,7 @@ from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ftml_bench import cell, registry
+from ftml_bench import building, registry
 from ftml_bench.adaptation import make_engine
 from ftml_bench.check.contract import (
     SMALL,
@@ -34,14 +34,14 @@ class ModelSubject:
         self.cls, self.settings = cls, settings
         source = registry.load("benchmark", benchmark)
         small = {key: size for key, size in SMALL.items() if key in inspect.signature(source).parameters}
-        made = cell._construct(source, {**small, **benchmark_settings}, benchmark, hidden=set())
+        made = building.construct(source, {**small, **benchmark_settings}, benchmark, hidden=set())
         self.criterion = made.criterion
         self.x, self.y = batch(made.train_stream[0].dataset, 12)
         self.construct()  # a setting that does not exist is the caller's to mend
 
     def construct(self, **changes: Any) -> nn.Module:
         torch.manual_seed(0)
-        return cell._construct(self.cls, {**self.settings, **changes}, self.cls.__name__, hidden=set())
+        return building.construct(self.cls, {**self.settings, **changes}, self.cls.__name__, hidden=set())
 
     def output(self, model: nn.Module, x: Tensor) -> Tensor:
         takes_labels = isinstance(model, MultiTaskModule)

@@ -17,7 +17,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
-from ftml_bench import cell, registry, saving
+from ftml_bench import building, registry, saving
 from ftml_bench.benchmarks.arrivals import arrivals
 from ftml_bench.check.contract import (
     ARRIVALS,
@@ -87,11 +87,11 @@ class StrategySubject:
         return from_dict(content, "check").benchmarks[0]
 
     def benchmark(self) -> CLScenario:
-        return cell._build_benchmark(self._spec(), 0, None)
+        return building.build_benchmark(self._spec(), 0, None)
 
     def build(self, benchmark: CLScenario | None = None, **changes: Any) -> SupervisedTemplate:
         spec = self._spec(**changes)
-        return cell._build_strategy(spec, spec.rows[0], benchmark or self.benchmark(), 0)
+        return building.build_strategy(spec, spec.rows[0], benchmark or self.benchmark(), 0)
 
     def construct(self, **changes: Any) -> None:
         """By the class itself: a leaderboard would see the keyword before."""

@@ -1,0 +1,189 @@
+"""From a definition to the objects of a cell: benchmark, model, optimiser, metrics, strategy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from avalanche.benchmarks import CLScenario
+from avalanche.core import SupervisedPlugin
+from avalanche.logging import BaseLogger
+from avalanche.training.plugins import EvaluationPlugin
+from avalanche.training.templates import SupervisedTemplate
+from torch import nn
+
+from ftml_bench import metrics, registry
+from ftml_bench.definition import BenchmarkSpec, Row
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.seeding import derive
+from ftml_bench.strategies.learning_rate import LearningRateAfter
+from ftml_bench.strategies.stock import on_arrivals
+
+# What the cell decides itself, so that no row can differ in it.
+GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
+
+
+def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
+    """The benchmark of a definition.
+
+    :param data: the data folder; None: the environment's.
+    :raises UsageError: for an unknown setting, a value that is refused, missing data.
+    """
+    cls = registry.load("benchmark", spec.benchmark)
+    return construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+
+
+def prepare_benchmark(spec: BenchmarkSpec, seeds: Sequence[int], data: str | None) -> None:
+    """Let a benchmark that renders its data do so for all seeds, on all cores, before cells share the cores."""
+    cls = registry.load("benchmark", spec.benchmark)
+    for seed in seeds if hasattr(cls, "prepare") else ():
+        construct(cls.prepare, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+
+
+def _benchmark_settings(cls: type, spec: BenchmarkSpec, seed: int, data: str | None) -> dict[str, Any]:
+    settings = {**spec.settings, "seed": seed}
+    if data is not None and "root" in inspect.signature(cls).parameters:
+        settings.setdefault("root", data)
+    return settings
+
+
+def _where(spec: BenchmarkSpec) -> str:
+    return f"{spec.name}: {spec.benchmark}"
+
+
+def build_strategy(
+    spec: BenchmarkSpec,
+    row: Row,
+    benchmark: CLScenario,
+    seed: int,
+    *,
+    loggers: Sequence[BaseLogger] = (),
+    device: str = "cpu",
+) -> SupervisedTemplate:
+    """The strategy of a row; rows with the same seed start from the same parameters if they have the same model.
+
+    :param loggers: of its evaluator.
+    :raises UsageError: for an unknown setting of it, its model or optimiser, or a value that is refused.
+    """
+    where = f"{spec.name}: {row.name}"
+    torch.manual_seed(derive(seed, "init"))
+    model = _build_model(given_or(row.model, spec.model), benchmark, spec.name if row.model is None else where)
+    model.to(device)
+    optimizer, plugins = _build_optimizer(row.optimizer, model, where)
+    torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
+
+    cls = _strategy_class(row, where)
+    settings = {
+        **settings_of(cls, row, benchmark),
+        "model": model,
+        "optimizer": optimizer,
+        "criterion": benchmark.criterion,
+        "steps": spec.steps,
+        **({"plugins": plugins} if plugins else {}),
+        "evaluator": _evaluator(spec, row, benchmark, loggers),
+        "eval_mb_size": max(len(experience.dataset) for experience in benchmark.test_stream),
+        "device": device,
+        "seed": seed,
+    }
+    return construct(cls, settings, where, hidden=GIVEN_BY_CELL)
+
+
+def _strategy_class(row: Row, where: str) -> type:
+    """The row's class; one that takes no `steps`, as Avalanche's own, is made to run on arrivals."""
+    cls = registry.load("strategy", row.strategy)
+    if "steps" in inspect.signature(cls).parameters:
+        return cls
+    try:
+        return on_arrivals(cls)
+    except UsageError as error:
+        raise UsageError(f"{where}: {row.strategy}: {error}") from error
+
+
+def settings_of(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
+    """The row's settings; for the inner learning rate and the update steps the benchmark has defaults of its own."""
+    taken = inspect.signature(cls).parameters
+    defaults = {"inner_lr": benchmark.inner_lr, "update_steps": benchmark.update_steps}
+    return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
+
+
+def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: str) -> nn.Module:
+    if settings is None:
+        return benchmark.model()
+    settings = dict(settings)
+    name = settings.pop("name")
+    return construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
+
+
+def _build_optimizer(
+    settings: dict[str, Any], model: nn.Module, where: str
+) -> tuple[torch.optim.Optimizer, list[SupervisedPlugin]]:
+    """The optimiser, and the plugin that changes its learning rate later, if the definition says so."""
+    settings = dict(settings)
+    name = settings.pop("name")
+    then = settings.pop("then", None)
+    cls = getattr(torch.optim, name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
+        names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
+        raise unknown(f"optimizer in {where}", name, names)
+    if next(model.parameters()).is_cuda and "capturable" in inspect.signature(cls).parameters:
+        settings["capturable"] = True  # so that a CUDA graph of a whole training step can hold the update
+    optimizer = construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
+    return optimizer, [] if then is None else [LearningRateAfter(**then)]
+
+
+def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
+    """`cls(**settings)`; a keyword that it does not take, or a value that it refuses, is the user's to mend.
+
+    :param where: named in the error.
+    :param hidden: settings that are not suggested, since a definition cannot give them.
+    :raises UsageError: for either.
+    """
+    parameters = inspect.signature(cls).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name in settings:
+        if name not in parameters and not open_ended:
+            raise unknown(f"setting of {where}", name, set(parameters) - hidden)
+    try:
+        return cls(**settings)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
+    threshold = given_or(spec.threshold, benchmark.threshold)
+    metric = metric_of(spec, benchmark)
+    # A comparator is no learner that comes to one round after the other.
+    measures = () if row.comparator else measures_of(spec, benchmark)
+    return EvaluationPlugin(
+        [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
+        metrics.checkpoint_metrics(checkpoints=given_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
+        metrics.final_performance_metrics(metric=metric),
+        metrics.learning_curve_metrics(metric=metric),
+        metrics.measure_metrics(measures, benchmark),
+        loggers=list(loggers),
+    )
+
+
+def metric_of(spec: BenchmarkSpec, benchmark: CLScenario) -> str:
+    """What performance is measured in: the threshold's metric; without one, accuracy where there are classes."""
+    threshold = given_or(spec.threshold, benchmark.threshold)
+    if threshold is not None:
+        return threshold[0]
+    return "accuracy" if has_classes(benchmark) else "loss"
+
+
+def has_classes(benchmark: CLScenario) -> bool:
+    """Whether it is a stream of classification tasks."""
+    return hasattr(benchmark.train_stream[0].dataset, "targets")
+
+
+def measures_of(spec: BenchmarkSpec, benchmark: CLScenario) -> tuple[str, ...]:
+    """What is measured beside loss and accuracy."""
+    return given_or(spec.measures, getattr(benchmark, "measures", ()))
+
+
+def given_or(value: Any, default: Any) -> Any:
+    """What a definition gives, or else the benchmark's own."""
+    return default if value is None else value
