@@ -18,6 +18,7 @@ from ftml_bench import metrics, registry
 from ftml_bench.definition import BenchmarkSpec, Row
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.gradient_clip import GradientClip
 from ftml_bench.strategies.learning_rate import LearningRateAfter
 from ftml_bench.strategies.stock import on_arrivals
 
@@ -119,10 +120,10 @@ def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: 
 def _build_optimizer(
     settings: dict[str, Any], model: nn.Module, where: str
 ) -> tuple[torch.optim.Optimizer, list[SupervisedPlugin]]:
-    """The optimiser, and the plugin that changes its learning rate later, if the definition says so."""
+    """The optimiser, and the plugins that change its learning rate later or clip, if the definition says so."""
     settings = dict(settings)
     name = settings.pop("name")
-    then = settings.pop("then", None)
+    then, clip = settings.pop("then", None), settings.pop("clip", None)
     cls = getattr(torch.optim, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer)):
         names = [n for n, c in vars(torch.optim).items() if inspect.isclass(c) and c is not torch.optim.Optimizer]
@@ -130,7 +131,8 @@ def _build_optimizer(
     if next(model.parameters()).is_cuda and "capturable" in inspect.signature(cls).parameters:
         settings["capturable"] = True  # so that a CUDA graph of a whole training step can hold the update
     optimizer = construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
-    return optimizer, [] if then is None else [LearningRateAfter(**then)]
+    plugins: list[SupervisedPlugin] = [] if then is None else [LearningRateAfter(**then)]
+    return optimizer, plugins if clip is None else [*plugins, GradientClip(clip)]
 
 
 def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:

@@ -237,6 +237,8 @@ def _optimizer(value: Any, where: str) -> dict[str, Any]:
         values.size(then["after_steps"], f"{at}: after_steps")
         if not values.number(then["lr"], f"{at}: lr") > 0:
             raise UsageError(f"{at}: lr: expected a number above 0, got {then['lr']:g}")
+    if "clip" in optimizer and not values.number(optimizer["clip"], f"{where}: clip") > 0:
+        raise UsageError(f"{where}: clip: expected a number above 0, got {optimizer['clip']:g}")
     return optimizer
 
 

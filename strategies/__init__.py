@@ -6,8 +6,17 @@ They know nothing of leaderboards: any of them runs in a script with Avalanche a
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.gradient_clip import GradientClip
 from ftml_bench.strategies.learning_rate import LearningRateAfter
 from ftml_bench.strategies.per_round import per_round
 from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
-__all__ = ["FTML", "FollowTheLeader", "FromScratch", "LearningRateAfter", "TrainOnEverything", "per_round"]
+__all__ = [
+    "FTML",
+    "FollowTheLeader",
+    "FromScratch",
+    "GradientClip",
+    "LearningRateAfter",
+    "TrainOnEverything",
+    "per_round",
+]

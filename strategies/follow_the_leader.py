@@ -26,6 +26,7 @@ class FollowTheLeader(JointLearner):
     :param steps: training steps an arrival; None: ceil(n / train_mb_size).
     :param fine_tuning: "gd" (FTML's update procedure) or "adam".
     :param inner_lr: step size of the fine-tuning.
+    :param inner_clip: c: every entry of a gradient of the fine-tuning is cut to [-c, c]; None: as it is.
     :param update_steps: steps of the fine-tuning.
     :param update_size: at most so many points of D_t in the fine-tuning.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
@@ -54,6 +55,7 @@ class FollowTheLeader(JointLearner):
         steps: int | None = None,
         fine_tuning: Literal["gd", "adam"] = "gd",
         inner_lr: float = 0.1,
+        inner_clip: float | None = None,
         update_steps: int = 5,
         update_size: int = 1000,
         batch_norm: Literal["support", "transductive"] = "support",
@@ -68,6 +70,8 @@ class FollowTheLeader(JointLearner):
             raise UsageError(f"update_steps={update_steps}: expected a number of at least 1")
         if not inner_lr > 0:
             raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        if inner_clip is not None and not inner_clip > 0:
+            raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
         super().__init__(
             model=model,
             optimizer=optimizer,
@@ -90,6 +94,7 @@ class FollowTheLeader(JointLearner):
         )
         self.fine_tuning = fine_tuning
         self.inner_lr = inner_lr
+        self.inner_clip = inner_clip
         self.update_steps = update_steps
 
     def _rounds(self) -> list[int]:
@@ -105,6 +110,7 @@ class FollowTheLeader(JointLearner):
             steps=self.update_steps,
             optimizer=lambda parameters: FINE_TUNINGS[self.fine_tuning](parameters, lr=self.inner_lr),
             adapted=adapted_names(model, "all"),
+            clip=self.inner_clip,
         )
         model.load_state_dict(tuned, strict=False)
         self.cost.gradient_evaluations += self.update_steps * len(y)

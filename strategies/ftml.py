@@ -48,6 +48,8 @@ class FTML(Learner):
     :param update_size: at most so many points of D_t in the update procedure.
     :param adapted: what the inner loop changes: "all", "last_layer", or names of parameters.
     :param second_order: False for first-order MAML.
+    :param inner_clip: c: every entry of an inner gradient is cut to [-c, c], in the update procedure too; None: as it
+        is. The meta-gradient is that of the clipped steps.
     :param engine: what computes the meta-gradient: "auto", "batched", "vmap", "loop", "higher" (docs/engines.md).
     :param memory: "unroll" keeps the graph of every inner step; "adjoint" does not, and takes longer; "auto" unrolls
         while the graph is estimated to stay under 2 GiB. The gradient is the same.
@@ -86,6 +88,7 @@ class FTML(Learner):
         update_size: int = 1000,
         adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
         second_order: bool = True,
+        inner_clip: float | None = None,
         engine: str = "auto",
         memory: Literal["auto", "unroll", "adjoint"] = "auto",
         task_sampler: Callable[[int], Tensor] | None = None,
@@ -140,9 +143,10 @@ class FTML(Learner):
             "second_order": second_order,
             "adapted": self.adapted,
             "batch_norm": batch_norm,
+            "inner_clip": inner_clip,
             "memory": memory,
         }
-        self.engine = self._engine_of(self.model)
+        self._engine = self._engine_of(self.model)
         # On a GPU the host only says how many steps to take, where nobody wants to know more.
         plain = support_size is not None and not class_balanced and not permute_labels
         on_gpu = self.device.type == "cuda" and plain and buffer_folder is None
@@ -151,6 +155,13 @@ class FTML(Learner):
         self._updates_in_one_pass = self.device.type == "cuda"
         self._meta_step = MetaStep([self])
         self.together: Together | None = None  # with whom steps are taken
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the meta-gradient, of the present criterion; what changes in the model it notices itself."""
+        if self._engine.criterion is not self._criterion:
+            self._engine = self._engine_of(self.model)
+        return self._engine
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -173,12 +184,6 @@ class FTML(Learner):
 
     def _engine_of(self, model: nn.Module) -> Engine:
         return make_engine(model=model, criterion=self._criterion, **self.engine_settings)
-
-    def check_model_and_optimizer(self, **kwargs) -> None:
-        """As Avalanche's; a model that has grown gets its engine anew."""
-        super().check_model_and_optimizer(**kwargs)
-        if grows(self.model):
-            self.engine = self._engine_of(self.model)
 
     def _rounds(self) -> list[int]:
         # One point cannot be both support and query.
@@ -301,7 +306,7 @@ class FTML(Learner):
             return
         if not is_multi_task_module(self.model):
             with batch_statistics(groups=len(support_x), keep="running"):
-                self.model(support_x.flatten(0, 1))
+                self.model(support_x.flatten(0, 1).clone())  # a model may write into what it is given
             return
         # Such a model may part a minibatch by its tasks, so that groups would be mixed up.
         for x, label in zip(support_x, labels, strict=True):

@@ -11,7 +11,16 @@ from avalanche.evaluation import GenericPluginMetric, PluginMetric
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
-from ftml_bench.adaptation.graphs import WARM_UP, first_line, fixed_by, on_side_stream, recording, why_not_recorded
+from ftml_bench.adaptation.draws import host_state
+from ftml_bench.adaptation.graphs import (
+    DRAWS_ON_HOST,
+    WARM_UP,
+    first_line,
+    fixed_by,
+    on_side_stream,
+    recording,
+    why_not_recorded,
+)
 from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.strategies.per_round import PerRound
 
@@ -57,10 +66,12 @@ class MetaStep:
         """Take `steps` training steps."""
         done = 0
         if self._key is None or self._key != self._found_key():
-            done = min(steps, WARM_UP)
+            done, before = min(steps, WARM_UP), host_state()
             with on_side_stream():
                 self._take(done)
-            if done < steps and not self._record():
+            if host_state() != before:
+                self.note = f"no CUDA graph of the training step ({DRAWS_ON_HOST})"
+            if done < steps and (self.note or not self._record()):
                 self._take(steps - done)
                 done = steps
         if done < steps:
@@ -204,7 +215,7 @@ def _fixed(strategy: FTML, *, updates: bool) -> tuple:
         _draws(strategy).places,
         tuple(numbers),
         fixed_by(strategy.model, strategy._criterion),
-        (id(engine), engine.inner_lr, engine.inner_steps, engine.second_order),
+        (engine.built, engine.inner_lr, engine.inner_steps, engine.second_order),
         (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
     )
 

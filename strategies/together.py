@@ -68,4 +68,4 @@ def _kind(learner: FTML) -> tuple:
     shapes = tuple((name, p.shape, p.requires_grad) for name, p in learner.model.named_parameters())
     sizes = (learner.meta_batch_size, learner.support_size, learner.query_size)
     numbers, _ = fixed_by(learner.model, learner._criterion)
-    return (type(learner), type(learner.engine), repr(learner.engine_settings), sizes, shapes, numbers, learner.device)
+    return (type(learner), learner.engine.name, repr(learner.engine_settings), sizes, shapes, numbers, learner.device)

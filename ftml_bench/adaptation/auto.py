@@ -1,52 +1,196 @@
-"""The fastest engine that is exact for a model, with the reasons against the others."""
+"""The first of several engines that is exact for a model, found out by a trial, with the reasons against the others."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation.batched import BatchedEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, Input, Parameters, UntreatableError
-from ftml_bench.adaptation.loop import LoopEngine
-from ftml_bench.adaptation.vmap import VmapEngine
+from ftml_bench.adaptation.composition import Composition, composition
+from ftml_bench.adaptation.draws import random_state, restore
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.trial import Trial, said
+from ftml_bench.errors import UsageError
+
+OWN_SETTINGS = ("inner_lr", "inner_steps", "second_order", "memory", "memory_budget")  # may be set at any time
 
 
-def fastest(model: nn.Module, criterion: Criterion, **settings: Any) -> Engine:
-    """`batched` where the model is a plain stack, else `vmap` until it refuses the model, else `loop`."""
-    try:
-        return BatchedEngine(model, criterion, **settings)
-    except UntreatableError as reason:
-        return VmapOrLoop(model, criterion, reason.note, **settings)
+class TriedEngine:
+    """Engines of which the first is used that passes the trial (see `trial`) at the first meta-batch.
 
+    Whatever is replaced, frozen, hooked or set in the model afterwards, and another criterion, is noticed at the next
+    call: then the engines are built and tried anew.
 
-class VmapOrLoop:
-    """`vmap`, which finds out at its first `predict` whether it can treat a model, and `loop` from then on if not."""
+    :param candidates: engine classes, the preferred first.
+    :param settings: those of `InnerLoop`.
+    :raises UsageError: at once or at the first `predict`, if no candidate treats the model exactly.
+    """
 
-    def __init__(self, model: nn.Module, criterion: Criterion, note: str, **settings: Any) -> None:
-        self._loop = LoopEngine(model, criterion, **settings)
-        self._notes = [note]
-        self._engine: InnerLoop = self._loop
-        try:
-            self._engine = VmapEngine(model, criterion, **settings)
-        except UntreatableError as reason:
-            self._notes.append(reason.note)
+    def __init__(
+        self, candidates: list[type[InnerLoop]], model: nn.Module, criterion: Criterion, settings: dict[str, Any]
+    ) -> None:
+        self._candidates = candidates
+        self._settings = settings
+        self.criterion = criterion
+        self.built = 0  # how often; what was recorded of another building does not hold
+        self._ever_changing: set[tuple[Any, ...]] = set()  # parts of the composition that calls change
+        self._composition: Composition
+        self._build(model)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_engine" not in self.__dict__:
+            raise AttributeError(name)
         return getattr(self._engine, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_settings", {}) or name in OWN_SETTINGS:  # of whatever engine is used
+            self._settings[name] = value
+            setattr(self._engine, name, value)
+        else:
+            super().__setattr__(name, value)
 
     @property
     def chosen(self) -> dict[str, str]:
         """See `Engine.chosen`."""
         chosen = self._engine.chosen
-        return {**chosen, "engine_note": "; ".join([*self._notes, *filter(None, [chosen.get("engine_note")])])}
+        notes = [*self._notes, *filter(None, [chosen.get("engine_note")])]
+        return {**chosen, **({"engine_note": "; ".join(notes)} if notes else {})}
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
-        if self._engine is not self._loop:
+        return self._by_the_first(
+            lambda engine: engine.predict(parameters, support, query_x), parameters, support, query_x
+        )
+
+    def predict_each(
+        self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
+    ) -> Tensor:
+        """See `Engine.predict_each`."""
+        if not self._engine.takes_each:
+            return self._engine.predict_each(parameters, support, query_x, memory)
+        first = {name: p[0] for name, p in parameters.items()}
+        return self._by_the_first(
+            lambda engine: engine.predict_each(parameters, support, query_x, memory), first, support, query_x
+        )
+
+    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
+        """See `Engine.adapt`."""
+        self._notice_changes()
+        return self._engine.adapt(parameters, x, y, steps)
+
+    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+        """See `Engine.adapt_each`."""
+        self._notice_changes()
+        try:
+            return self._engine.adapt_each(parameters, x, y, steps)
+        except UntreatableError:  # such as shapes that it has no form for
+            return [self._engine.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
+
+    def _by_the_first(
+        self,
+        call: Callable[[InnerLoop], Tensor],
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+    ) -> Tensor:
+        """`call(engine)` by the first engine that passes the trial, and this call if it is the first of its kind."""
+        self._notice_changes()
+        key = _kind_of(self._engine.model, *support, query_x)
+        if key in self._passed:
+            return call(self._engine)
+        trial = Trial(self._engine.model, self.criterion, parameters, support, query_x, self._settings_of_steps())
+        state = random_state(support[1].device)
+        while True:
             try:
-                return self._engine.predict(parameters, support, query_x)
+                self._try(trial)
+                outputs = call(self._engine)
+                break
             except UntreatableError as reason:
+                self._take_next(reason)
+            except (UsageError, torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:  # in the whole what was right in the small
+                self._take_next(UntreatableError(self._engine.name, f"cannot treat this model ({said(error)})"), error)
+            restore(state, support[1].device)
+        self._passed.add(key)
+        now = composition(self._engine.model, self.criterion)
+        self._ever_changing |= _differences(self._composition, now)
+        self._composition = now
+        return outputs
+
+    def _try(self, trial: Trial) -> None:
+        """Try the present engine; where it may choose how to spare memory, in both ways."""
+        engine = self._engine
+        engine.changes_inputs = trial.changes_inputs
+        ways = engine.memories if engine.memory == "auto" else (engine.memory,)
+        failures: list[UntreatableError] = []
+        for memory in ways:
+            try:
+                trial.check(type(engine), memory)
+            except UntreatableError as reason:
+                failures.append(reason)
+                left = [way for way in ways if way != memory]
+        if len(failures) == len(ways):
+            raise failures[0]
+        if failures:
+            engine.memory = engine.chosen_memory = left[0]
+            self._notes.append(failures[0].note)
+
+    def _notice_changes(self) -> None:
+        """Build anew if the model is not what it was when the engine was built."""
+        now = composition(self._engine.model, self.criterion)
+        if now != self._composition:
+            changed = _differences(self._composition, now) - self._ever_changing
+            self._composition = now
+            if changed:
+                self._build(self._engine.model)
+
+    def _build(self, model: nn.Module) -> None:
+        self.built += 1
+        self._notes: list[str] = []
+        self._passed: set[tuple[Any, ...]] = set()
+        self._left = list(self._candidates)
+        self._model = model
+        self._take_next(None)
+        self._composition = composition(self._engine.model, self.criterion)
+
+    def _take_next(self, reason: UntreatableError | None, error: Exception | None = None) -> None:
+        """Build the next candidate that can be built; `reason` (and the error behind it) is against the one before."""
+        while True:
+            if reason is not None:
                 self._notes.append(reason.note)
-                self._engine = self._loop
-        return self._loop.predict(parameters, support, query_x)
+                if not self._left:
+                    raise self._none_is_left(reason) from (error or reason)
+            kind = self._left.pop(0)
+            try:
+                self._engine = kind(self._model, self.criterion, **self._settings)
+                return
+            except UntreatableError as found:
+                reason = found
+
+    def _none_is_left(self, reason: UntreatableError) -> UsageError:
+        if len(self._candidates) == 1 and reason.args[0] != "loop":
+            return reason
+        advice = (
+            "; second_order=False may do"
+            if self._settings.get("second_order", True) and "derivative" in reason.note
+            else ""
+        )
+        return UsageError(f"no engine can treat {type(self._model).__name__}: {reason.note}{advice}")
+
+    def _settings_of_steps(self) -> dict[str, Any]:
+        return {name: value for name, value in self._settings.items() if name not in ("memory", "memory_budget")}
+
+
+def _kind_of(model: nn.Module, x: Input, y: Tensor, query_x: Input) -> tuple[Any, ...]:
+    """What a trial may depend on beside the model's composition: modes, shapes of points, precision, device."""
+    modes = tuple(module.training for module in model.modules())
+    tensors = [part for data in (x, y, query_x) for part in (data if isinstance(data, tuple) else (data,))]
+    return (modes, *((t.shape[2:], t.dtype, t.device) for t in tensors), torch.is_autocast_enabled(y.device.type))
+
+
+def _differences(before: Composition, now: Composition) -> set[tuple[Any, ...]]:
+    """The parts of two compositions that differ."""
+    return {part for part in {*before, *now} if before.get(part) != now.get(part)}

@@ -15,7 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, without_labels
+from ftml_bench.adaptation.inner_loop import (
+    Criterion,
+    Input,
+    Parameters,
+    UntreatableError,
+    hooked,
+    scalar,
+    without_labels,
+)
 from ftml_bench.adaptation.kernels import batch_norm, batch_norm_by_first, conv2d
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, has_norm, normalise
@@ -47,6 +55,8 @@ class BatchedEngine(WrittenSteps):
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
         x, query_x = without_labels(self.name, support[0], query_x)
+        if torch.is_autocast_enabled(x.device.type):
+            raise UntreatableError(self.name, "takes no autocast")
         return self._by_graphs(self._predict, parameters, x, support[1], query_x)
 
     def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
@@ -59,12 +69,14 @@ class BatchedEngine(WrittenSteps):
         """See `Engine.predict_each`."""
         if not self.takes_each:
             return super().predict_each(parameters, support, query_x, memory)
+        self._refuse_shapes(support[0])
         return self._adapted_outputs(dict(parameters), *support, query_x, memory)
 
     @torch.no_grad()
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`; as many tasks in one pass as `memory_budget` allows."""
         one = self._common_features(parameters, x[:1])
+        self._refuse_shapes(one)
         at_once = max(1, self.memory_budget // self._bytes_of_a_step(self._copies(parameters, 1), one, y[:1]))
         found = []
         for some_x, some_y in zip(x.split(at_once), y.split(at_once), strict=True):
@@ -79,8 +91,25 @@ class BatchedEngine(WrittenSteps):
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
+        self._refuse_shapes(x)
         memory = self._memory_of(parameters, x, y)
         return self._adapted_outputs(self._copies(parameters, len(x)), x, y, query_x, memory)
+
+    def _refuse_shapes(self, x: Tensor) -> None:
+        """See that x (T, N, *input) has the shape that each layer's form is written for.
+
+        :raises UntreatableError: if it has not: some products would be of other numbers, and fit all the same.
+        """
+        point = x.dim() - 2
+        for name, layer in self.layers:
+            taken, given = DIMENSIONS.get(type(layer), (None, None))
+            if taken is not None and point not in taken:
+                raise UntreatableError(
+                    self.name,
+                    f"takes {type(layer).__name__} ({name or 'the model itself'}) on points of "
+                    f"{' or '.join(map(str, taken))} dimensions only, not of {point}",
+                )
+            point = point if given is None else given
 
     def _copies(self, parameters: Parameters, tasks: int) -> Weights:
         """The parameters behind the common layers, for each task."""
@@ -113,7 +142,7 @@ class BatchedEngine(WrittenSteps):
 
     def _through_common(self, parameters: Parameters, x: Tensor) -> Tensor:
         tasks = len(x)
-        x = x.flatten(0, 1)
+        x = self._own(x).flatten(0, 1)
         for name, layer in self.common:
             x = functional_call(layer, _of_layer(name, layer, parameters), (x,))
         return x.unflatten(0, (tasks, -1))
@@ -129,7 +158,7 @@ class BatchedEngine(WrittenSteps):
 
     def _forward(self, fast: Weights, x: Tensor, first: int | None) -> Tensor:
         """(T, N, *input) -> (T, N, *output); norms take their statistics from the first `first` rows."""
-        tasks = len(x)
+        tasks, x = len(x), self._own(x)
         for name, layer in self.layers:
             x = LAYERS[type(layer)](layer, _of_layer(name, layer, fast), x, tasks, first)
         return _by_task(x, tasks)
@@ -137,10 +166,10 @@ class BatchedEngine(WrittenSteps):
     def _sum_of_tasks(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The sum over tasks of the criterion of each, in one call where that is the same number."""
         criterion = self.criterion
-        if type(criterion) is nn.CrossEntropyLoss and criterion.weight is None and criterion.reduction == "mean":
-            if y.is_floating_point():
+        if isinstance(criterion, nn.CrossEntropyLoss) and _is_plain(criterion) and criterion.weight is None:
+            if outputs.dim() > 2 and outputs.shape == y.shape:  # probabilities
                 return len(y) * criterion(outputs.flatten(0, 1), y.flatten(0, 1))
-            if y.dim() == 2:  # ignored targets are left out of a task's mean
+            if outputs.dim() == 3 and y.dim() == 2:  # ignored targets are left out of a task's mean
                 points = F.cross_entropy(
                     outputs.flatten(0, 1),
                     y.flatten(),
@@ -149,13 +178,23 @@ class BatchedEngine(WrittenSteps):
                     reduction="none",
                 )
                 return (points.view_as(y).sum(1) / (y != criterion.ignore_index).sum(1)).sum()
-        if type(criterion) in _PLAIN_MEANS and criterion.reduction == "mean":  # type: ignore[attr-defined]
+        # where shapes differ, the criterion spreads one over the other, and is to see one task's alone
+        if isinstance(criterion, _PLAIN_MEANS) and _is_plain(criterion) and outputs.shape == y.shape and y.dim() > 1:
             return len(y) * criterion(outputs.flatten(0, 1), y.flatten(0, 1))
-        return torch.stack([criterion(o, t) for o, t in zip(outputs, y, strict=True)]).sum()
+        return torch.stack([scalar(criterion(o, t)) for o, t in zip(outputs, y, strict=True)]).sum()
 
 
 # Their mean over tasks of equal size is the mean over all rows.
 _PLAIN_MEANS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
+def _is_plain(criterion: nn.Module) -> bool:
+    """Whether a criterion is a mean by a class of PyTorch's, and nothing more."""
+    return (
+        type(criterion) in (nn.CrossEntropyLoss, *_PLAIN_MEANS)
+        and criterion.reduction == "mean"
+        and not hooked(criterion)
+    )
 
 
 def _of_layer(name: str, layer: nn.Module, parameters: Parameters) -> Weights:
@@ -165,6 +204,8 @@ def _of_layer(name: str, layer: nn.Module, parameters: Parameters) -> Weights:
 
 def why_not_batched(model: nn.Module) -> str:
     """The reason why the engine cannot treat `model` exactly; empty if it can."""
+    if hooked(model):
+        return f"leaves out the hooks of {hooked(model)}"
     for name, layer in _leaves(model):
         if type(layer) not in LAYERS:
             return f"has no batched form of {type(layer).__name__} ({name or 'the model itself'})"
@@ -177,11 +218,16 @@ def why_not_batched(model: nn.Module) -> str:
 
 
 def _leaves(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
-    """The layers of (nested) plain Sequentials in order of execution; anything else is a leaf."""
-    if type(module).forward is not nn.Sequential.forward:
+    """The layers of (nested) plain Sequentials in order of execution; anything else is a leaf.
+
+    A layer that stands in several places is there as often (`named_children` would name it once).
+    """
+    if not isinstance(module, nn.Sequential) or any(
+        getattr(type(module), method) is not getattr(nn.Sequential, method) for method in ("forward", "__iter__")
+    ):
         return [(name, module)]
     prefix = f"{name}." if name else ""
-    return [leaf for child, m in module.named_children() for leaf in _leaves(m, prefix + child)]
+    return [leaf for child, m in zip(module._modules, module, strict=True) for leaf in _leaves(m, prefix + child)]
 
 
 # -- layers: (layer, its parameters with a leading task dimension, x, number of tasks, rows for statistics) -> x
@@ -272,4 +318,18 @@ LAYERS: dict[type[nn.Module], Callable[..., Tensor]] = {
         ],
         _elementwise,
     ),
+}
+
+# Dimensions of a point: those that a layer's form is written for, and what comes out; a layer that is not here takes
+# any and leaves them.
+ROWS, MAPS = 1, 3
+DIMENSIONS: dict[type[nn.Module], tuple[tuple[int, ...] | None, int | None]] = {
+    nn.Conv2d: ((MAPS,), MAPS),
+    nn.Linear: ((ROWS,), ROWS),
+    TaskBatchNorm: ((ROWS, MAPS), None),
+    nn.GroupNorm: ((MAPS,), MAPS),
+    nn.Flatten: ((ROWS, MAPS), ROWS),
+    SpatialSoftArgmax: ((MAPS,), ROWS),
+    BiasTransformation: ((ROWS,), ROWS),
+    **dict.fromkeys([nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d], ((MAPS,), MAPS)),
 }

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ftml_bench.adaptation.draws import host_state, random_state, replayed
+
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate what they keep
 MOST_RECORDINGS = 4  # of a function at a time; each keeps the memory of its forward pass
 MOST_IN_ALL = 100  # more are no help: something changes all the time
+DRAWS_ON_HOST = "draws from random or NumPy, which a recording would repeat"
 
 
 class Graphs:
@@ -85,9 +88,12 @@ class Recording:
             return list(torch.autograd.grad(outputs, leaves, cotangent, allow_unused=True)) if leaves else []
 
         with torch.random.fork_rng([self.inputs[0].device]), torch.set_grad_enabled(bool(leaves)), on_side_stream():
+            before = host_state()
             for _ in range(WARM_UP):
                 outputs = function(*self.inputs)
                 gradients(outputs, torch.ones_like(outputs))
+            if host_state() != before:
+                raise RuntimeError(DRAWS_ON_HOST)
         self._forward, self._backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.set_grad_enabled(bool(leaves)), recording(self._forward):
             outputs = function(*self.inputs)
@@ -215,23 +221,3 @@ def on_side_stream() -> Iterator[None]:
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # libraries keep memory for each stream that they have worked on
-
-
-def random_state(device: torch.device) -> Tensor:
-    """The state of the generator that layers on `device` draw from."""
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-@contextmanager
-def replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
-    """Inside, layers draw as from `state`; afterwards the generator is as it was. None: nothing draws."""
-    if state is None:
-        yield
-        return
-    before = random_state(device)
-    put = (lambda s: torch.cuda.set_rng_state(s, device)) if device.type == "cuda" else torch.set_rng_state
-    put(state)
-    try:
-        yield
-    finally:
-        put(before)

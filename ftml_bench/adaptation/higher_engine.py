@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ftml_bench.adaptation.inner_loop import InnerLoop, Input, Parameters, without_labels
-from ftml_bench.errors import UsageError
+from ftml_bench.adaptation.graphs import first_line
+from ftml_bench.adaptation.inner_loop import (
+    Criterion,
+    InnerLoop,
+    Input,
+    Parameters,
+    UntreatableError,
+    hooked,
+    without_labels,
+)
+
+Gradients = list[Tensor | None]
 
 
 class HigherEngine(InnerLoop):
@@ -17,20 +29,24 @@ class HigherEngine(InnerLoop):
     name = "higher"
     memories = ("unroll",)
 
+    def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
+        super().__init__(model, criterion, **settings)
+        if hooked(self.model):
+            raise UntreatableError(self.name, f"leaves out the hooks of {hooked(self.model)}")
+
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
         x, query_x = without_labels(self.name, support[0], query_x)
-        tasks = zip(x, support[1], query_x, strict=True)
-        return torch.stack([self._task(parameters, *task) for task in tasks])
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            outputs = torch.stack([self._task(parameters, *task) for task in zip(x, support[1], query_x, strict=True)])
+        return outputs if wanted else outputs.detach()
 
     def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         import higher  # only where it is used: the package is not maintained, and no other engine needs it
 
         named = dict(self.model.named_parameters())
         optimizer = torch.optim.SGD([named[n] for n in self.adapted], lr=self.inner_lr)
-        # `track_higher_grads=False` would cut the path to the initial weights too; first-order MAML keeps that path
-        # and treats only the inner gradients as constants.
-        constant = None if self.second_order else _constant
         with ExitStack() as stack:
             try:
                 model, inner = stack.enter_context(
@@ -38,13 +54,30 @@ class HigherEngine(InnerLoop):
                 )
             except TypeError as error:
                 kind = type(self.model).__name__
-                raise UsageError(f"higher cannot patch {kind} ({error}): use engine='loop'") from error
-            model.update_params([parameters[name] for name in named])
+                raise UntreatableError(self.name, f"cannot patch {kind} ({first_line(error)})") from error
+            # what asks for no gradient is adapted all the same
+            model.update_params(
+                [
+                    p if p.requires_grad else p.detach().requires_grad_(n in self.adapted)
+                    for n, p in ((name, parameters[name]) for name in named)
+                ]
+            )
             for _ in range(self.inner_steps):
-                inner.step(self._support_loss(model, x, y), grad_callback=constant)
+                inner.step(self._support_loss(model, x, y), grad_callback=self._callback())
             return self._query_outputs(model, x, query_x)
 
+    def _callback(self) -> Callable[[Gradients], Gradients] | None:
+        """What becomes of the inner gradients before a step: clipped, and in first order cut from their graph.
 
-def _constant(gradients: list[Tensor | None]) -> list[Tensor | None]:
-    """The gradients cut from their graph; a frozen parameter has none."""
-    return [None if g is None else g.detach() for g in gradients]
+        `higher`'s own `track_higher_grads=False` would cut the path to the initial weights too; first-order MAML keeps
+        that path and treats the inner gradients alone as constants.
+        """
+        if self.second_order and self.inner_clip is None:
+            return None
+
+        def call(gradients: Gradients) -> Gradients:
+            known = iter(self._clipped(g for g in gradients if g is not None))  # a frozen parameter has none
+            found = [None if g is None else next(known) for g in gradients]
+            return found if self.second_order else [None if g is None else g.detach() for g in found]
+
+        return call

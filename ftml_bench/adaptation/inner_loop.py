@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 
 from ftml_bench.adaptation.graphs import Graphs
+from ftml_bench.adaptation.second_derivatives import twice_differentiable
+from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
 
@@ -19,6 +21,7 @@ Parameters = Mapping[str, Tensor]
 Input = Tensor | tuple[Tensor, Tensor]  # a model that takes task labels: (inputs, labels), a label a point
 BATCH_NORM_RULES = ("support", "transductive")
 MEMORY = ("auto", "unroll", "adjoint")
+MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class UntreatableError(UsageError):
@@ -41,7 +44,9 @@ class Engine(Protocol):
     inner_lr: float
     inner_steps: int
     second_order: bool
+    criterion: Criterion
     graphs: Graphs
+    built: int  # how often an engine has been built, for what it is to compute may change
     takes_each: bool  # whether there are `choose_memory` and `predict_each`
 
     @property
@@ -104,6 +109,8 @@ class InnerLoop:
         (first-order MAML).
     :param adapted: "all" parameters, those of the "last_layer", or names.
     :param batch_norm: whose statistics normalise the query: the "support" set's, or its own ("transductive").
+    :param inner_clip: c: every entry of an inner gradient is cut to [-c, c], in the update procedure too, as in the
+        authors' code; the meta-gradient is that of the clipped steps. None: as they are.
     :param memory: "unroll" keeps the graph of every inner step, "adjoint" only the weights before each (see `steps`);
         "auto" unrolls as long as the graph is estimated to fit `memory_budget`.
     :param memory_budget: in bytes.
@@ -123,6 +130,7 @@ class InnerLoop:
         second_order: bool = True,
         adapted: Literal["all", "last_layer"] | Iterable[str] = "all",
         batch_norm: Literal["support", "transductive"] = "support",
+        inner_clip: float | None = None,
         memory: Literal["auto", "unroll", "adjoint"] = "auto",
         memory_budget: int = 2**31,
     ) -> None:
@@ -130,6 +138,8 @@ class InnerLoop:
             raise UsageError(f"inner_steps={inner_steps}: expected 0 or more")
         if not inner_lr > 0:
             raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        if inner_clip is not None and not inner_clip > 0:
+            raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
         if batch_norm not in BATCH_NORM_RULES:
             raise unknown("batch norm rule of a strategy that adapts", batch_norm, BATCH_NORM_RULES)
         if memory not in MEMORY:
@@ -137,6 +147,7 @@ class InnerLoop:
         if memory != "auto" and memory not in self.memories:
             raise UntreatableError(self.name, f"takes memory={self.memories[0]!r} only, not {memory!r}")
         refuse_running_norms(model)
+        refuse_parameter_hooks(model)
         self.model = convert_batch_norm(model)
         self.graphs = Graphs()
         self.criterion = criterion
@@ -144,6 +155,10 @@ class InnerLoop:
         self.inner_steps = inner_steps
         self.second_order = second_order
         self.adapted = adapted_names(self.model, adapted)
+        self.inner_clip = inner_clip
+        if inner_clip is not None and any(p.is_complex() for p in self.model.parameters()):
+            raise UsageError("inner_clip: complex parameters have no entries that could be cut to an interval")
+        self.changes_inputs = False  # whether the model writes into its inputs: each call gets a copy then
         self.memory = memory if len(self.memories) > 1 else self.memories[0]
         self.memory_budget = memory_budget
         self.chosen_memory = self.memories[0] if memory == "auto" else memory
@@ -184,21 +199,35 @@ class InnerLoop:
             steps=steps,
             optimizer=lambda ps: torch.optim.SGD(ps, lr=self.inner_lr),
             adapted=self.adapted,
+            clip=self.inner_clip,
         )
 
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""
         return [self.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
 
+    def _exactly(self) -> AbstractContextManager[None]:
+        return twice_differentiable(self.model) if self.second_order else nullcontext()
+
+    def _own(self, x: Tensor) -> Tensor:
+        """Inputs that a call of the model may do with as it likes."""
+        return x.clone() if self.changes_inputs else x
+
+    def _clipped(self, gradients: Iterable[Tensor]) -> list[Tensor]:
+        """Inner gradients, each entry cut to [-inner_clip, inner_clip]; differentiable."""
+        if self.inner_clip is None:
+            return list(gradients)
+        return [g.clamp(-self.inner_clip, self.inner_clip) for g in gradients]
+
     def _support_loss(self, call: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
-        with batch_statistics():
-            return self.criterion(call(x), y)
+        with batch_statistics(), self._exactly():
+            return scalar(self.criterion(call(self._own(x)), y))
 
     def _query_outputs(self, call: Callable[[Tensor], Tensor], support_x: Tensor, query_x: Tensor) -> Tensor:
         if not self.query_needs_support:
-            with batch_statistics():
-                return call(query_x)
-        with batch_statistics(first=len(support_x)):
+            with batch_statistics(), self._exactly():
+                return call(self._own(query_x))
+        with batch_statistics(first=len(support_x)), self._exactly():
             return call(torch.cat([support_x, query_x]))[len(support_x) :]
 
 
@@ -211,6 +240,45 @@ def without_labels(engine: str, *inputs: Input) -> list[Tensor]:
     if len(tensors) < len(inputs):
         raise UntreatableError(engine, "passes no task labels")
     return tensors
+
+
+def scalar(loss: Tensor) -> Tensor:
+    """The loss, if it is one number.
+
+    :raises UsageError: if it is not: the gradient of which number should be followed?
+    """
+    if loss.numel() != 1:
+        raise UsageError(f"the criterion gives a tensor of shape {tuple(loss.shape)}: expected one number, the mean")
+    return loss
+
+
+def trained_in(criterion: Criterion) -> bool:
+    """Whether the criterion has parameters of its own that ask for a gradient."""
+    return isinstance(criterion, nn.Module) and any(p.requires_grad for p in criterion.parameters())
+
+
+def hooked(model: nn.Module) -> str:
+    """A module that does more when it is called than its class says: hooks, a `forward` of its own; empty if none."""
+    if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in MODULE_HOOKS):
+        return "all modules"
+    for name, module in model.named_modules():
+        own = vars(module)
+        if any(own[hooks] for hooks in MODULE_HOOKS) or "forward" in own:
+            return f"{type(module).__name__} ({name or 'the model itself'})"
+    return ""
+
+
+def refuse_parameter_hooks(model: nn.Module) -> None:
+    """Refuse hooks on parameters' gradients: an inner step works on other tensors, which they do not see.
+
+    :raises UsageError: if there is one.
+    """
+    for name, p in model.named_parameters():
+        if p._backward_hooks:
+            raise UsageError(
+                f"the gradient hook on parameter {name} would act on the meta-gradient but on no inner step: remove "
+                f"it, and freeze parameters by requires_grad or change p.grad in a plugin's before_update"
+            )
 
 
 def refuse_running_norms(model: nn.Module) -> None:
@@ -233,11 +301,13 @@ def _convertible(module: nn.Module) -> bool:
 def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the inner loop changes, in the model's order; frozen ones never are."""
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not trainable:
+        raise UsageError(f"no parameter of {type(model).__name__} asks for a gradient: there is nothing to adapt")
     if adapted == "all":
         return trainable
     if adapted == "last_layer":
-        prefix = trainable[-1].rpartition(".")[0]
-        return [name for name in trainable if name.rpartition(".")[0] == prefix]
+        last = _layer_of(trainable[-1])
+        return [name for name in trainable if _layer_of(name) == last]
     if isinstance(adapted, str):
         raise unknown("value of adapted", adapted, ["all", "last_layer"])
     wanted = list(adapted)
@@ -245,6 +315,11 @@ def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
         if name not in trainable:
             raise unknown("parameter in adapted", name, trainable)
     return [name for name in trainable if name in wanted]
+
+
+def _layer_of(name: str) -> str:
+    """The layer that a parameter is of; what a parametrisation is made of is the layer's that it stands in."""
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 
 
 def update_procedure(
@@ -257,6 +332,7 @@ def update_procedure(
     steps: int,
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     adapted: list[str],
+    clip: float | None = None,
 ) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
@@ -264,14 +340,23 @@ def update_procedure(
 
     :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
     :param optimizer: builds the optimiser for the adapted copies.
+    :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
     :return: the adapted copy by name, detached.
     """
     copy = {name: p.detach().clone() for name, p in parameters.items()}
     leaves = [copy[name].requires_grad_() for name in adapted]
     step = optimizer(leaves)
+    inputs = x if isinstance(x, tuple) else (x,)
+
+    def derive() -> None:
+        # a model may write into what it is given
+        scalar(criterion(model(*(part.clone() for part in inputs)), y)).backward()
+
     with torch.enable_grad(), batch_statistics():
         for _ in range(steps):
             step.zero_grad()
-            criterion(functional_call(model, copy, x if isinstance(x, tuple) else (x,)), y).backward()
+            while_holding(model, copy, derive)
+            if clip is not None:
+                torch.nn.utils.clip_grad_value_(leaves, clip)
             step.step()
     return {name: p.detach() for name, p in copy.items()}

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftml_bench.adaptation.graphs import fixed_by, random_state, replayed
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
+from ftml_bench.adaptation.draws import RandomState, own_generator, random_state, replayed
+from ftml_bench.adaptation.graphs import fixed_by
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
 
 Weights = dict[str, Tensor]
 
@@ -33,6 +34,8 @@ class WrittenSteps(InnerLoop):
             raise UntreatableError(
                 self.name, f"with memory='adjoint' cannot draw twice alike from the generator of {layer}"
             )
+        if self.memory == "adjoint" and trained_in(criterion):
+            raise UntreatableError(self.name, "with memory='adjoint' takes no criterion with parameters of its own")
 
     def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         """The support loss; with a task dimension, the sum of the tasks' losses: each copy gets its own gradient."""
@@ -41,6 +44,13 @@ class WrittenSteps(InnerLoop):
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         """The query's outputs at the weights `fast`."""
         raise NotImplementedError
+
+    def _held(self, fast: Weights, function: Callable[[], list], first: int | None = None) -> list:
+        """`function()`, while the model holds the weights `fast`, if the engine calls the model itself.
+
+        :param first: norm layers take their statistics from so many first rows; None: from all.
+        """
+        return function()
 
     def _by_graphs(
         self, predict: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor
@@ -58,17 +68,25 @@ class WrittenSteps(InnerLoop):
 
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
         """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
-        if memory == "adjoint":
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (*fast.values(), x, query_x))
+        if memory == "adjoint" or not wanted:  # which keeps no graph
             return _Adjoint.apply(self, list(fast), x, y, query_x, *fast.values())
+        # what asks for no gradient is adapted all the same
+        fast = {
+            n: w if w.requires_grad or n not in self.adapted else w.detach().requires_grad_() for n, w in fast.items()
+        }
         if x.is_cuda:
             return self._adapted_outputs_of_one_tensor(fast, x, y, query_x)
-        fast = dict(fast)
         for _ in range(self.inner_steps):
-            gradients = torch.autograd.grad(
-                self._loss(fast, x, y), [fast[n] for n in self.adapted], create_graph=self.second_order
-            )
-            self._move(fast, gradients)
+            self._move(fast, self._derive(self._loss(fast, x, y), [fast[n] for n in self.adapted], self.second_order))
         return self._outputs(fast, x, query_x)
+
+    def _derive(self, loss: Tensor, weights: list[Tensor], create_graph: bool) -> list[Tensor]:
+        """The (clipped) gradients of the support loss; zero where the loss does not depend on a weight."""
+        gradients = torch.autograd.grad(
+            loss, weights, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+        return self._clipped(gradients)
 
     def _adapted_outputs_of_one_tensor(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         """The same with all adapted weights in one tensor, `flat`.
@@ -77,8 +95,7 @@ class WrittenSteps(InnerLoop):
         """
         flat = self._joined(fast)
         for _ in range(self.inner_steps):
-            loss = self._loss(self._parted(flat, fast), x, y)
-            (gradient,) = torch.autograd.grad(loss, [flat], create_graph=self.second_order)
+            (gradient,) = self._derive(self._loss(self._parted(flat, fast), x, y), [flat], self.second_order)
             flat = torch.sub(flat, gradient, alpha=self.inner_lr)
         return self._outputs(self._parted(flat, fast), x, query_x)
 
@@ -104,7 +121,7 @@ class WrittenSteps(InnerLoop):
         """
         if self.memory == "auto":
             # first order keeps no graph, and what cannot be drawn again cannot be computed again
-            if not self.second_order or own_generator(self.model):
+            if not self.second_order or own_generator(self.model) or trained_in(self.criterion):
                 return "unroll"
             fast, x, y = one_task()
             if x.shape not in self._step_bytes:
@@ -131,19 +148,19 @@ class WrittenSteps(InnerLoop):
         with replayed(random_state(x.device), x.device), torch.enable_grad():
             with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 loss = self._loss(leaves, x, y)
-                gradients = torch.autograd.grad(loss, [leaves[n] for n in self.adapted], create_graph=True)
+                gradients = self._derive(loss, [leaves[n] for n in self.adapted], True)
             for known in (*leaves.values(), x, y):
                 kept.pop(known.untyped_storage().data_ptr(), None)
             # the new weights are kept too
             return sum(kept.values()) + sum(g.numel() * g.element_size() for g in gradients)
 
-    def _drew(self, before: Tensor | None, x: Tensor) -> bool:
+    def _drew(self, before: RandomState | None, x: Tensor) -> bool:
         """Whether layers that draw, such as dropout, have drawn since: the adjoint must draw the same again."""
         if before is None:  # while a graph is recorded, after calls that were not
             if self._draws:
                 raise RuntimeError("the adjoint draws again what layers such as dropout drew")
             return False
-        self._draws = not torch.equal(before, random_state(x.device))
+        self._draws = before != random_state(x.device)
         return self._draws
 
     # -- what the adjoint asks for; nothing of it leaves a graph behind
@@ -151,8 +168,9 @@ class WrittenSteps(InnerLoop):
     def _gradients(self, fast: Weights, x: Tensor, y: Tensor) -> list[Tensor]:
         """The gradients of the support loss in the adapted weights."""
         leaves = _leaves(fast, self.adapted)
+        moved = {**fast, **leaves}
         with torch.enable_grad():
-            return list(torch.autograd.grad(self._loss({**fast, **leaves}, x, y), list(leaves.values())))
+            return self._held(moved, lambda: self._derive(self._loss(moved, x, y), list(leaves.values()), False))
 
     def _hessian_product(
         self, fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor], wanted: list[str], wants_x: bool
@@ -160,16 +178,19 @@ class WrittenSteps(InnerLoop):
         """The derivative of <gradients, direction> in the weights `wanted`, and in x last; None is zero."""
         leaves = _leaves(fast, dict.fromkeys([*self.adapted, *wanted]))
         x = x.detach().requires_grad_(wants_x)
-        with torch.enable_grad():
-            loss = self._loss({**fast, **leaves}, x, y)
-            gradients = torch.autograd.grad(loss, [leaves[n] for n in self.adapted], create_graph=True)
-        # a gradient that depends on nothing (of a linear loss) has no graph
-        pairs = [(g, d) for g, d in zip(gradients, direction, strict=True) if g.requires_grad]
+        moved = {**fast, **leaves}
         inputs = [leaves[n] for n in wanted] + ([x] if wants_x else [])
-        if not pairs or not inputs:
-            return [None] * (len(wanted) + 1)
-        products = torch.autograd.grad([g for g, _ in pairs], inputs, [d for _, d in pairs], allow_unused=True)
-        return [*products] if wants_x else [*products, None]
+
+        def products() -> list[Tensor | None]:
+            with torch.enable_grad():
+                gradients = self._derive(self._loss(moved, x, y), [leaves[n] for n in self.adapted], True)
+            # a gradient that depends on nothing (of a linear loss) has no graph
+            pairs = [(g, d) for g, d in zip(gradients, direction, strict=True) if g.requires_grad]
+            if not pairs or not inputs:
+                return [None] * len(inputs)
+            return list(torch.autograd.grad([g for g, _ in pairs], inputs, [d for _, d in pairs], allow_unused=True))
+
+        return self._held(moved, products) + ([] if wants_x else [None])
 
     def _pullback(
         self, fast: Weights, x: Tensor, query_x: Tensor, cotangent: Tensor, wanted: list[str], wants: tuple[bool, bool]
@@ -177,19 +198,16 @@ class WrittenSteps(InnerLoop):
         """The derivative of <outputs, cotangent> in the weights `wanted`, in x and in query_x; None is zero."""
         leaves = _leaves(fast, wanted)
         x, query_x = x.detach().requires_grad_(wants[0]), query_x.detach().requires_grad_(wants[1])
-        with torch.enable_grad():
-            outputs = self._outputs({**fast, **leaves}, x, query_x)
+        moved = {**fast, **leaves}
         inputs = [*leaves.values(), *(t for t, wanted_too in zip((x, query_x), wants, strict=True) if wanted_too)]
-        found = iter(torch.autograd.grad(outputs, inputs, cotangent, allow_unused=True))
+
+        def pulled() -> list[Tensor | None]:
+            with torch.enable_grad():
+                outputs = self._outputs(moved, x, query_x)
+            return list(torch.autograd.grad(outputs, inputs, cotangent, allow_unused=True))
+
+        found = iter(self._held(moved, pulled, len(x) if self.query_needs_support else None))
         return [next(found) for _ in wanted] + [next(found) if wanted_too else None for wanted_too in wants]
-
-
-def own_generator(model: nn.Module) -> str:
-    """A layer that draws from a generator of its own, whose draws cannot be repeated; empty if there is none."""
-    for name, layer in model.named_modules():
-        if any(isinstance(value, torch.Generator) for value in vars(layer).values()):
-            return f"{type(layer).__name__} ({name or 'the model itself'})"
-    return ""
 
 
 def _leaves(fast: Weights, names: Any) -> Weights:
@@ -215,6 +233,8 @@ class _Adjoint(torch.autograd.Function):
         outputs = engine._outputs(fast, x, query_x)
         ctx.save_for_backward(x, y, query_x, *values)
         ctx.engine, ctx.names = engine, names
+        kind = x.device.type
+        ctx.precision = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.kept = [*kept, [fast[n] for n in engine.adapted]]
         ctx.states = states if engine._drew(states[0], x) else [None] * len(states)
         return outputs
@@ -222,6 +242,11 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
+        with torch.autocast(*ctx.precision):
+            return _Adjoint._backward(ctx, cotangent)
+
+    @staticmethod
+    def _backward(ctx, cotangent: Tensor) -> tuple:
         engine: WrittenSteps = ctx.engine
         x, y, query_x, *values = ctx.saved_tensors
         first = dict(zip(ctx.names, values, strict=True))
@@ -257,7 +282,7 @@ class _Adjoint(torch.autograd.Function):
         )
 
 
-def _state_or_none(x: Tensor) -> Tensor | None:
-    """The state of the generator of x's device; None while a CUDA graph is recorded, which has no state to read."""
+def _state_or_none(x: Tensor) -> RandomState | None:
+    """The random states that layers draw from; None while a CUDA graph is recorded, which has no state to read."""
     recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
     return None if recording else random_state(x.device)

@@ -13,11 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vjp
+from torch.func import grad, vjp
 
-from ftml_bench.adaptation.graphs import random_state, replayed
-from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, without_labels
+from ftml_bench.adaptation.inner_loop import (
+    Criterion,
+    Input,
+    Parameters,
+    UntreatableError,
+    hooked,
+    without_labels,
+)
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
+from ftml_bench.adaptation.weights import call_with
 
 
 class VmapEngine(WrittenSteps):
@@ -31,21 +38,19 @@ class VmapEngine(WrittenSteps):
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
-        self._tried = False
+        if hooked(self.model):
+            raise UntreatableError(self.name, f"would hand tensors of vmap to the hooks of {hooked(self.model)}")
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
         """See `Engine.predict`."""
         x, query_x = without_labels(self.name, support[0], query_x)
-        y = support[1]
         if x.requires_grad or query_x.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in its inputs")
-        if not self._tried:
-            self._try(_copies(parameters, len(x)), x, y)
-            self._tried = True
-        return self._by_graphs(self._predict, parameters, x, y, query_x)
+        return self._by_graphs(self._predict, parameters, x, support[1], query_x)
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
-        return self._adapted_outputs(_copies(parameters, len(x)), x, y, query_x, "adjoint")
+        copies = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
+        return self._adapted_outputs(copies, x, y, query_x, "adjoint")
 
     def _task_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         return self._support_loss(partial(self._call, fast), x, y)
@@ -54,7 +59,7 @@ class VmapEngine(WrittenSteps):
         return self._query_outputs(partial(self._call, fast), support_x, query_x)
 
     def _call(self, fast: Weights, x: Tensor) -> Tensor:
-        return functional_call(self.model, fast, (x,))
+        return call_with(self.model, fast, x)
 
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return _by_task(self._task_outputs)(fast, support_x, query_x)
@@ -63,7 +68,7 @@ class VmapEngine(WrittenSteps):
         def loss(adapted: Weights) -> Tensor:
             return self._task_loss({**fast, **adapted}, x, y)
 
-        return list(grad(loss)({n: fast[n] for n in self.adapted}).values())
+        return self._clipped(grad(loss)({n: fast[n] for n in self.adapted}).values())
 
     def _gradients(self, fast: Weights, x: Tensor, y: Tensor) -> list[Tensor]:
         return _by_task(self._task_gradients)(fast, x, y)
@@ -85,50 +90,6 @@ class VmapEngine(WrittenSteps):
             return list(pull(cotangent)[0].values())
 
         return [*_by_task(pulled)(fast, x, query_x, cotangent), None, None]
-
-    def _try(self, fast: Weights, x: Tensor, y: Tensor) -> None:
-        """Compare the derivatives of one task's support loss with plain autograd's.
-
-        :raises UntreatableError: if torch.func cannot take them, or takes others.
-        """
-        one, x, y = {name: p[:1].detach() for name, p in fast.items()}, x[:1], y[:1]
-        state = random_state(x.device)
-        try:
-            with replayed(state, x.device):
-                gradients = self._gradients(one, x, y)
-            with replayed(state, x.device):
-                products = self._hessian_product(one, x, y, gradients, self.adapted, False)[:-1]
-        except Exception as error:  # whatever a model's own code runs into under vmap
-            raise UntreatableError(
-                self.name, f"cannot treat this model ({str(error).strip().splitlines()[0]})"
-            ) from error
-        with replayed(state, x.device):
-            plain = _PlainTask(self)
-            task = {name: p[0] for name, p in one.items()}
-            expected = plain._hessian_product(task, x[0], y[0], [g[0] for g in gradients], self.adapted, False)[:-1]
-        found = torch.cat([p.flatten() for p in products if p is not None])
-        reference = torch.cat(
-            [
-                torch.zeros_like(task[n]).flatten() if p is None else p.flatten()
-                for n, p in zip(self.adapted, expected, strict=True)
-            ]
-        )
-        tolerance = 1e-8 if found.dtype == torch.float64 else 1e-2
-        if not float((found - reference).norm()) <= tolerance * float(reference.norm()) + 1e-12:
-            raise UntreatableError(self.name, "computes other second derivatives than autograd for this model")
-
-
-def _copies(parameters: Parameters, tasks: int) -> Weights:
-    """The parameters with a leading dimension of tasks."""
-    return {name: p.expand(tasks, *p.shape) for name, p in parameters.items()}
-
-
-class _PlainTask(WrittenSteps):
-    """One task of a `VmapEngine` by plain autograd."""
-
-    def __init__(self, engine: VmapEngine) -> None:
-        self.adapted = engine.adapted
-        self._loss = engine._task_loss  # type: ignore[method-assign]
 
 
 def _by_task(function: Callable[..., Any]) -> Callable[..., Any]:

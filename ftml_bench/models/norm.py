@@ -71,6 +71,8 @@ class TaskBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected an input of shape (N, C, ...), got {tuple(input.shape)}")
+        if input.shape[1] != self.num_features:  # one channel would be spread over all
+            raise ValueError(f"expected {self.num_features} channels, got an input of shape {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)

@@ -1,0 +1,62 @@
+"""The random states that layers draw from, and drawing from them once more."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+HostState = tuple[Any, ...]  # of Python's `random` and of NumPy's global generator; comparable
+RandomState = tuple[bytes, HostState]
+
+
+def host_state() -> HostState:
+    """The states of `random` and of NumPy's global generator, from which models draw branches or augmentations."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), (kind, np.asarray(keys).tobytes(), *rest)
+
+
+def random_state(device: torch.device) -> RandomState:
+    """The states that layers on `device` may draw from; equal if nothing was drawn in between."""
+    of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return of_device.numpy().tobytes(), host_state()
+
+
+def restore(state: RandomState, device: torch.device) -> None:
+    """Let layers on `device` draw as from `state`."""
+    of_device, (of_python, (kind, keys, *rest)) = state
+    tensor = torch.frombuffer(bytearray(of_device), dtype=torch.uint8)
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensor, device)
+    else:
+        torch.set_rng_state(tensor)
+    random.setstate(of_python)
+    np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))
+
+
+@contextmanager
+def replayed(state: RandomState | None, device: torch.device) -> Iterator[None]:
+    """Inside, layers draw as from `state`; afterwards all states are as they were. None: nothing draws."""
+    if state is None:
+        yield
+        return
+    before = random_state(device)
+    restore(state, device)
+    try:
+        yield
+    finally:
+        restore(before, device)
+
+
+def own_generator(model: nn.Module) -> str:
+    """A layer that draws from a generator of its own, whose draws cannot be repeated; empty if there is none."""
+    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+    for name, layer in model.named_modules():
+        if any(isinstance(value, kinds) for value in vars(layer).values()):
+            return f"{type(layer).__name__} ({name or 'the model itself'})"
+    return ""

@@ -1,0 +1,336 @@
+"""Whether an engine computes what plain copies of the model compute, found out on a small part of a meta-batch.
+
+The reference is the definition: a deep copy of the model for each task, at *other* weights than the model's own, plain
+gradient steps on its support set, then the query; and for the derivative, finite differences of that. Neither
+`functional_call` nor a second derivative of autograd is in it. In double precision, on a few points of a few tasks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftml_bench.adaptation.draws import own_generator, random_state, replayed
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
+from ftml_bench.models.norm import batch_statistics
+
+MOST_STEPS = 2
+STEP = 0.05  # of the weights, by which the trial's inner steps move them: curved enough to show, and no chaos
+LENGTHS = (1e-6, 1e-7, 1e-8, 3e-9, 1e-8, 3e-9, 1e-7, 1e-8)  # of the differences along one direction after the other
+LENGTH_OF_SINGLE = 1e-3
+Weights = dict[str, Tensor]
+
+
+class Trial:
+    """A small meta-batch at other weights than the model's own, and what plain copies of the model make of it.
+
+    :param settings: those of `InnerLoop`, without memory.
+    :raises UsageError: for a model that no engine can treat: it cannot be copied or called, or changes its parameters
+        or buffers when it is called.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Criterion,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        settings: dict[str, Any],
+    ) -> None:
+        self._kind = type(model).__name__
+        self._settings = {**settings, "inner_steps": min(settings["inner_steps"], MOST_STEPS)}
+        self.note = ""  # what the trial could not find out
+        self._device = support[1].device
+        generator = torch.Generator().manual_seed(0)
+        weights = {n: _elsewhere(p.detach(), generator) for n, p in parameters.items()}
+        self._dtype: torch.dtype | None
+        for self._dtype, rows in ((torch.float64, True), (None, False)):
+            try:
+                self._take(model, criterion, weights, *_few(*support, query_x, rows=rows))
+                return
+            except UsageError:
+                raise
+            except Exception as error:  # written for another precision or for another number of points, maybe
+                reason = error
+        raise UsageError(f"no engine can treat {self._kind}: plainly called it raises {said(reason)}") from reason
+
+    def _take(
+        self, model: nn.Module, criterion: Criterion, weights: Weights, x: Input, y: Tensor, query_x: Input
+    ) -> None:
+        """Note a problem of this precision, and what plain copies make of it."""
+        with self._conditions():
+            self._model, self._criterion = self._cast(copy_of(model)), self._cast_criterion(criterion)
+            self._weights = {n: self._cast(w) for n, w in weights.items()}
+            self._data = self._cast(x), self._cast(y), self._cast(query_x)
+            self._reference = InnerLoop(self._copy(), self._criterion, **self._settings)
+            self._find_out_what_a_call_does()
+            if self.draws:  # in another order for several tasks
+                self._data = tuple(_rows(part, slice(1)) for part in self._data)
+            self._state = random_state(self._device)
+            self._expected = self._plain()
+            generator = torch.Generator().manual_seed(1)
+            self._cotangent = _random(self._expected, generator)
+            trained = [n for n, p in self._model.named_parameters() if p.requires_grad]
+            scales = {n: float(self._weights[n].abs().square().mean()) ** 0.5 or 0.1 for n in trained}
+            self._directions = [{n: scales[n] * _random(self._weights[n], generator) for n in trained} for _ in LENGTHS]
+            self._slopes: list[tuple[float, float]] = []
+
+    def check(self, engine_class: type[InnerLoop], memory: Any) -> None:
+        """Compare an engine's outputs and a directional derivative with those of plain copies.
+
+        :raises UntreatableError: if they differ, or the engine raises an error.
+        """
+        with self._conditions():
+            try:
+                engine = engine_class(self._copy(), self._criterion, **self._settings, memory=memory)
+                engine.changes_inputs = self.changes_inputs
+                outputs, gradients = self._by(engine)
+            except UntreatableError:
+                raise
+            except Exception as error:  # whatever a model's own code runs into
+                raise UntreatableError(engine_class.name, f"cannot treat this model ({said(error)})") from error
+            self._compare(engine_class.name, outputs, gradients)
+            if self.draws_on_host and engine_class.name in ("vmap", "batched"):
+                raise UntreatableError(engine_class.name, "would draw from random or NumPy once for all tasks")
+            if _holds_tensors_of_vmap(engine.model):
+                raise UntreatableError(engine_class.name, "would leave tensors of vmap in attributes of the model")
+
+    def _by(self, engine: InnerLoop) -> tuple[Tensor, Weights]:
+        leaves = {n: w.clone().requires_grad_(n in self._directions[0]) for n, w in self._weights.items()}
+        x, y, query_x = _copied(self._data)
+        with replayed(self._state, self._device), engine.graphs.off():
+            outputs = engine.predict(leaves, (x, y), query_x)
+            names = list(self._directions[0])
+            loss = _inner(outputs, self._cotangent)
+            found = torch.autograd.grad(loss, [leaves[n] for n in names], allow_unused=True)
+        return outputs.detach(), {n: g for n, g in zip(names, found, strict=True) if g is not None}
+
+    def _compare(self, name: str, outputs: Tensor, gradients: Weights) -> None:
+        double = self._dtype is not None
+        size = float(self._expected.abs().norm())
+        off = float((outputs - self._expected).abs().norm())
+        if not off <= (1e-8 if double else 1e-3) * size + 1e-10:
+            raise UntreatableError(
+                name, f"computes other outputs than plain copies of this model (off by {off / max(size, 1e-30):.1e})"
+            )
+        slopes = [sum(float(_inner(g, d[n])) for n, g in gradients.items()) for d in self._directions]
+        steepness = (
+            max(sum(float((g * d[n]).abs().square().sum()) for n, g in gradients.items()) for d in self._directions)
+            ** 0.5
+        )
+        found_wrong = []
+        for number, (slope, length) in enumerate(zip(slopes, LENGTHS, strict=True)):
+            length = length if double else LENGTH_OF_SINGLE
+            before, behind = self._slope(number, length)
+            error, kink = abs(slope - (before + behind) / 2), abs(before - behind)
+            rounding = (1e-14 if double else 1e-6) * size / length
+            if error <= (1e-6 if double else 3e-2) * steepness + rounding:
+                return
+            # A step that crosses a kink (ReLU, max) says nothing: the slopes of its two halves differ as much.
+            if error > 3 * kink:
+                found_wrong.append(error / max(steepness, 1e-30))
+            if len(found_wrong) == 2:
+                raise UntreatableError(
+                    name, f"has another derivative than finite differences show (off by {min(found_wrong):.1e})"
+                )
+        self.note = "finite differences cannot tell its derivative (kinks everywhere): outputs compared only"
+
+    def _slope(self, number: int, length: float) -> tuple[float, float]:
+        """The slopes of the plain copies' outputs before and behind the weights, along a direction."""
+        if number == len(self._slopes):
+            before, here, behind = (
+                float(_inner(self._expected if h == 0 else self._plain(number, h), self._cotangent))
+                for h in (-length, 0.0, length)
+            )
+            self._slopes.append(((here - before) / length, (behind - here) / length))
+        return self._slopes[number]
+
+    def _plain(self, number: int | None = None, length: float = 0.0) -> Tensor:
+        """The outputs of plain copies, one a task, at weights moved along a direction."""
+        direction = {} if number is None else self._directions[number]
+        with replayed(self._state if number is not None else random_state(self._device), self._device):
+            return torch.stack([self._task(task, direction, length) for task in range(len(self._data[1]))])
+
+    def _task(self, task: int, direction: Weights, length: float) -> Tensor:
+        loop = self._reference
+        x, y, query_x = (_rows(part, task) for part in _copied(self._data))
+        model = self._copy()
+        held = dict(model.named_parameters())
+
+        def move() -> None:
+            with torch.no_grad():
+                for name, d in direction.items():
+                    held[name].add_(d, alpha=length)
+
+        second_order = self._settings.get("second_order", True)
+        if second_order:
+            move()
+        call = _of_task(model, x)
+        inputs = x[0] if isinstance(x, tuple) else x
+        adapted = [held[n] for n in loop.adapted]
+        for _ in range(loop.inner_steps):
+            with batch_statistics():  # also for what is computed once more on the way back
+                loss = loop._support_loss(call, inputs.clone(), y)
+                gradients = torch.autograd.grad(loss, adapted, allow_unused=True, materialize_grads=True)
+            with torch.no_grad():
+                for p, g in zip(adapted, loop._clipped(gradients), strict=True):
+                    p.sub_(g, alpha=loop.inner_lr)
+        if not second_order:  # the steps are constants
+            move()
+        queries = query_x[0] if isinstance(query_x, tuple) else query_x
+        return loop._query_outputs(call, inputs.clone(), queries.clone()).detach()
+
+    def _copy(self) -> nn.Module:
+        """A copy of the model at the trial's weights."""
+        model = copy_of(self._model)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                if name in self._weights:
+                    p.copy_(self._weights[name])
+        return model
+
+    def _find_out_what_a_call_does(self) -> None:
+        """Whether a call draws or writes into its inputs.
+
+        :raises UsageError: if it writes into the model's own parameters or buffers.
+        """
+        model = self._copy()
+        x, y, _ = (_rows(part, 0) for part in _copied(self._data))
+        inputs = x[0] if isinstance(x, tuple) else x
+        before, version = random_state(self._device), inputs._version
+        tensors: Weights = {f"parameter {n}": p for n, p in model.named_parameters()}
+        tensors |= {f"buffer {n}": b for n, b in model.named_buffers()}
+        versions = {name: tensor._version for name, tensor in tensors.items()}
+        call = _of_task(model, x)
+
+        def checked(x: Tensor) -> Tensor:
+            outputs: Any = call(x)
+            if not isinstance(outputs, Tensor):
+                kind = type(outputs).__name__
+                raise UsageError(f"no engine can treat {self._kind}: it gives a {kind}: expected one tensor of outputs")
+            return outputs
+
+        loss = self._reference._support_loss(checked, inputs, y)
+        after = random_state(self._device)
+        self.draws_on_host = after[1] != before[1]
+        self.draws = after != before or bool(own_generator(model))
+        self.changes_inputs = inputs._version != version
+        buffers = {f"buffer {n}": b for n, b in model.named_buffers()}
+        for name, tensor in tensors.items():
+            if tensor._version != versions[name] or buffers.get(name, tensor) is not tensor:
+                raise UsageError(
+                    f"no engine can treat {self._kind}: its {name} changes when it is called, and would in every inner "
+                    f"step"
+                )
+        adapted = [p for n, p in model.named_parameters() if n in self._reference.adapted]
+        with batch_statistics():
+            gradients = torch.autograd.grad(loss, adapted, allow_unused=True, materialize_grads=True)
+        length, steepness = (sum(float(t.abs().square().sum()) for t in ts) ** 0.5 for ts in (adapted, gradients))
+        if 0 < length * steepness < float("inf"):
+            self._settings["inner_lr"] = self._reference.inner_lr = STEP * length / steepness
+
+    @contextmanager
+    def _conditions(self) -> Iterator[None]:
+        """Inside, new tensors have the trial's precision; outside nothing is afterwards other than before."""
+        default = torch.get_default_dtype()
+        with (
+            torch.enable_grad(),
+            torch.autocast(self._device.type, enabled=False),
+            replayed(random_state(self._device), self._device),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # what they say is said in earnest soon
+            torch.set_default_dtype(self._dtype or default)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(default)
+
+    def _cast(self, value: Any) -> Any:
+        """A model, a tensor or a tuple of tensors in the trial's precision."""
+        if isinstance(value, tuple):
+            return tuple(map(self._cast, value))
+        if isinstance(value, nn.Module):
+            return value._apply(self._cast)
+        if self._dtype is None or not (value.is_floating_point() or value.is_complex()):
+            return value
+        return value.to(self._dtype.to_complex() if value.is_complex() else self._dtype)
+
+    def _cast_criterion(self, criterion: Criterion) -> Criterion:
+        return self._cast(copy_of(criterion)) if isinstance(criterion, nn.Module) else criterion
+
+
+def _few(x: Input, y: Tensor, query_x: Input, *, rows: bool) -> tuple[Any, ...]:
+    """Two tasks; of each a few points, as many tasks as rows where it is so in the whole, since sizes that happen to
+    agree may hide a mix-up. Without `rows` all points."""
+    tasks, support = y.shape[:2]
+    query = (query_x[0] if isinstance(query_x, tuple) else query_x).shape[1]
+    if not rows:
+        return tuple(_rows(part, slice(2)) for part in (x, y, query_x))
+    few: dict[int, int] = {}
+    for size, small in ((tasks, 2), (support, 4), (query, 3)):
+        few.setdefault(size, min(size, small))
+    if support == tasks or query == tasks:
+        few[tasks] = min(tasks, 3)
+    return tuple(
+        _rows(_rows(part, slice(few[tasks])), (slice(None), slice(few[size])))
+        for part, size in ((x, support), (y, support), (query_x, query))
+    )
+
+
+def _rows(part: Any, which: Any) -> Any:
+    return tuple(p[which] for p in part) if isinstance(part, tuple) else part[which]
+
+
+def _copied(data: Any) -> Any:
+    return tuple(map(_copied, data)) if isinstance(data, tuple) else data.clone()
+
+
+def _of_task(model: nn.Module, x: Input) -> Callable[[Tensor], Tensor]:
+    """The model on inputs of a task, with its label if it takes one."""
+    if isinstance(x, Tensor):
+        return model
+    label = x[1][0]
+    return lambda inputs: model(inputs, label.expand(len(inputs)))
+
+
+def _elsewhere(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Weights not far from these, of the same signs; small ones where all are zero."""
+    if not (weight.is_floating_point() or weight.is_complex()):
+        return weight
+    noise = torch.randn(weight.shape, generator=generator).to(weight)
+    return weight * (1 + 0.1 * noise) if weight.any() else 0.02 * noise
+
+
+def _random(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products; of complex numbers, of their real and imaginary parts."""
+    return (torch.view_as_real(a) * torch.view_as_real(b)).sum() if a.is_complex() else (a * b).sum()
+
+
+def _holds_tensors_of_vmap(model: nn.Module) -> bool:
+    """Whether an attribute of a module is a tensor that exists inside a `vmap` alone."""
+    values = [v for module in model.modules() for v in vars(module).values()]
+    values += [v for value in values if isinstance(value, (list, tuple, dict)) for v in _items(value)]
+    return any(isinstance(v, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else list(value)
+
+
+def said(error: Exception) -> str:
+    """An error's kind and its first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
