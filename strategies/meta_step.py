@@ -215,7 +215,7 @@ def _fixed(strategy: FTML, *, updates: bool) -> tuple:
         _draws(strategy).places,
         tuple(numbers),
         fixed_by(strategy.model, strategy._criterion),
-        (engine.built, engine.inner_lr, engine.inner_steps, engine.second_order),
+        (id(engine), engine.built, engine.inner_lr, engine.inner_steps, engine.second_order),
         (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
     )
 

@@ -34,7 +34,7 @@ class TriedEngine:
         self._candidates = candidates
         self._settings = settings
         self.criterion = criterion
-        self.built = 0  # how often; what was recorded of another building does not hold
+        self._built = 0
         self._ever_changing: set[tuple[Any, ...]] = set()  # parts of the composition that calls change
         self._composition: Composition
         self._build(model)
@@ -50,6 +50,12 @@ class TriedEngine:
             setattr(self._engine, name, value)
         else:
             super().__setattr__(name, value)
+
+    @property
+    def built(self) -> int:
+        """See `Engine.built`."""
+        self._notice_changes()
+        return self._built
 
     @property
     def chosen(self) -> dict[str, str]:
@@ -148,7 +154,7 @@ class TriedEngine:
                 self._build(self._engine.model)
 
     def _build(self, model: nn.Module) -> None:
-        self.built += 1
+        self._built += 1
         self._notes: list[str] = []
         self._passed: set[tuple[Any, ...]] = set()
         self._left = list(self._candidates)

@@ -145,7 +145,7 @@ class _Replay(torch.autograd.Function):
 def fixed_by(*parts: Any) -> tuple:
     """What a recording fixes of modules, for its key: numbers and modes, and where buffers lie."""
     layers = [layer for part in parts if isinstance(part, nn.Module) for layer in part.modules()]
-    numbers = [
+    numbers = [(type(layer).__qualname__, "") for layer in layers] + [
         (name, repr(value))
         for layer in layers
         for name, value in vars(layer).items()

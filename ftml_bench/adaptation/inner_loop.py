@@ -46,8 +46,12 @@ class Engine(Protocol):
     second_order: bool
     criterion: Criterion
     graphs: Graphs
-    built: int  # how often an engine has been built, for what it is to compute may change
     takes_each: bool  # whether there are `choose_memory` and `predict_each`
+
+    @property
+    def built(self) -> int:
+        """How often it has been built: what was recorded before does not hold for a model that has changed since."""
+        ...
 
     @property
     def chosen(self) -> dict[str, str]:
