@@ -6,12 +6,14 @@ import torch
 from avalanche.models import SimpleMLP
 from avalanche.training import Naive
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ftml_bench import check as checks
 from ftml_bench import registry
+from ftml_bench.adaptation.steps import WrittenSteps
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.benchmarks.data import data_root
-from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONTRACTS, check, models
+from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONTRACTS, check
 from ftml_bench.cli import main
 from ftml_bench.strategies import FTML, FromScratch, TrainOnEverything
 
@@ -300,14 +302,43 @@ def test_a_model_can_break_each(contract, cls):
     assert outcome.verdict == "broken", outcome
 
 
-def test_a_wrong_engine_is_found(monkeypatch):
-    """First order in place of second: the gradient is another by little."""
-    subject = checks.ModelSubject(registry.load("model", "SinusoidMLP"), {}, "Sinusoids", {})
-    contract = MODEL_CONTRACTS["an engine treats it exactly"]
-    assert checks.outcome_of("exact", contract, subject).verdict == "holds"
-    right = models.make_engine
-    monkeypatch.setattr(models, "make_engine", lambda *a, **k: right(*a, **k, second_order=False))
-    assert checks.outcome_of("exact", contract, subject).verdict == "broken"
+class Checkpointed(nn.Module):
+    """Computed once more on the way back."""
+
+    def __init__(self, *, inputs=1):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, 4), nn.Tanh())
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+class Rounded(Checkpointed):
+    """With a gradient that is not that of what it computes."""
+
+    def forward(self, x):
+        hidden = self.body(x)
+        return self.head(hidden + (hidden.round(decimals=1) - hidden).detach())
+
+
+def exactness(cls):
+    subject = checks.ModelSubject(cls, {}, "Sinusoids", {})
+    return checks.outcome_of("exact", MODEL_CONTRACTS["an engine treats it exactly"], subject)
+
+
+def test_whether_an_engine_is_exact_is_found_out_by_finite_differences(monkeypatch):
+    sinusoid = registry.load("model", "SinusoidMLP")
+    assert exactness(sinusoid).verdict == exactness(Checkpointed).verdict == "holds"
+    outcome = exactness(Rounded)
+    assert outcome.verdict == "broken"
+    assert "no engine can treat Rounded: loop has another derivative than finite differences show" in outcome.why
+    # engines whose steps are a thousandth too long
+    right = WrittenSteps._move
+    monkeypatch.setattr(
+        WrittenSteps, "_move", lambda self, fast, found: right(self, fast, [1.001 * gradient for gradient in found])
+    )
+    assert exactness(sinusoid).verdict == "broken"
 
 
 def test_a_model_of_avalanche_with_dropout_and_one_with_batch_norm_hold_them():

@@ -313,6 +313,25 @@ def test_the_last_layer_of_a_parametrised_head_is_all_of_it():
     ]
 
 
+def test_a_last_layer_that_is_not_called_last_is_refused():
+    class HeadFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+            self.scale = nn.Parameter(torch.ones(()))
+            self.body = nn.Linear(3, 4)
+
+        def forward(self, x):
+            return self.scale * self.head(torch.tanh(self.body(x)))
+
+    model, (support, query) = HeadFirst().double(), data()
+    engine = make_engine("auto", model, nn.CrossEntropyLoss(), adapted="last_layer", **INNER)
+    with pytest.raises(UsageError, match="defined is body, the last that is called head: give names"):
+        predict(engine, model, support, query)
+    for right in (["head.weight", "head.bias"], "all"):
+        predict(make_engine("auto", model, nn.CrossEntropyLoss(), adapted=right, **INNER), model, support, query)
+
+
 def test_a_model_whose_parameters_are_all_frozen_is_refused():
     with pytest.raises(UsageError, match="no parameter of Sequential asks for a gradient"):
         make_engine("auto", mlp().requires_grad_(False), nn.CrossEntropyLoss(), **INNER)

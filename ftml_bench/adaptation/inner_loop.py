@@ -310,8 +310,8 @@ def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
     if adapted == "all":
         return trainable
     if adapted == "last_layer":
-        last = _layer_of(trainable[-1])
-        return [name for name in trainable if _layer_of(name) == last]
+        last = layer_of(trainable[-1])
+        return [name for name in trainable if layer_of(name) == last]
     if isinstance(adapted, str):
         raise unknown("value of adapted", adapted, ["all", "last_layer"])
     wanted = list(adapted)
@@ -321,7 +321,7 @@ def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
     return [name for name in trainable if name in wanted]
 
 
-def _layer_of(name: str) -> str:
+def layer_of(name: str) -> str:
     """The layer that a parameter is of; what a parametrisation is made of is the layer's that it stands in."""
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.draws import own_generator, random_state, replayed
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
@@ -218,8 +218,11 @@ class Trial:
                 raise UsageError(f"no engine can treat {self._kind}: it gives a {kind}: expected one tensor of outputs")
             return outputs
 
+        called = _order_of_calls(model)
         loss = self._reference._support_loss(checked, inputs, y)
         after = random_state(self._device)
+        if self._settings.get("adapted") == "last_layer":
+            self._see_that_it_is_the_last(called)
         self.draws_on_host = after[1] != before[1]
         self.draws = after != before or bool(own_generator(model))
         self.changes_inputs = inputs._version != version
@@ -236,6 +239,19 @@ class Trial:
         length, steepness = (sum(float(t.abs().square().sum()) for t in ts) ** 0.5 for ts in (adapted, gradients))
         if 0 < length * steepness < float("inf"):
             self._settings["inner_lr"] = self._reference.inner_lr = STEP * length / steepness
+
+    def _see_that_it_is_the_last(self, called: list[str]) -> None:
+        """See that the layer that is defined last is the one that is called last.
+
+        :raises UsageError: if it is not.
+        """
+        defined = layer_of(self._reference.adapted[0])
+        inner = [name for name in called if name == defined or not f"{defined}.".startswith(f"{name}." if name else "")]
+        if inner and inner[-1] != defined:
+            raise UsageError(
+                f"adapted='last_layer': of {self._kind} the last layer that is defined is {defined}, the last that is "
+                f"called {inner[-1]}: give names of parameters"
+            )
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:
@@ -292,6 +308,16 @@ def _rows(part: Any, which: Any) -> Any:
 
 def _copied(data: Any) -> Any:
     return tuple(map(_copied, data)) if isinstance(data, tuple) else data.clone()
+
+
+def _order_of_calls(model: nn.Module) -> list[str]:
+    """A list to which every call of a layer with trainable parameters will add the layer's name."""
+    called: list[str] = []
+    layers = {layer_of(name) for name, p in model.named_parameters() if p.requires_grad}
+    for name, module in model.named_modules():
+        if name in layers:
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    return called
 
 
 def _of_task(model: nn.Module, x: Input) -> Callable[[Tensor], Tensor]:
