@@ -41,6 +41,7 @@ def on_arrivals(strategy_class: type[BaseSGDTemplate]) -> type[BaseSGDTemplate]:
 
     :raises UsageError: for anything but a supervised strategy of Avalanche, and for those that cannot run (`REFUSED`).
     """
+    strategy_class = inspect.unwrap(strategy_class)  # Avalanche's OnlineNaive is a function round the class
     if not (inspect.isclass(strategy_class) and issubclass(strategy_class, BaseSGDTemplate)):
         raise UsageError("it is no strategy of Avalanche's kind (SupervisedTemplate)")
     bases = _names_in_avalanche(strategy_class)
@@ -75,7 +76,8 @@ def _signature(strategy_class: type) -> inspect.Signature:
             found.setdefault(parameter.name, parameter.replace(kind=parameter.KEYWORD_ONLY))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    found.pop("train_epochs", None)
+    for name in ("train_epochs", "train_passes"):
+        found.pop(name, None)
     for name, default in (("steps", inspect.Parameter.empty), ("seed", 0)):
         found[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
     return inspect.Signature(list(found.values()))
@@ -95,8 +97,9 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
     def __init__(self, *, steps: int, seed: int = 0, **settings: Any) -> None:
         if steps < 1:
             raise UsageError(f"steps={steps}: expected a number of at least 1")
-        # Every epoch takes a step or more, so that these are enough.
-        super().__init__(**settings, train_epochs=steps)
+        # Every epoch takes a step or more, so that these are enough. OnlineNaive has a name of its own for them.
+        passes = "train_passes" in inspect.signature(super().__init__).parameters
+        super().__init__(**settings, **{"train_passes" if passes else "train_epochs": steps})
         self.steps = steps
         self.cost = Cost()
         self._seen: Any = None  # of the round
@@ -175,7 +178,8 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
         iteration = self.mbatch, self.mb_output, self.loss
         try:
             self.model = deepcopy(model)
-            with preserved_random_state(self.device):
+            # a copy made in inference mode would be of another kind than the model
+            with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.device):
                 return super().eval(exp_list, **kwargs)
         finally:
             self.model = model
