@@ -1,9 +1,9 @@
 """What a learner remembers: all data of all rounds, sampled in batches of tasks (the paper's task buffer B).
 
-Nothing enters but what an arrival handed over as its own dataset; nothing leaves. Rounds are filed by
-`current_experience`. Streams of stacked tensors are kept as bytes, shared with the stream or in a file, and a draw is
-one gather, whatever the number of rounds; any other stream's data are kept as the `AvalancheDataset` that arrived and
-read anew at each draw.
+Nothing enters but what an arrival handed over as its own dataset; nothing leaves. A round is an experience of a
+stream: another stream's experience with the same number is another round. Streams of stacked tensors are kept as
+bytes, shared with the stream or in a file, and a draw is one gather, whatever the number of rounds; any other stream's
+data are kept as the `AvalancheDataset` that arrived and read anew at each draw.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
+from avalanche.benchmarks import DatasetExperience
 from avalanche.benchmarks.utils import AvalancheDataset, concat_datasets
 from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Generator, Tensor
@@ -24,30 +25,47 @@ from ftml_bench.benchmarks.arrivals import balanced_order
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.errors import UsageError
+from ftml_bench.experiences import batch_of, dataset_key, identity_of, labels_of, number_of, point_labels_of, whole_of
 from ftml_bench.seeding import generator
 from ftml_bench.storage import FileStorage, SharedStorage, Storage
 
 Batch = tuple[Tensor, Tensor]
+Labels = tuple[int | None, ...]  # task labels; None: that of data of which nothing says it
 
 
 class Round:
     """The data of one round so far (D_t): one or several arrivals."""
 
-    def __init__(self, labels: tuple[int, ...] | None, storage: Storage) -> None:
-        self.labels = labels
+    def __init__(self, storage: Storage) -> None:
+        self.is_labelled = True  # whether the stream says of what task the points are
+        self.point_labels = torch.empty(0, dtype=torch.int64)  # the task label of every point, (N,); 0: nothing says
+        self._tasks: set[int] = set()  # that occur among them
         self.numbers: Tensor | None = None  # of its points in the storage, (N,) int64; None: they are in a dataset
         self._storage = storage
         self._dataset: AvalancheDataset | None = None
+        self._pieces: set[Hashable] = set()  # the arrivals that it came in, where they are datasets
 
     def __len__(self) -> int:
-        if self.numbers is not None:
-            return len(self.numbers)
-        return 0 if self._dataset is None else len(self._dataset)
+        return len(self.point_labels)
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The task labels that its points have; None where the stream has none."""
+        return tuple(sorted(self._tasks)) if self.is_labelled else None
 
     @property
     def task_label(self) -> int:
-        """The label that rides with the round's points: the first of several, 0 where the stream has none."""
+        """The first of its task labels; 0 where the stream has none."""
         return self.labels[0] if self.labels else 0
+
+    def rows_of(self, labels: Labels) -> Tensor:
+        """Which of its points have one of these task labels (None: no label), (n,) int64."""
+        if not self.is_labelled:
+            return torch.arange(len(self) if None in labels else 0)
+        if self._tasks <= set(labels):
+            return torch.arange(len(self))
+        found = torch.tensor([label for label in labels if label in self._tasks], dtype=torch.int64)
+        return torch.isin(self.point_labels, found).nonzero().flatten() if len(found) else found
 
     @property
     def dataset(self) -> AvalancheDataset:
@@ -73,12 +91,24 @@ class Round:
             raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
         return torch.as_tensor(list(targets))
 
-    def add(self, dataset: AvalancheDataset | None, numbers: Tensor | None) -> None:
-        """Append an arrival: its dataset, if that is to be kept, and the numbers of its points in the storage."""
+    def add(
+        self, dataset: AvalancheDataset | None, numbers: Tensor | None, labels: int | Tensor | None, n: int
+    ) -> None:
+        """Append an arrival of n points: its dataset, if that is to be kept, the numbers of its points in the storage,
+        and their task labels (one for all, one of each, or None)."""
+        self.is_labelled = self.is_labelled and labels is not None
+        of_points = labels if isinstance(labels, Tensor) else torch.full((n,), labels or 0)
+        self.point_labels = torch.cat([self.point_labels, of_points])
+        self._tasks.update(of_points.unique().tolist())
         if numbers is not None:
             self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
         if dataset is not None:
+            self._pieces.add(dataset_key(dataset))
             self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
+
+    def holds(self, piece: AvalancheDataset) -> bool:
+        """Whether it has come with this very dataset."""
+        return dataset_key(piece) in self._pieces
 
     def fingerprint(self) -> str:
         """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
@@ -100,8 +130,7 @@ class Round:
         :param train: with its training transform; else with its evaluation transform.
         """
         dataset = self.dataset.train() if train else self.dataset.eval()
-        points = [dataset[int(i)] for i in indices]
-        return torch.stack([p[0] for p in points]), torch.stack([torch.as_tensor(p[1]) for p in points])
+        return batch_of([dataset[int(i)] for i in indices], dataset)
 
 
 class TaskBuffer(ExemplarsBuffer):
@@ -115,9 +144,16 @@ class TaskBuffer(ExemplarsBuffer):
     def __init__(self, device: torch.device | str = "cpu", *, folder: str | os.PathLike[str] | None = None) -> None:
         super().__init__(max_size=sys.maxsize)
         self.device = torch.device(device)
-        self.rounds: dict[int, Round] = {}
+        self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
+        self._objects: WeakKeyDictionary[DatasetExperience, int] = WeakKeyDictionary()
+        self._identities: dict[Hashable, int] = {}
         self._in_file = folder is not None
         self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
+
+    @property
+    def labels(self) -> Labels:
+        """All task labels so far."""
+        return tuple({label for r in self.rounds.values() for label in r.labels or (None,)})
 
     @property
     def buffer(self) -> AvalancheDataset:
@@ -136,25 +172,48 @@ class TaskBuffer(ExemplarsBuffer):
         """Refused: the buffer keeps all data."""
         raise ValueError(f"TaskBuffer keeps all data and cannot be resized to {new_size}")
 
+    def find(self, experience: DatasetExperience) -> int | None:
+        """The number of an experience's round among `rounds`; None if nothing of it has arrived.
+
+        It is the experience's own number in its stream; where a round of another stream has that already, the next
+        free one.
+        """
+        number = self._objects.get(whole_of(experience))
+        return self._identities.get(self._identity(experience)) if number is None else number
+
+    @staticmethod
+    def _identity(experience: DatasetExperience) -> Hashable:
+        return identity_of(experience), labels_of(whole_of(experience))
+
+    def _new_number(self, experience: DatasetExperience) -> int:
+        number = number_of(whole_of(experience))
+        return max(self.rounds, default=-1) + 1 if number is None or number in self.rounds else number
+
     def add(self, experience: DatasetExperience) -> int:
         """File an arrival under its round; an experience that is no part of a round is the whole of its round.
 
-        :return: the round.
+        :return: the number of the round, see `find`.
         """
-        number = experience.current_experience
-        is_part = isinstance(experience, OnlineCLExperience)
+        labels = point_labels_of(experience)
+        found = self.find(experience)
+        number = self._new_number(experience) if found is None else found
         before = self.rounds.get(number)
+        whole = whole_of(experience)
+        is_part = whole is not experience
+        stacked = getattr(experience, "stacked", None)
         # Training once more on the same data brings nothing new: a whole experience stands for its round, and an
         # arrival that has been seen is not added again.
         if before is not None and is_part:
-            if len(before) >= getattr(experience, "n_seen_in_round", sys.maxsize):
+            seen = len(before) >= getattr(experience, "n_seen_in_round", sys.maxsize)
+            if seen or (stacked is None and before.holds(experience.dataset)):
                 return number
         else:
-            self.rounds[number] = Round(labels_of(experience), self._storage)
-        stacked = getattr(experience, "stacked", None)
+            self.rounds[number] = Round(self._storage)
+        self._objects[whole] = self._identities[self._identity(experience)] = number
         numbers = None if stacked is None else self._file(stacked, None if is_part else before)
         is_in_file = stacked is not None and self._in_file
-        self.rounds[number].add(None if is_in_file else experience.dataset, numbers)
+        dataset = None if is_in_file else experience.dataset
+        self.rounds[number].add(dataset, numbers, labels, len(experience.dataset))
         return number
 
     def _file(self, data: StackedDataset, before: Round | None) -> Tensor:
@@ -180,7 +239,7 @@ class TaskBuffer(ExemplarsBuffer):
         :param experiences: those that had been added, in order.
         :raises UsageError: if these are other data than those that the state was saved with.
         """
-        self.rounds = {}
+        self.rounds, self._objects, self._identities = {}, WeakKeyDictionary(), {}
         for experience in experiences:
             self.add(experience)
         found = self.state_dict()["rounds"]
@@ -193,25 +252,27 @@ class TaskBuffer(ExemplarsBuffer):
             if then != now:
                 raise UsageError(f"not the stream that was trained on: round {number} has other data")
 
-    def for_label(self, labels: tuple[int, ...] | None, *, limit: int, seed: int) -> Batch | None:
-        """The data that an evaluation may adapt to, read with evaluation transforms; None if the label is unseen.
+    def for_label(self, labels: Labels | None, *, limit: int, seed: int) -> Batch | None:
+        """The data that an evaluation may adapt to, read with evaluation transforms; None if the labels are unseen.
 
-        One round with that label: all its points, or `limit` random ones. Several: as many of each, `limit` at most in
-        all (but one of each at least).
-        The choice depends on `seed` and on what has arrived, on nothing else.
+        Of one round with points of these task labels: all of them, or `limit` random ones. Of several: as many of each,
+        `limit` at most in all (but one of each at least). The choice depends on `seed` and on what has arrived, on
+        nothing else.
+
+        :param labels: None: data of which nothing says the task.
         """
-        numbers = [number for number, r in self.rounds.items() if r.labels == labels]
-        if not numbers:
+        of_rounds = [(number, r.rows_of(labels or (None,))) for number, r in self.rounds.items()]
+        found = [(number, rows) for number, rows in of_rounds if len(rows)]
+        if not found:
             return None
         share = limit
-        if len(numbers) > 1:
-            share = max(1, min(limit // len(numbers), *(len(self.rounds[number]) for number in numbers)))
+        if len(found) > 1:
+            share = max(1, min(limit // len(found), *(len(rows) for _, rows in found)))
         chosen = []
-        for number in numbers:
-            n = len(self.rounds[number])
-            rows = torch.arange(n)
+        for number, rows in found:
+            n = len(rows)
             if n > share:
-                rows = torch.randperm(n, generator=generator(seed, "update", number, n))[:share].sort().values
+                rows = rows[torch.randperm(n, generator=generator(seed, "update", number, n))[:share].sort().values]
             chosen.append((number, rows))
         return self._batch(chosen, train=False)
 
@@ -237,6 +298,21 @@ class TaskBuffer(ExemplarsBuffer):
         :raises UsageError: with either of these, for regression.
         :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
         """
+        return self.labelled_split(
+            rounds, support, query, rng, class_balanced=class_balanced, permute_labels=permute_labels
+        )[:2]
+
+    def labelled_split(
+        self,
+        rounds: Sequence[int],
+        support: int | None,
+        query: int | None,
+        rng: Generator,
+        *,
+        class_balanced: bool = False,
+        permute_labels: bool = False,
+    ) -> tuple[Batch, Batch, Tensor]:
+        """As `split`, and the task labels of the query points, (T, Q) int64."""
         chosen, renamings, n_support = [], [], 0
         for number in rounds:
             n = len(self.rounds[number])
@@ -264,11 +340,17 @@ class TaskBuffer(ExemplarsBuffer):
         (support_x, query_x), (support_y, query_y) = (
             (part[:, :n_support].contiguous(), part[:, n_support:].contiguous()) for part in (x, y)
         )
-        return (as_input(support_x), support_y), (as_input(query_x), query_y)
+        labels = self._labels(chosen).unflatten(0, (len(rounds), -1))[:, n_support:]
+        return (as_input(support_x), support_y), (as_input(query_x), query_y), labels
 
     def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
         """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
-        return self._batch([(number, _some(len(self.rounds[number]), size, rng)) for number in rounds])
+        return self.labelled_groups(rounds, size, rng)[0]
+
+    def labelled_groups(self, rounds: Sequence[int], size: int, rng: Generator) -> tuple[Batch, Tensor]:
+        """As `groups`, and the task label of every point, (G * size,) int64."""
+        chosen = [(number, _some(len(self.rounds[number]), size, rng)) for number in rounds]
+        return self._batch(chosen), self._labels(chosen)
 
     def mixed(self, rounds: Sequence[int], size: int, rng: Generator, *, equal_tasks: bool) -> tuple[Batch, Tensor]:
         """A minibatch of `size` points from all of `rounds`, and the task label of every point, (size,) int64.
@@ -289,16 +371,15 @@ class TaskBuffer(ExemplarsBuffer):
         drawn = counts.nonzero().flatten()
         each = rows.split(counts[drawn].tolist())
         chosen = [(rounds[i], own) for i, own in zip(drawn.tolist(), each, strict=True)]
-        return self._batch(chosen), self._labels(rounds, counts)
+        return self._batch(chosen), self._labels(chosen)
 
     def everything(self, rounds: Sequence[int]) -> tuple[Batch, Tensor]:
         """All points of `rounds`, round by round, and the task label of every point, (N,) int64."""
-        sizes = [len(self.rounds[number]) for number in rounds]
-        batch = self._batch([(number, torch.arange(n)) for number, n in zip(rounds, sizes, strict=True)])
-        return batch, self._labels(rounds, torch.tensor(sizes))
+        chosen = [(number, torch.arange(len(self.rounds[number]))) for number in rounds]
+        return self._batch(chosen), self._labels(chosen)
 
-    def _labels(self, rounds: Sequence[int], counts: Tensor) -> Tensor:
-        return torch.tensor([self.rounds[number].task_label for number in rounds]).repeat_interleave(counts)
+    def _labels(self, chosen: list[tuple[int, Tensor]]) -> Tensor:
+        return torch.cat([self.rounds[number].point_labels[rows] for number, rows in chosen])
 
     def _batch(self, chosen: list[tuple[int, Tensor]], *, train: bool = True) -> Batch:
         """The points at the given rows of the given rounds, one after the other, as inputs."""
@@ -334,9 +415,3 @@ def _some(n: int, size: int, rng: Generator) -> Tensor:
 def _renaming(classes: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
     """`classes` (sorted), and what each of them is called after a random renaming among themselves."""
     return classes, classes[torch.randperm(len(classes), generator=rng)]
-
-
-def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:
-    """The task labels of an experience as a key; None where the stream has none."""
-    labels = getattr(experience, "task_labels", None)
-    return None if labels is None else tuple(sorted(labels))

@@ -40,10 +40,13 @@ class DeviceDraws:
         """Bring the tables up to what the buffer holds now.
 
         :param weights: of the rounds that may be drawn; each has two points at least.
-        :return: False if the buffer's points are not in tensors on the device: nothing can be drawn here.
+        :return: False if the buffer's points are not in tensors on the device, or a round holds several tasks:
+            nothing can be drawn here.
         """
         rounds = self._buffer.rounds
         if self._buffer.tensors() is None or any(r.numbers is None for r in rounds.values()):
+            return False
+        if any(len(r.labels or ()) > 1 for r in rounds.values()):
             return False
         room = self._numbers.shape
         needed = len(rounds), max(len(r) for r in rounds.values())

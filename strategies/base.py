@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -16,19 +19,51 @@ from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models import DynamicModule, avalanche_forward
 from avalanche.models.utils import is_multi_task_module
+from avalanche.training.plugins import (
+    BiCPlugin,
+    CoPEPlugin,
+    GDumbPlugin,
+    GenerativeReplayPlugin,
+    GSS_greedyPlugin,
+    RARPlugin,
+    ReplayPlugin,
+)
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data.dataloader import default_collate
 
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.benchmarks.stacked import as_input
-from ftml_bench.buffer import Batch, TaskBuffer, labels_of
+from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.experiences import (
+    batch_of,
+    label_place,
+    number_of,
+    point_labels_of,
+    tasks_of,
+    whole_of,
+    with_labels_in_minibatches,
+)
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.plain_state import settings_of_parts
 from ftml_bench.seeding import derive, generator
 from ftml_bench.strategies.avalanche_repairs import Companion, as_arrival, with_repairs
 from ftml_bench.strategies.per_round import PerRound
+from ftml_bench.strategies.task_copies import TaskCopies
+
+# Plugins that put something else in the place of a part of a learner, most of them only from the second round on.
+REPLACE = {
+    BiCPlugin: "dataloader",
+    CoPEPlugin: "dataloader",
+    GSS_greedyPlugin: "dataloader",
+    RARPlugin: "dataloader",
+    ReplayPlugin: "dataloader",
+    GDumbPlugin: "model",
+    GenerativeReplayPlugin: "minibatch",
+}
 
 
 def grows(model: nn.Module) -> bool:
@@ -51,13 +86,43 @@ class DrawLoader:
             yield self._draw()
 
 
+class KeywordError(UsageError, TypeError):
+    """A keyword that a learner does not take: Python's error for it, in our words."""
+
+
+def _with_checked_keywords(cls: type[SupervisedTemplate]) -> Callable[..., None]:
+    """The constructor of `cls`, which refuses keywords that it does not take, however the others are given.
+
+    Avalanche, which takes positional arguments for keywords, lets go of those that are left. `train_passes`, as its
+    `OnlineNaive` calls the epochs, is taken.
+    """
+    own = cls.__init__
+    parameters = inspect.signature(own).parameters.values()
+    names = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)} - {"self"}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+    @functools.wraps(own)
+    def init(self, *args, **settings) -> None:
+        if "train_passes" in settings and "train_passes" not in names:
+            if "train_epochs" in settings:
+                raise KeywordError(f"{cls.__name__}: train_epochs and train_passes are one setting: give one")
+            settings["train_epochs"] = settings.pop("train_passes")
+        for name in settings:
+            if name not in names and not open_ended:
+                raise KeywordError(str(unknown(f"setting of {cls.__name__}", name, names)))
+        own(self, *args, **settings)
+
+    return init
+
+
 class Learner(SupervisedTemplate):
     """A `SupervisedTemplate` that trains on draws from a buffer of all data and is evaluated after adapting a copy.
 
     Avalanche's training and evaluation loops are used as they are. A learner says what it draws (`_draw`), from which
     rounds (`_rounds`), and what it does to the copy that is evaluated (`_update`). Models may grow, and may take task
     labels (Avalanche's `DynamicModule` and `MultiTaskModule`). A few of Avalanche's plugins are put right
-    (`avalanche_repairs`); those that replace the minibatches or the model are refused.
+    (`avalanche_repairs`); those that replace the minibatches or the model are refused, as are models whose lazy layers
+    have not seen a batch.
 
     :param steps: training steps an arrival (an epoch, on a stock stream); None: ceil(n / train_mb_size) for n points.
     :param update_size: at most so many points of D_t in the update procedure.
@@ -73,6 +138,10 @@ class Learner(SupervisedTemplate):
     mb_output: Tensor
     loss: Tensor
     dataloader: Iterable[list[Tensor]]
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__init__ = _with_checked_keywords(cls)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -90,6 +159,12 @@ class Learner(SupervisedTemplate):
             raise UsageError(f"update_size={update_size}: expected a number of at least 1")
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
+        lazy = [name for name, p in avalanche["model"].named_parameters() if is_lazy(p)]
+        if lazy:
+            raise UsageError(
+                f"{lazy[0]} of the model has no shape yet: expected lazy layers that have seen a batch: call model(x) "
+                f"once before {type(self).__name__} is built"
+            )
         avalanche["model"] = convert_batch_norm(avalanche["model"])
         avalanche["plugins"] = with_repairs(avalanche.get("plugins"))
         super().__init__(**avalanche)
@@ -103,6 +178,7 @@ class Learner(SupervisedTemplate):
         self.current_round = -1
         self._own_model = self.model
         self._ahead: dict[tuple[int, ...] | None, nn.Module] = {}  # in an evaluation: what predicts tasks, by labels
+        self._warned_of: set[str] = set()  # experiences that were predicted without data which are there
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
 
     # -- what a learner is
@@ -166,24 +242,43 @@ class Learner(SupervisedTemplate):
 
     # -- training
 
+    def _before_training(self, **kwargs) -> None:
+        for plugin in map(_unwrapped, self.plugins):
+            for kind, part in REPLACE.items():
+                if isinstance(plugin, kind):
+                    raise self._replaced(part, [type(plugin).__name__])
+        super()._before_training(**kwargs)
+
     def _before_training_exp(self, **kwargs) -> None:
+        convert_batch_norm(self.model)  # where layers have been added since
         self.experience = self._arrival()
+        self._check_points()
         self.current_round = self.buffer.add(self.experience)
         super()._before_training_exp(**kwargs)
         self._refuse_replaced_parts()
 
     def _arrival(self) -> DatasetExperience:
         """The experience at hand, whole: Avalanche's own online splitter leaves some of it out."""
-        origin = getattr(self.experience, "origin_experience", None)
-        round = self.buffer.rounds.get(origin.current_experience) if origin is not None else None
-        arrival = as_arrival(self.experience, 0 if round is None else len(round))
-        labels = labels_of(arrival) or (0,)
-        if is_multi_task_module(self.model) and len(labels) > 1:
+        number = self.buffer.find(self.experience)
+        round = None if number is None else self.buffer.rounds[number]
+        seen = 0 if round is None else len(round)
+        if round is not None and round.holds(self.experience.dataset):
+            seen -= len(self.experience.dataset)  # nothing new
+        arrival = as_arrival(self.experience, seen)
+        tasks = [label for task in tasks_of(arrival) for label in task or ()]
+        if is_multi_task_module(self.model) and len(tasks) > 1:
             raise UsageError(
-                f"experience {arrival.current_experience} holds the tasks {list(labels)}: a model that takes task "
-                f"labels needs one a round, as task_incremental_benchmark gives"
+                f"experience {number_of(arrival)} holds the tasks {tasks}: a model that takes task labels needs one a "
+                f"round, as task_incremental_benchmark gives"
             )
         return arrival
+
+    def _check_points(self) -> None:
+        """Whether the arrival's points can be drawn, before anything is trained; a plugin may read more of them."""
+        if not hasattr(self.experience, "stacked") and len(self.experience.dataset):
+            dataset = self.experience.dataset.train()
+            with preserved_random_state(self.device):
+                batch_of([dataset[0]], dataset)
 
     def make_train_dataloader(self, **kwargs) -> None:
         """The loader of draws; takes the place of Avalanche's loader over the experience."""
@@ -194,11 +289,19 @@ class Learner(SupervisedTemplate):
         """Training steps of this arrival."""
         return self.steps or -(-len(self.experience.dataset) // self.train_mb_size)
 
+    def _after_training_epoch(self, **kwargs) -> None:
+        if len(self._own_loader):
+            super()._after_training_epoch(**kwargs)
+            return
+        for plugin in self.plugins:  # metrics of no step say nothing; Avalanche's would say 0
+            if plugin is not self.evaluator and hasattr(plugin, "after_training_epoch"):
+                plugin.after_training_epoch(self, **kwargs)
+
     def _before_training_iteration(self, **kwargs) -> None:
         drawn = len(self.mb_x)
         super()._before_training_iteration(**kwargs)
         if len(self.mb_x) != drawn:
-            raise self._replaced("minibatch", ["before_training_iteration"])
+            raise self._replaced("minibatch", self._culprits(["before_training_iteration"]))
 
     def _after_training_iteration(self, **kwargs) -> None:
         images, gradient_evaluations = self._step_cost()
@@ -213,19 +316,21 @@ class Learner(SupervisedTemplate):
             ("model", self._own_model, ["before_train_dataset_adaptation", "after_train_dataset_adaptation"]),
         ]:
             if getattr(self, part) is not own:
-                raise self._replaced(part, hooks)
+                raise self._replaced(part, self._culprits(hooks))
 
-    def _replaced(self, part: str, hooks: list[str]) -> UsageError:
-        """The error for a plugin that put something else in the place of `part`, in one of `hooks`."""
-        plugins = [p.plugin if isinstance(p, PerRound) else p for p in self.plugins]
-        culprits = [
+    def _culprits(self, hooks: list[str]) -> list[str]:
+        """The plugins that do something in one of `hooks`."""
+        return [
             type(plugin).__name__
-            for plugin in plugins
+            for plugin in map(_unwrapped, self.plugins)
             if not isinstance(plugin, Companion)
             and any(getattr(type(plugin), h, None) is not getattr(SupervisedPlugin, h) for h in hooks)
             and plugin not in (self.evaluator, self.clock)
             and type(plugin).__name__ != "PeriodicEval"
         ]
+
+    def _replaced(self, part: str, culprits: list[str]) -> UsageError:
+        """The error for plugins that put something else in the place of `part`."""
         return UsageError(
             f"{' or '.join(culprits) or 'something'} replaced the {part} of {type(self).__name__}, which draws "
             f"from its own buffer of all data and trains its own model, so that replay is already there: "
@@ -245,7 +350,8 @@ class Learner(SupervisedTemplate):
         model = self._own_model
         iteration = self.mbatch, self.mb_output, self.loss
         try:
-            with preserved_random_state(self.device):
+            # an adaptation takes gradients, which inference mode has none of
+            with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.device):
                 return super().eval(exp_list, **kwargs)
         finally:
             self._ahead = {}
@@ -255,17 +361,46 @@ class Learner(SupervisedTemplate):
 
     def model_adaptation(self, model: nn.Module | None = None) -> nn.Module:
         """As Avalanche's; in an evaluation a model that grows is copied first, so that nothing of it is left behind."""
-        if self.is_training or not grows(self.model):
+        if not self.is_training and grows(self.model):
+            # The new outputs of a task that was never seen must not depend on what was evaluated before.
+            torch.manual_seed(derive(self.seed, "new outputs"))
+            model = deepcopy(self._own_model)
+        given = self.experience
+        if is_multi_task_module(self.model):
+            self.experience = _with_tasks(given)
+        try:
             return super().model_adaptation(model)
-        # The new outputs of a task that was never seen must not depend on what was evaluated before.
-        torch.manual_seed(derive(self.seed, "new outputs"))
-        return super().model_adaptation(deepcopy(self._own_model))
+        finally:
+            self.experience = given
+
+    def forward(self) -> Tensor:
+        """The model's outputs; a model that takes task labels gets them also where only the data carry them."""
+        if is_multi_task_module(self.model):
+            return self.model(self.mb_x, self._labels_of_points())
+        return self.model(self.mb_x)
+
+    def _labels_of_points(self) -> Tensor:
+        """The task label of every point of the minibatch."""
+        if self.is_training:
+            return self.mb_task_id
+        place = label_place(self.adapted_dataset)
+        if place is None:
+            label = point_labels_of(self.experience)
+            assert not isinstance(label, Tensor)
+            return torch.full((len(self.mb_y),), label or 0, device=self.device)
+        if self.adapted_dataset.collate_fn is not default_collate:
+            entries = len(self.adapted_dataset[0])
+            if len(self.mbatch) != entries:
+                raise UsageError(
+                    f"collate_fn makes {len(self.mbatch)} entries of points of {entries}: expected task labels, too"
+                )
+        return self.mbatch[place]
 
     def _before_eval(self, **kwargs) -> None:
         super()._before_eval(**kwargs)
         stream = self.current_eval_stream
         if hasattr(stream, "__len__") and len(stream) > 1:  # not what can be gone through only once
-            self._ahead = self._models_ahead([_task_labels(experience) for experience in stream])
+            self._ahead = self._models_ahead([task for experience in stream for task in tasks_of(experience)])
 
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
         """What predicts some of the tasks that are about to be evaluated, by labels, where that saves time."""
@@ -273,8 +408,7 @@ class Learner(SupervisedTemplate):
 
     def _eval_exp(self, **kwargs) -> None:
         try:
-            ahead = self._ahead.get(_task_labels(self.experience))
-            self.model = self.model_for(self.experience) if ahead is None else ahead
+            self.model = self.model_for(self.experience)
             with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
                 super()._eval_exp(**kwargs)
         finally:
@@ -283,15 +417,51 @@ class Learner(SupervisedTemplate):
     def model_for(self, experience: DatasetExperience) -> nn.Module:
         """What predicts an experience: a copy of the model, adapted to its task's data; the model itself without any.
 
-        Only the task label of `experience` is read. The model has to be in evaluation mode.
+        For points of several tasks it is a `TaskCopies`, which takes their labels. Only the task labels of `experience`
+        are read. The model has to be in evaluation mode.
         """
-        labels = _task_labels(experience)
-        data = self._data_of(labels)
-        return self.model if data is None else self._adapted_copy(*data, label=(labels or (0,))[0])
+        tasks = tasks_of(experience)
+        models = {task: self._ahead[task] if task in self._ahead else self._model_of(task) for task in tasks}
+        if all(model is self.model for model in models.values()):
+            self._warn_if_there(experience, tasks)
+        if len(tasks) == 1:
+            return models[tasks[0]]
+        return TaskCopies({task[0]: model for task, model in models.items() if task is not None})
+
+    def _model_of(self, task: tuple[int, ...] | None) -> nn.Module:
+        """What predicts a task, by its label."""
+        data = self._data_of(task)
+        return self.model if data is None else self._adapted_copy(*data, label=(task or (0,))[0])
+
+    def _warn_if_there(self, experience: DatasetExperience, tasks: list[tuple[int, ...] | None]) -> None:
+        """Say it where an experience is predicted without data although its round is there, by another label."""
+        number = number_of(whole_of(experience))
+        round = None if number is None else self.buffer.rounds.get(number)
+        if round is None or not self._adapts:
+            return
+        name = f"experience {number} of stream {getattr(getattr(experience, '_origin_stream', None), 'name', None)!r}"
+        if name not in self._warned_of:
+            self._warned_of.add(name)
+            has = "no task labels" if round.labels is None else f"task labels {list(round.labels)}"
+            warnings.warn(
+                f"{type(self).__name__} predicts {name} by the unadapted model: no data of its tasks "
+                f"{[label for task in tasks for label in task or ()]} have arrived; round {number} has {has}",
+                stacklevel=2,
+            )
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether a copy that is evaluated differs from the model."""
+        return type(self)._update is not Learner._update or (self.batch_norm == "support" and has_norm(self.model))
 
     def _data_of(self, labels: tuple[int, ...] | None) -> Batch | None:
-        """What an evaluation adapts to; None if nothing of the task has arrived."""
-        return self.buffer.for_label(labels, limit=self.update_size, seed=self.seed)
+        """What an evaluation adapts to; None if nothing of the task has arrived.
+
+        Data of which nothing says the task count as task 0, as in Avalanche; points of which nothing says it are
+        predicted after an adaptation to data of all tasks.
+        """
+        of_tasks = self.buffer.labels if labels is None else (None, *labels) if 0 in labels else labels
+        return self.buffer.for_label(of_tasks, limit=self.update_size, seed=self.seed) if of_tasks else None
 
     def _adapted_copy(self, x: Tensor, y: Tensor, label: int) -> nn.Module:
         """A copy of the model in evaluation mode after `_update` on the task's data."""
@@ -310,6 +480,8 @@ class Learner(SupervisedTemplate):
     def eval_dataset_adaptation(self, **kwargs) -> None:
         """As Avalanche's; remembers the dataset, to see whether a plugin replaces it."""
         super().eval_dataset_adaptation(**kwargs)
+        if isinstance(point_labels_of(self.experience), Tensor):
+            self.adapted_dataset = with_labels_in_minibatches(self.adapted_dataset)
         self._own_eval_dataset = self.adapted_dataset
 
     def make_eval_dataloader(self, **kwargs) -> None:
@@ -325,9 +497,24 @@ class Learner(SupervisedTemplate):
         ]
 
 
-def _task_labels(experience: DatasetExperience) -> tuple[int, ...] | None:
-    """The task labels of an experience; Avalanche's own online splitter leaves them with the whole one."""
-    return labels_of(getattr(experience, "origin_experience", None) or experience)
+def _unwrapped(plugin):
+    """The plugin itself, without `per_round`."""
+    return plugin.plugin if isinstance(plugin, PerRound) else plugin
+
+
+def _with_tasks(experience: DatasetExperience) -> DatasetExperience:
+    """A copy of an experience that names its tasks and classes as Avalanche's multi-task modules read them."""
+    named = copy(experience)  # attributes of Avalanche's kind are shared with it: vars() sets the copy's alone
+    if not hasattr(experience, "task_labels"):
+        vars(named)["task_labels"] = [label for task in tasks_of(experience) for label in task or (0,)]
+    classes = getattr(experience, "classes_in_this_experience", None)
+    if classes is None and hasattr(experience.dataset, "targets"):
+        classes = experience.dataset.targets.uniques
+    if isinstance(classes, set):
+        vars(named)["classes_in_this_experience"] = sorted(classes)
+    if whole_of(experience) is not experience:
+        vars(named)["origin_experience"] = _with_tasks(whole_of(experience))
+    return named
 
 
 @contextmanager

@@ -78,11 +78,20 @@ class FromScratch(JointLearner):
         return [self.current_round]
 
     def _before_training_exp(self, **kwargs) -> None:
-        if self.experience.current_experience != self.current_round:
+        if self.buffer.find(self.experience) not in self._rounds():
+            self._take_in_changes()
             # In place, so that the optimiser and plugins keep their references.
             self.model.load_state_dict(self._first_state)
             self.optimizer.state.clear()
         super()._before_training_exp(**kwargs)
+
+    def _take_in_changes(self) -> None:
+        """What the model has grown by, or was given by hand, untrained yet, belongs to its first parameters."""
+        first = self._first_state
+        self._first_state = {
+            name: first[name] if name in first and first[name].shape == value.shape else value.detach().clone()
+            for name, value in self.model.state_dict().items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """As `Learner.state_dict`, with the first parameters."""
@@ -94,12 +103,9 @@ class FromScratch(JointLearner):
         self._first_state = state["first_state"]
 
     def check_model_and_optimizer(self, **kwargs) -> None:
-        """As Avalanche's; what a model has grown by, untrained yet, belongs to its first parameters."""
-        shapes = {name: value.shape for name, value in self._first_state.items()}
+        """As Avalanche's; a model may grow."""
         super().check_model_and_optimizer(**kwargs)
-        state = self.model.state_dict()
-        if {name: value.shape for name, value in state.items()} != shapes:
-            self._first_state = deepcopy(state)
+        self._take_in_changes()
 
     def _steps(self) -> int:
         return self.step_factor * super()._steps()

@@ -222,7 +222,7 @@ class FTML(Learner):
         if self._draws_on_device:
             return self._draw_on_device()
         rounds = self._sample_tasks(self._rounds())
-        (support_x, support_y), (query_x, query_y) = self.buffer.split(
+        (support_x, support_y), (query_x, query_y), labels = self.buffer.labelled_split(
             rounds,
             self.support_size,
             self.query_size,
@@ -230,15 +230,8 @@ class FTML(Learner):
             class_balanced=self.class_balanced,
             permute_labels=self.permute_labels,
         )
-        labels = torch.tensor([self.buffer.rounds[number].task_label for number in rounds])
         # Avalanche reads the first two entries and the last: the support rides in the middle.
-        return [
-            query_x.flatten(0, 1),
-            query_y.flatten(0, 1),
-            support_x,
-            support_y,
-            labels.repeat_interleave(query_x.shape[1]),
-        ]
+        return [query_x.flatten(0, 1), query_y.flatten(0, 1), support_x, support_y, labels.flatten()]
 
     def _draw_on_device(self) -> list[Tensor]:
         assert self.device_draws is not None

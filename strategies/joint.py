@@ -57,9 +57,8 @@ class JointLearner(Learner):
             (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
             return [x, y, of_points]
         chosen = [rounds[i] for i in torch.randint(len(rounds), (self._groups,), generator=self.rng).tolist()]
-        x, y = self.buffer.groups(chosen, self.group_size, self.rng)
-        labels = torch.tensor([self.buffer.rounds[number].task_label for number in chosen])
-        return [x, y, labels.repeat_interleave(self.group_size)]
+        (x, y), of_points = self.buffer.labelled_groups(chosen, self.group_size, self.rng)
+        return [x, y, of_points]
 
     def forward(self) -> Tensor:
         """The model's outputs; in training on groups, each normalised by itself."""

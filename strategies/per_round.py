@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
 
+from ftml_bench.experiences import identity_of
+
 HOOKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
 
 
@@ -52,7 +54,7 @@ class PerRound(SupervisedPlugin):
     def before_training_exp(self, strategy, *args, **kwargs) -> None:
         """Begin a round, or add an arrival to it."""
         arrival = strategy.experience
-        if self.round is not None and self.round != arrival.current_experience:
+        if self.round is not None and not self._continues(arrival):
             self._end(strategy, *args, **kwargs)
         first = self.round is None
         self._experience = _whole(None if first else self._experience, arrival)
@@ -77,7 +79,11 @@ class PerRound(SupervisedPlugin):
         self._experience = None
         for arrival in arrived:
             if arrival.current_experience == self.round:
-                self._experience = _whole(self._experience, arrival)
+                self._experience = _whole(self._experience if self._continues(arrival) else None, arrival)
+
+    def _continues(self, arrival) -> bool:
+        """Whether an arrival is of the round that is arriving."""
+        return self._experience is not None and identity_of(self._experience) == identity_of(arrival)
 
     def _end(self, strategy, *args, **kwargs) -> None:
         self._fire("after_training_exp", strategy, *args, **kwargs)

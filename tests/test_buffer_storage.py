@@ -112,9 +112,14 @@ def test_training_again_on_a_whole_round_stores_nothing_anew(in_file, tmp_path):
         buffer.add(experience)
     assert buffer.rounds[0].numbers.tolist() == list(range(10))
     other = Sinusoids(rounds=1, images_per_round=10, seed=1).train_stream[0]
-    buffer.add(other)  # other data in its place are the round from now on
-    assert buffer.rounds[0].numbers.tolist() == list(range(20, 30))
-    assert torch.equal(buffer.for_label((0,), limit=10, seed=0)[0], other.stacked.x)
+    assert buffer.add(other) == 2  # other data with the same number are another round
+    assert {number: r.numbers.tolist() for number, r in buffer.rounds.items()} == {
+        0: list(range(10)),
+        1: list(range(10, 20)),
+        2: list(range(20, 30)),
+    }
+    x, _ = buffer.for_label((0,), limit=20, seed=0)
+    assert torch.equal(x, torch.cat([first.stacked.take(torch.arange(10))[0], other.stacked.take(torch.arange(10))[0]]))
 
 
 def test_what_grows_is_moved_seldom():

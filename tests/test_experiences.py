@@ -1,0 +1,476 @@
+"""Which round an experience is, which tasks its points are of, and what predicts them, on streams made of others."""
+
+import warnings
+from itertools import pairwise
+
+import pytest
+import torch
+from avalanche.benchmarks import (
+    CLStream,
+    DatasetExperience,
+    EagerCLStream,
+    benchmark_from_datasets,
+    benchmark_with_validation_stream,
+    nc_benchmark,
+    split_online_stream,
+    with_task_labels,
+)
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, TaskLabels, as_classification_dataset
+from avalanche.core import SupervisedPlugin
+from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
+from avalanche.models import MTSimpleMLP
+from avalanche.training import Naive
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from ftml_bench import saving
+from ftml_bench.benchmarks import RainbowDigits, arrivals
+from ftml_bench.buffer import TaskBuffer
+from ftml_bench.errors import UsageError
+from ftml_bench.experiences import identity_of
+from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything, per_round
+
+LEARNERS = {
+    FTML: {"meta_batch_size": 2, "support_size": 3, "query_size": 3, "inner_steps": 2, "engine": "loop"},
+    FollowTheLeader: {"group_size": 2, "update_steps": 2},
+    TrainOnEverything: {"group_size": 2},
+    FromScratch: {},
+}
+every_learner = pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
+
+
+def points(n=60, classes=6, seed=0):
+    """(x, y) with a direction a class."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % classes
+    dataset = TensorDataset(2 * torch.eye(6)[y] + torch.randn(n, 6, generator=rng) / 2, y)
+    dataset.targets = y.tolist()
+    return dataset
+
+
+def benchmark(*, task_labels=True, seed=0):
+    return nc_benchmark(points(seed=seed), points(30, seed=seed + 100), 3, task_labels=task_labels, shuffle=False)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Linear(6, 6)
+
+
+def learner(cls=FTML, model=None, **changes):
+    model = model or net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    settings = {"train_mb_size": 8, "eval_mb_size": 7, "evaluator": EvaluationPlugin(), **LEARNERS[cls], **changes}
+    return cls(model=model, optimizer=optimizer, **settings)
+
+
+def trained(stream, cls=FTML, **changes):
+    strategy = learner(cls, **changes)
+    for experience in stream:
+        strategy.train(experience, eval_streams=[])
+    return strategy
+
+
+def data_of(experience):
+    dataset = experience.dataset.eval()
+    x, y = zip(*(dataset[i][:2] for i in range(len(dataset))), strict=True)
+    return torch.stack(x), torch.tensor(y)
+
+
+def adapted_by_hand(model, x, y, steps=2, lr=0.1):
+    """Weight and bias of a linear model after gradient steps on all of (x, y)."""
+    weight, bias = (p.detach().clone().requires_grad_() for p in (model.weight, model.bias))
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(x @ weight.T + bias, y)
+        for p, gradient in zip((weight, bias), torch.autograd.grad(loss, (weight, bias)), strict=True):
+            p.data -= lr * gradient
+    return weight.detach(), bias.detach()
+
+
+def predicted_by(strategy, experience):
+    strategy.model.eval()
+    model = strategy.model_for(experience)
+    return model.weight.detach(), model.bias.detach()
+
+
+def close(first, second):
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
+
+
+# -- streams made of other streams
+
+
+def validation(stream):
+    return benchmark_with_validation_stream(stream, validation_size=0.5, seed=0).train_stream
+
+
+def wrapped(stream):
+    return [DatasetExperience(dataset=e.dataset, current_experience=i) for i, e in enumerate(stream.train_stream)]
+
+
+def data_incremental(stream):
+    parts = [e.dataset.subset(range(i, 20, 2)) for e in stream.train_stream for i in (0, 1)]
+    return EagerCLStream("train", [DatasetExperience(dataset=part) for part in parts])
+
+
+MADE = {
+    "with a validation stream": validation,
+    "shuffled": lambda s: EagerCLStream("shuffled", [s.train_stream[i] for i in (2, 0, 1)]),
+    "wrapped": wrapped,
+    "data-incremental": data_incremental,
+    "sliced": lambda s: s.train_stream[1:],
+    "cut online": lambda s: split_online_stream(validation(s), 4, seed=0),
+    "cut into arrivals": lambda s: [piece for e in validation(s) for piece in arrivals(e, 4)],
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_an_evaluation_finds_the_data_of_its_task_in_every_stream_made_of_another_one(kind):
+    stream = benchmark()
+    strategy = trained(MADE[kind](stream))
+    for k, experience in enumerate(stream.test_stream):
+        arrived = [(r, r.rows_of((k,))) for r in strategy.buffer.rounds.values()]
+        own = [r.read(rows, train=False) for r, rows in arrived if len(rows)]
+        if not own:
+            assert (kind, k) == ("sliced", 0)
+            assert strategy.model_for(experience) is strategy.model
+            continue
+        x, y = (torch.cat(parts) for parts in zip(*own, strict=True))
+        assert set(y.tolist()) <= set(data_of(stream.train_stream[k])[1].tolist())
+        assert close(predicted_by(strategy, experience), adapted_by_hand(strategy.model, x, y))
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_without_task_labels_an_evaluation_adapts_to_all_rounds_of_such_a_stream(kind):
+    stream = benchmark(task_labels=False)
+    strategy = trained(MADE[kind](stream))
+    everything = strategy.buffer.everything(list(strategy.buffer.rounds))[0]  # rounds of one size
+    for experience in [*stream.test_stream, DatasetExperience(dataset=stream.test_stream[0].dataset)]:
+        assert close(predicted_by(strategy, experience), adapted_by_hand(strategy.model, *everything))
+
+
+def test_points_of_which_nothing_says_the_task_are_predicted_after_adapting_to_all_tasks():
+    stream = benchmark()
+    strategy = trained(stream.train_stream)
+    plain = DatasetExperience(dataset=AvalancheDataset([points(12)]), current_experience=0)
+    everything = strategy.buffer.everything([0, 1, 2])[0]
+    assert close(predicted_by(strategy, plain), adapted_by_hand(strategy.model, *everything))
+
+
+def test_a_multi_head_model_gets_the_labels_that_only_the_data_carry():
+    stream = benchmark()
+    split = benchmark_with_validation_stream(stream, validation_size=0.2, seed=0)
+    for cls in LEARNERS:
+        torch.manual_seed(0)
+        model = MTSimpleMLP(input_size=6, hidden_size=8)
+        strategy = trained(split.train_stream, cls, model=model)
+        strategy.eval(split.valid_stream)
+        assert set(model.classifier.classifiers) == {"0", "1", "2"}
+
+
+# -- points of several tasks in one experience
+
+
+def joint(stream, **changes):
+    """All points of a stream in one experience, those of all tasks mixed."""
+    experiences = [e.dataset for e in stream]
+    dataset = experiences[0]
+    for other in experiences[1:]:
+        dataset = dataset.concat(other)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(3)).tolist()
+    experience = DatasetExperience(dataset=dataset.subset(order), current_experience=0)
+    experience.origin_stream = CLStream("test", [experience])
+    return experience
+
+
+class Outputs(SupervisedPlugin):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def after_eval_iteration(self, strategy, **kwargs):
+        self.found.append((strategy.mb_x, strategy.mb_y, strategy.mb_task_id, strategy.mb_output))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_each_point_of_a_joint_test_set_is_predicted_by_the_copy_of_its_own_task(named):
+    stream = benchmark()
+    outputs = Outputs()
+    strategy = trained(
+        stream.train_stream, plugins=[outputs], evaluator=EvaluationPlugin(accuracy_metrics(stream=True))
+    )
+    experience = joint(stream.test_stream)
+    if named:
+        experience.task_labels = [2, 0, 1]
+    results = strategy.eval(experience)
+    x, y, tasks, output = (torch.cat(parts) for parts in zip(*outputs.found, strict=True))
+    copies = [adapted_by_hand(strategy.model, *data_of(e)) for e in stream.train_stream]
+    expected = torch.stack([copies[t][0] @ p + copies[t][1] for p, t in zip(x, tasks.tolist(), strict=True)])
+    assert len(x) == 30
+    assert sorted(tasks.tolist()) == sorted([0, 1, 2] * 10)
+    assert torch.allclose(output, expected, atol=1e-5)
+    (accuracy,) = [v for k, v in results.items() if k.startswith("Top1_Acc_Stream")]
+    assert accuracy == pytest.approx(float((expected.argmax(1) == y).float().mean()))
+    assert strategy.model.weight.equal(trained(stream.train_stream).model.weight)  # nothing is changed
+
+
+def test_labels_that_do_not_ride_in_the_minibatch_are_read_too():
+    stream = benchmark()
+    outputs = Outputs()
+    strategy = trained(stream.train_stream, plugins=[outputs])
+    test = joint(stream.test_stream)
+    labels = list(test.dataset.targets_task_labels)
+    x, y = data_of(test)
+    silent = DataAttribute(labels, "targets_task_labels", use_in_getitem=False)
+    dataset = AvalancheDataset([TensorDataset(x, y)], data_attributes=[silent])
+    strategy.eval(DatasetExperience(dataset=dataset, current_experience=0))
+    found = torch.cat([output for *_, output in outputs.found])
+    copies = [adapted_by_hand(strategy.model, *data_of(e)) for e in stream.train_stream]
+    expected = torch.stack([copies[t][0] @ p + copies[t][1] for p, t in zip(x, labels, strict=True)])
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_tasks_without_data_are_predicted_by_the_model_itself_in_a_joint_test_set():
+    stream = benchmark()
+    outputs = Outputs()
+    strategy = trained(stream.train_stream[:1], plugins=[outputs])
+    strategy.eval(joint(stream.test_stream))
+    x, _, tasks, output = (torch.cat(parts) for parts in zip(*outputs.found, strict=True))
+    unadapted = strategy.model(x).detach()
+    weight, bias = adapted_by_hand(strategy.model, *data_of(stream.train_stream[0]))
+    assert torch.allclose(output[tasks > 0], unadapted[tasks > 0], atol=1e-6)
+    assert torch.allclose(output[tasks == 0], (x @ weight.T + bias)[tasks == 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("phase", ["train", "eval"])
+def test_several_tasks_without_a_label_for_every_point_are_refused(phase):
+    stream = benchmark()
+    strategy = trained(stream.train_stream)
+    experience = DatasetExperience(dataset=AvalancheDataset([points(12)]), current_experience=5)
+    experience.task_labels = [0, 1]
+    experience.origin_stream = CLStream("joint", [experience])
+    with pytest.raises(UsageError, match=r"experience 5 holds the tasks \[0, 1\], and its data do not say") as error:
+        getattr(strategy, phase)(experience)
+    assert "\n" not in str(error.value)
+
+
+@every_learner
+def test_points_are_drawn_with_their_own_task_labels(cls):
+    """In a round of several tasks; the label of each point stands in its input."""
+    rng = torch.Generator().manual_seed(0)
+    datasets = []
+    for tasks in ([3, 5], [4, 4], [0, 1]):
+        labels = torch.tensor(tasks * 10)
+        x = torch.cat([labels[:, None].float(), torch.randn(20, 5, generator=rng)], 1)
+        data = TensorDataset(x, labels % 6)
+        data.targets = (labels % 6).tolist()
+        datasets.append(
+            as_classification_dataset(data).update_data_attribute("targets_task_labels", TaskLabels(labels.tolist()))
+        )
+    seen = []
+
+    class Look(SupervisedPlugin):
+        def before_training_iteration(self, strategy, **kwargs):
+            assert torch.equal(strategy.mb_task_id, strategy.mb_x[:, 0].long())
+            seen.extend(strategy.mb_task_id.tolist())
+
+    trained(benchmark_from_datasets(train=datasets).train_stream, cls, plugins=[Look()], steps=20)
+    assert set(seen) == ({3, 4, 5} if cls is FollowTheLeader else {0, 1, 3, 4, 5})
+
+
+# -- rounds
+
+
+def held(strategy):
+    return {number: len(r) for number, r in strategy.buffer.rounds.items()}
+
+
+@every_learner
+def test_a_second_stream_whose_experiences_have_the_same_numbers_is_kept_beside_the_first(cls):
+    strategy = trained(benchmark(seed=0).train_stream, cls)
+    assert held(strategy) == {0: 20, 1: 20, 2: 20}
+    for experience in benchmark(seed=1).train_stream:
+        strategy.train(experience, eval_streams=[])
+    assert held(strategy) == dict.fromkeys(range(6), 20)
+    assert strategy.current_round == 5
+    x = torch.cat([data_of(e)[0] for s in (0, 1) for e in benchmark(seed=s).train_stream])
+    assert torch.equal(strategy.buffer.everything(list(range(6)))[0][0], x)
+
+
+def test_a_validation_stream_that_is_trained_on_is_kept_too():
+    split = benchmark_with_validation_stream(benchmark(), validation_size=0.5, seed=0)
+    strategy = trained([split.train_stream[0], split.valid_stream[0]])
+    assert held(strategy) == {0: 10, 1: 10}
+    expected = [data_of(e)[0] for e in (split.train_stream[0], split.valid_stream[0])]
+    assert torch.equal(strategy.buffer.for_label((0,), limit=20, seed=0)[0], torch.cat(expected))
+
+
+def test_the_same_data_are_not_stored_twice():
+    stream = benchmark()
+    strategy = learner()
+    for _ in range(2):
+        for experience in stream.train_stream:  # made anew at each access
+            strategy.train(experience, eval_streams=[])
+    for experience in (e.logging() for e in stream.train_stream):
+        strategy.train(experience, eval_streams=[])
+    assert held(strategy) == {0: 20, 1: 20, 2: 20}
+    renumbered = EagerCLStream("again", [with_task_labels(e) for e in wrapped(stream)][::-1])
+    strategy.train(renumbered[1], eval_streams=[])  # the same number: the same round
+    assert held(strategy) == {0: 20, 1: 20, 2: 20}
+
+
+def test_pieces_of_avalanches_splitter_that_come_twice_are_stored_once_also_before_their_round_is_complete():
+    pieces = list(split_online_stream(benchmark().train_stream, 8, seed=0))
+    strategy = learner(steps=1)
+    for index, expected in [(0, {0: 8}), (0, {0: 8}), (1, {0: 16}), (0, {0: 16}), (2, {0: 20}), (3, {0: 20, 1: 8})]:
+        strategy.train(pieces[index], eval_streams=[])
+        assert held(strategy) == expected
+        assert strategy.clock.train_exp_counter > 0
+
+
+def test_arrivals_of_two_streams_in_turns_are_filed_under_their_own_rounds():
+    first, second = (RainbowDigits(rounds=1, images_per_round=20, seed=seed) for seed in (0, 1))
+    buffer = TaskBuffer()
+    pieces = [list(arrivals(s.train_stream[0], 5)) for s in (first, second)]
+    for a, b in zip(*pieces, strict=True):
+        assert (buffer.add(a), buffer.add(b)) == (0, 1)
+    for number, stream in enumerate((first, second)):
+        points = {bytes(x.numpy().tobytes()) for x, _ in stream.train_stream[0].stacked}
+        stored = buffer.rounds[number].numbers
+        assert {bytes(x.numpy().tobytes()) for x in buffer._storage.take(stored)[0]} == points
+
+
+def test_a_stream_of_tensors_that_is_made_anew_gives_the_same_rounds():
+    plain = lambda: benchmark_from_datasets(train=[AvalancheDataset([points(20, seed=s)]) for s in (0, 1)])  # noqa: E731
+    for make in (lambda: RainbowDigits(rounds=2, images_per_round=20).train_stream, lambda: plain().train_stream):
+        one, other = make(), make()
+        assert identity_of(one[0]) == identity_of(other[0]) == identity_of(next(iter(arrivals(other[0], 5))))
+        assert identity_of(one[0]) != identity_of(one[1])
+
+
+def test_the_same_images_under_other_transforms_are_another_round():
+    data = points(20)
+    for attribute in ("transform_groups", "frozen_transform_groups"):
+        flipped, plain = ({"train": (f, None), "eval": (f, None)} for f in (lambda x: -x, lambda x: x))
+        datasets = [AvalancheDataset([data], **{attribute: groups}) for groups in (plain, flipped)]
+        strategy = learner()
+        for dataset in [*datasets, *datasets]:
+            strategy.train(DatasetExperience(dataset=dataset, current_experience=0), eval_streams=[])
+        assert held(strategy) == {0: 20, 1: 20}
+        (x, _), (minus, _) = (r.read(torch.arange(20), train=False) for r in strategy.buffer.rounds.values())
+        assert torch.equal(x, -minus)
+
+
+def test_experiences_without_a_number_are_rounds_of_their_own():
+    datasets = [AvalancheDataset([points(12, seed=seed)]) for seed in (0, 1)]
+    strategy = learner()
+    for dataset in [*datasets, datasets[0]]:
+        strategy.train(DatasetExperience(dataset=dataset), eval_streams=[])
+    assert held(strategy) == {0: 12, 1: 12}
+
+
+@pytest.mark.parametrize("cls", [FTML, FromScratch])
+def test_a_state_saved_between_two_streams_goes_on_bit_by_bit(cls, tmp_path):
+    stream = [*benchmark(seed=0).train_stream, *benchmark(seed=1).train_stream]
+    straight = trained(stream, cls)
+    saving.save(trained(stream[:4], cls), tmp_path / "state")
+    strategy = learner(cls)
+    done = saving.load(strategy, tmp_path / "state", stream)
+    assert (done, held(strategy)) == (4, dict.fromkeys(range(4), 20))
+    for experience in stream[done:]:
+        strategy.train(experience, eval_streams=[])
+    assert torch.equal(strategy.model.weight, straight.model.weight)
+    assert held(strategy) == held(straight)
+
+
+def test_from_scratch_starts_anew_with_the_round_of_another_stream_and_not_with_a_piece_of_its_own():
+    first, second = (list(split_online_stream(benchmark(seed=s).train_stream, 10, seed=0)) for s in (0, 1))
+    strategy = learner(FromScratch, steps=1)
+    starts = []
+
+    class Look(SupervisedPlugin):
+        def before_training_exp(self, s, **kwargs):
+            starts.append(s.model.weight.detach().clone())
+
+    strategy.plugins.insert(0, Look())
+    for piece in (first[0], first[1], second[0], second[1]):
+        strategy.train(piece, eval_streams=[])
+    new = [torch.equal(start, net().weight) for start in starts]
+    assert new == [True, False, True, False]
+
+
+def test_a_plugin_per_round_sees_two_rounds_where_two_streams_have_the_same_number():
+    counts = []
+
+    class Count(SupervisedPlugin):
+        def after_training_exp(self, strategy, **kwargs):
+            counts.append(len(strategy.experience.dataset))
+
+    strategy = learner(plugins=[per_round(Count())], steps=1)
+    pieces = [list(arrivals(benchmark(seed=s).train_stream[0], 5)) for s in (0, 1)]
+    for piece in [*pieces[0][:3], *pieces[1]]:
+        strategy.train(piece, eval_streams=[])
+    assert counts == [15, 20]
+
+
+# -- what is said where data are there, and cannot be found
+
+
+def test_an_evaluation_without_data_although_the_round_is_there_is_said_once_by_name():
+    stream = benchmark()
+    plain = benchmark_from_datasets(train=[AvalancheDataset([points(20, seed=s)]) for s in range(3)])
+    strategy = trained(plain.train_stream[:2])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            strategy.eval(stream.test_stream)
+    said = [str(w.message) for w in caught if "unadapted" in str(w.message)]
+    assert len(said) == 1  # task 0 is that of data without labels, round 2 has not arrived
+    assert said[0].startswith(
+        "FTML predicts experience 1 of stream 'test' by the unadapted model: no data of its tasks [1]"
+    )
+    assert said[0].endswith("round 1 has no task labels")
+
+
+def test_nothing_is_said_where_a_task_is_still_to_come_or_no_copy_differs():
+    stream = benchmark()
+    plain = benchmark_from_datasets(train=[AvalancheDataset([points(20, seed=s)]) for s in range(3)])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*unadapted model")
+        trained(stream.train_stream[:1]).eval(stream.test_stream)
+        trained(plain.train_stream, TrainOnEverything).eval(stream.test_stream)
+
+
+# -- training metrics
+
+
+def test_training_metrics_of_an_arrival_without_steps_say_nothing():
+    metrics = [accuracy_metrics(epoch=True, minibatch=True), loss_metrics(epoch=True)]
+    strategy = learner(FollowTheLeader, evaluator=EvaluationPlugin(*metrics), eval_every=1)
+    evaluated = []
+
+    class Look(SupervisedPlugin):
+        def after_eval(self, s, **kwargs):
+            evaluated.append(s.clock.train_exp_counter)
+
+    strategy.plugins.insert(0, Look())
+    stream = benchmark()
+    strategy.train(stream.train_stream[0])
+    assert not [name for name in strategy.evaluator.get_last_metrics() if "train_phase" in name]
+    assert evaluated  # a periodic evaluation is made all the same
+    strategy.train(stream.train_stream[1])
+    said = {name.split("/")[0] for name in strategy.evaluator.get_last_metrics() if "train_phase" in name}
+    assert said == {"Top1_Acc_Epoch", "Top1_Acc_MB", "Loss_Epoch"}
+
+
+def test_the_steps_of_naive_and_of_our_learners_are_as_many_on_a_validation_split():
+    split = benchmark_with_validation_stream(benchmark(), validation_size=0.3, seed=0)
+    model = net()
+    naive = Naive(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), train_mb_size=8, evaluator=None)
+    ours = learner(TrainOnEverything)
+    for experience in split.train_stream:
+        naive.train(experience, eval_streams=[])
+        ours.train(experience, eval_streams=[])
+    assert naive.clock.train_iterations == ours.clock.train_iterations == sum(-(-14 // 8) for _ in range(3))
+    assert all(a <= b for a, b in pairwise(held(ours)))
