@@ -366,12 +366,15 @@ class Learner(SupervisedTemplate):
             torch.manual_seed(derive(self.seed, "new outputs"))
             model = deepcopy(self._own_model)
         given = self.experience
-        if is_multi_task_module(self.model):
-            self.experience = _with_tasks(given)
         try:
-            return super().model_adaptation(model)
+            # Avalanche's multi-head models take one task at a time
+            for part in _by_task(given) if is_multi_task_module(self.model) else [given]:
+                self.experience = part
+                model = super().model_adaptation(model)
         finally:
             self.experience = given
+        assert model is not None
+        return model
 
     def forward(self) -> Tensor:
         """The model's outputs; a model that takes task labels gets them also where only the data carry them."""
@@ -502,19 +505,25 @@ def _unwrapped(plugin):
     return plugin.plugin if isinstance(plugin, PerRound) else plugin
 
 
-def _with_tasks(experience: DatasetExperience) -> DatasetExperience:
-    """A copy of an experience that names its tasks and classes as Avalanche's multi-task modules read them."""
-    named = copy(experience)  # attributes of Avalanche's kind are shared with it: vars() sets the copy's alone
-    if not hasattr(experience, "task_labels"):
-        vars(named)["task_labels"] = [label for task in tasks_of(experience) for label in task or (0,)]
-    classes = getattr(experience, "classes_in_this_experience", None)
-    if classes is None and hasattr(experience.dataset, "targets"):
-        classes = experience.dataset.targets.uniques
-    if isinstance(classes, set):
-        vars(named)["classes_in_this_experience"] = sorted(classes)
-    if whole_of(experience) is not experience:
-        vars(named)["origin_experience"] = _with_tasks(whole_of(experience))
-    return named
+def _by_task(experience: DatasetExperience) -> list[DatasetExperience]:
+    """Copies of an experience, one a task, that name it and its classes as Avalanche's multi-task modules read them."""
+    labels, origin = point_labels_of(experience), whole_of(experience)
+    copies = []
+    for task in tasks_of(experience):
+        classes = getattr(experience, "classes_in_this_experience", None)
+        if hasattr(experience.dataset, "targets") and (classes is None or isinstance(labels, Tensor)):
+            targets = torch.as_tensor(list(experience.dataset.targets))
+            classes = set((targets[labels == task[0]] if isinstance(labels, Tensor) and task else targets).tolist())
+        one = copy(experience)
+        # attributes of Avalanche's kind are shared by copies: vars() sets this one's alone
+        if not hasattr(experience, "task_labels") or isinstance(labels, Tensor):
+            vars(one)["task_labels"] = list(task or (0,))
+        if isinstance(classes, set):
+            vars(one)["classes_in_this_experience"] = sorted(classes)
+        if origin is not experience:
+            vars(one)["origin_experience"] = _by_task(origin)[0]
+        copies.append(one)
+    return copies
 
 
 @contextmanager

@@ -84,9 +84,10 @@ class FromScratch(JointLearner):
             self.model.load_state_dict(self._first_state)
             self.optimizer.state.clear()
         super()._before_training_exp(**kwargs)
+        self._take_in_changes()
 
     def _take_in_changes(self) -> None:
-        """What the model has grown by, or was given by hand, untrained yet, belongs to its first parameters."""
+        """What the model has grown by or was given by hand or a plugin, untrained yet, is of its first parameters."""
         first = self._first_state
         self._first_state = {
             name: first[name] if name in first and first[name].shape == value.shape else value.detach().clone()
@@ -101,11 +102,6 @@ class FromScratch(JointLearner):
         """As `Learner.load_state_dict`."""
         super().load_state_dict(state, experiences)
         self._first_state = state["first_state"]
-
-    def check_model_and_optimizer(self, **kwargs) -> None:
-        """As Avalanche's; a model may grow."""
-        super().check_model_and_optimizer(**kwargs)
-        self._take_in_changes()
 
     def _steps(self) -> int:
         return self.step_factor * super()._steps()
