@@ -58,14 +58,17 @@ class Round:
         """The first of its task labels; 0 where the stream has none."""
         return self.labels[0] if self.labels else 0
 
+    def has_one_of(self, labels: Labels) -> bool:
+        """Whether any of its points has one of these task labels; None: no label."""
+        return not self._tasks.isdisjoint(labels) if self.is_labelled else None in labels
+
     def rows_of(self, labels: Labels) -> Tensor:
-        """Which of its points have one of these task labels (None: no label), (n,) int64."""
-        if not self.is_labelled:
-            return torch.arange(len(self) if None in labels else 0)
-        if self._tasks <= set(labels):
+        """Which of its points have one of these task labels, (n,) int64."""
+        if not self.has_one_of(labels):
+            return torch.arange(0)
+        if not self.is_labelled or self._tasks <= set(labels):
             return torch.arange(len(self))
-        found = torch.tensor([label for label in labels if label in self._tasks], dtype=torch.int64)
-        return torch.isin(self.point_labels, found).nonzero().flatten() if len(found) else found
+        return torch.isin(self.point_labels, torch.tensor(sorted(self._tasks & set(labels)))).nonzero().flatten()
 
     @property
     def dataset(self) -> AvalancheDataset:
@@ -103,12 +106,13 @@ class Round:
         if numbers is not None:
             self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
         if dataset is not None:
-            self._pieces.add(dataset_key(dataset))
+            if numbers is None:
+                self._pieces.add(dataset_key(dataset))
             self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
 
     def holds(self, piece: AvalancheDataset) -> bool:
-        """Whether it has come with this very dataset."""
-        return dataset_key(piece) in self._pieces
+        """Whether it has come with this very dataset, which are not stacked tensors."""
+        return bool(self._pieces) and dataset_key(piece) in self._pieces
 
     def fingerprint(self) -> str:
         """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
@@ -209,7 +213,9 @@ class TaskBuffer(ExemplarsBuffer):
                 return number
         else:
             self.rounds[number] = Round(self._storage)
-        self._objects[whole] = self._identities[self._identity(experience)] = number
+        self._objects[whole] = number
+        if found is None:
+            self._identities[self._identity(experience)] = number
         numbers = None if stacked is None else self._file(stacked, None if is_part else before)
         is_in_file = stacked is not None and self._in_file
         dataset = None if is_in_file else experience.dataset
@@ -261,8 +267,8 @@ class TaskBuffer(ExemplarsBuffer):
 
         :param labels: None: data of which nothing says the task.
         """
-        of_rounds = [(number, r.rows_of(labels or (None,))) for number, r in self.rounds.items()]
-        found = [(number, rows) for number, rows in of_rounds if len(rows)]
+        labels = labels or (None,)
+        found = [(number, r.rows_of(labels)) for number, r in self.rounds.items() if r.has_one_of(labels)]
         if not found:
             return None
         share = limit

@@ -138,6 +138,7 @@ class Learner(SupervisedTemplate):
     mb_output: Tensor
     loss: Tensor
     dataloader: Iterable[list[Tensor]]
+    adapted_dataset: Any
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
@@ -159,13 +160,14 @@ class Learner(SupervisedTemplate):
             raise UsageError(f"update_size={update_size}: expected a number of at least 1")
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
-        lazy = [name for name, p in avalanche["model"].named_parameters() if is_lazy(p)]
+        model = avalanche["model"]
+        lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
         if lazy:
             raise UsageError(
                 f"{lazy[0]} of the model has no shape yet: expected lazy layers that have seen a batch: call model(x) "
                 f"once before {type(self).__name__} is built"
             )
-        avalanche["model"] = convert_batch_norm(avalanche["model"])
+        avalanche["model"] = convert_batch_norm(model)
         avalanche["plugins"] = with_repairs(avalanche.get("plugins"))
         super().__init__(**avalanche)
         self.steps = steps
@@ -425,8 +427,7 @@ class Learner(SupervisedTemplate):
         """
         tasks = tasks_of(experience)
         models = {task: self._ahead[task] if task in self._ahead else self._model_of(task) for task in tasks}
-        if all(model is self.model for model in models.values()):
-            self._warn_if_there(experience, tasks)
+        self._warn_if_there(experience, [task for task in tasks if models[task] is self.model])
         if len(tasks) == 1:
             return models[tasks[0]]
         return TaskCopies({task[0]: model for task, model in models.items() if task is not None})
@@ -436,19 +437,21 @@ class Learner(SupervisedTemplate):
         data = self._data_of(task)
         return self.model if data is None else self._adapted_copy(*data, label=(task or (0,))[0])
 
-    def _warn_if_there(self, experience: DatasetExperience, tasks: list[tuple[int, ...] | None]) -> None:
-        """Say it where an experience is predicted without data although its round is there, by another label."""
-        number = number_of(whole_of(experience))
-        round = None if number is None else self.buffer.rounds.get(number)
-        if round is None or not self._adapts:
+    def _warn_if_there(self, experience: DatasetExperience, missing: list[tuple[int, ...] | None]) -> None:
+        """Say it where tasks of an experience are predicted without data although these are there, by other labels."""
+        number, found = number_of(whole_of(experience)), self.buffer.labels
+        is_there = number in self.buffer.rounds and len(missing) == len(tasks_of(experience))
+        has_one_task = len(self.buffer.rounds) > 1 and {0, None}.issuperset(found)
+        if not missing or not self._adapts or not (is_there or has_one_task):
             return
         name = f"experience {number} of stream {getattr(getattr(experience, '_origin_stream', None), 'name', None)!r}"
         if name not in self._warned_of:
             self._warned_of.add(name)
-            has = "no task labels" if round.labels is None else f"task labels {list(round.labels)}"
+            has = sorted(label for label in found if label is not None)
             warnings.warn(
                 f"{type(self).__name__} predicts {name} by the unadapted model: no data of its tasks "
-                f"{[label for task in tasks for label in task or ()]} have arrived; round {number} has {has}",
+                f"{[label for task in missing for label in task or ()]} have arrived; what has arrived has "
+                f"{f'the task labels {has}' if has else 'no task labels'}",
                 stacklevel=2,
             )
 

@@ -448,11 +448,23 @@ def test_an_evaluation_without_data_although_the_round_is_there_is_said_once_by_
         for _ in range(3):
             strategy.eval(stream.test_stream)
     said = [str(w.message) for w in caught if "unadapted" in str(w.message)]
-    assert len(said) == 1  # task 0 is that of data without labels, round 2 has not arrived
-    assert said[0].startswith(
-        "FTML predicts experience 1 of stream 'test' by the unadapted model: no data of its tasks [1]"
-    )
-    assert said[0].endswith("round 1 has no task labels")
+    assert said == [  # task 0 is that of data without labels
+        f"FTML predicts experience {k} of stream 'test' by the unadapted model: no data of its tasks [{k}] have "
+        f"arrived; what has arrived has no task labels"
+        for k in (1, 2)
+    ]
+    with pytest.warns(UserWarning, match=r"no data of its tasks \[1, 2\] have arrived"):
+        strategy.eval(joint(stream.test_stream))
+
+
+def test_it_is_said_where_a_round_has_another_label_than_its_test_set():
+    stream = benchmark()
+    other = [with_task_labels(e) for e in wrapped(stream)]
+    for label, experience in zip((7, 8, 9), other, strict=True):
+        experience.task_labels = [label]
+    strategy = trained(other[:1])
+    with pytest.warns(UserWarning, match=r"experience 0 of .* no data of its tasks \[0\] .* has the task labels \[7\]"):
+        strategy.eval(stream.test_stream)
 
 
 def test_nothing_is_said_where_a_task_is_still_to_come_or_no_copy_differs():
@@ -460,7 +472,10 @@ def test_nothing_is_said_where_a_task_is_still_to_come_or_no_copy_differs():
     plain = benchmark_from_datasets(train=[AvalancheDataset([points(20, seed=s)]) for s in range(3)])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*unadapted model")
-        trained(stream.train_stream[:1]).eval(stream.test_stream)
+        for rounds in (1, 2):
+            strategy = trained(stream.train_stream[:rounds])
+            strategy.eval(stream.test_stream)
+            strategy.eval(joint(stream.test_stream))
         trained(plain.train_stream, TrainOnEverything).eval(stream.test_stream)
 
 
