@@ -413,7 +413,8 @@ class Learner(SupervisedTemplate):
 
     def _eval_exp(self, **kwargs) -> None:
         try:
-            self.model = self.model_for(self.experience)
+            ahead = self._ahead
+            self.model = self._model_from(ahead, self.experience) if ahead else self.model_for(self.experience)
             with batch_statistics() if self.batch_norm == "transductive" else nullcontext():
                 super()._eval_exp(**kwargs)
         finally:
@@ -425,8 +426,12 @@ class Learner(SupervisedTemplate):
         For points of several tasks it is a `TaskCopies`, which takes their labels. Only the task labels of `experience`
         are read. The model has to be in evaluation mode.
         """
+        return self._model_from({}, experience)
+
+    def _model_from(self, ahead: dict[tuple[int, ...] | None, nn.Module], experience: DatasetExperience) -> nn.Module:
+        """As `model_for`; what predicts a task may be there `ahead`."""
         tasks = tasks_of(experience)
-        models = {task: self._ahead[task] if task in self._ahead else self._model_of(task) for task in tasks}
+        models = {task: ahead[task] if task in ahead else self._model_of(task) for task in tasks}
         self._warn_if_there(experience, [task for task in tasks if models[task] is self.model])
         if len(tasks) == 1:
             return models[tasks[0]]
