@@ -190,3 +190,12 @@ def test_the_learning_rate_of_a_definition_changes_in_the_cell(tmp_path):
         curves.append([row.loss for row in record.read(tmp_path / str(i)).curve])
     assert curves[0][:1] == curves[1][:1]  # two steps an arrival
     assert curves[0][1] != curves[1][1]
+
+
+def test_the_optimisers_clip_of_a_definition_cuts_the_gradients_of_the_cell(tmp_path):
+    curves = []
+    for i, clip in enumerate([{}, {"clip": 1e6}, {"clip": 1e-3}]):
+        run(tmp_path / str(i), optimizer={"name": "SGD", "lr": 0.1, **clip})
+        curves.append([row.loss for row in record.read(tmp_path / str(i)).curve])
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]

@@ -157,6 +157,8 @@ def test_the_hash_changes_with_what_can_change_a_result_and_with_nothing_else():
             {"lr": 0.1, "after_steps": 0},
             "then: after_steps: expected a whole number",
         ),
+        ("benchmarks/digits/optimizer/clip", 0, "test: digits: optimizer: clip: expected a number above 0, got 0"),
+        ("benchmarks/digits/optimizer/clip", "big", "test: digits: optimizer: clip: expected a number"),
         ("benchmarks/digits/optimizer/then", {"lr": 0, "after_steps": 1}, "then: lr: expected a number above 0, got 0"),
         ("benchmarks/digits/settings/images_per_class", 0, "settings: images_per_class: expected a whole number"),
         ("benchmarks/digits/strategies/FTLM", {}, "test: digits: FTLM: unknown strategy 'FTLM': did you mean 'FTML'?"),

@@ -22,7 +22,14 @@ from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.errors import UsageError
 from ftml_bench.models import MultiHeadNet, RainbowNet, TaskBatchNorm
 from ftml_bench.protocol import evaluations, held_out, run
-from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, LearningRateAfter, TrainOnEverything
+from ftml_bench.strategies import (
+    FTML,
+    FollowTheLeader,
+    FromScratch,
+    GradientClip,
+    LearningRateAfter,
+    TrainOnEverything,
+)
 
 JOINT = {"train_mb_size": 40, "steps": 2}
 LEARNERS = {
@@ -650,6 +657,54 @@ def test_the_learning_rate_changes_after_so_many_steps_of_the_whole_stream(cls, 
 def test_bad_changes_of_the_learning_rate_are_refused(setting, message):
     with pytest.raises(UsageError, match=message):
         LearningRateAfter(**{"after_steps": 1, "lr": 0.1, **setting})
+
+
+@pytest.mark.parametrize("cls", [FTML, TrainOnEverything])
+def test_gradients_are_cut_element_by_element_before_the_update(cls, digits):
+    cut = {}
+
+    def trained(clip):
+        class Gradients(SupervisedPlugin):
+            def before_update(self, strategy, **kwargs):
+                cut.setdefault(clip, torch.cat([p.grad.flatten().clone() for p in strategy.model.parameters()]))
+
+        torch.manual_seed(0)
+        model = small_net()
+        plugins = [Gradients()] if clip is None else [GradientClip(clip), Gradients()]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        strategy = cls(model=model, optimizer=optimizer, plugins=plugins, evaluator=EvaluationPlugin(), steps=1)
+        strategy.train(digits.train_stream[0], eval_streams=[])
+
+    trained(None)
+    trained(0.01)
+    assert float(cut[None].abs().max()) > 0.01
+    assert torch.equal(cut[0.01], cut[None].clamp(-0.01, 0.01))
+
+
+def test_follow_the_leader_fine_tunes_by_cut_gradients(digits):
+    model = small_net()
+    strategy = FollowTheLeader(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        inner_lr=0.5,
+        inner_clip=0.01,
+        update_steps=3,
+        evaluator=EvaluationPlugin(),
+    )
+    strategy.train(digits.train_stream[0], eval_streams=[])
+    model.eval()
+    copy = strategy.model_for(digits.test_stream[0])
+    moved = max(float((a - b).abs().max()) for a, b in zip(copy.parameters(), model.parameters(), strict=True))
+    assert moved == pytest.approx(3 * 0.5 * 0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [0, -1.0])
+def test_a_clip_that_would_stop_all_is_refused(value):
+    with pytest.raises(UsageError, match="clip"):
+        GradientClip(value)
+    model = small_net()
+    with pytest.raises(UsageError, match="inner_clip="):
+        FollowTheLeader(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), inner_clip=value)
 
 
 # -- Avalanche
