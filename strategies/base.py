@@ -71,6 +71,10 @@ def grows(model: nn.Module) -> bool:
     return any(isinstance(module, DynamicModule) for module in model.modules())
 
 
+# losses that compare element by element, and spread one side over the other where shapes differ
+ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
 class DrawLoader:
     """A dataloader whose minibatches are drawn: `steps` calls of `draw`."""
 
@@ -383,6 +387,18 @@ class Learner(SupervisedTemplate):
         if is_multi_task_module(self.model):
             return self.model(self.mb_x, self._labels_of_points())
         return self.model(self.mb_x)
+
+    def criterion(self) -> Tensor:
+        """The loss of the minibatch.
+
+        :raises UsageError: for a loss that would compare every output with every target of the minibatch.
+        """
+        if isinstance(self._criterion, ELEMENTWISE) and self.mb_output.shape != self.mb_y.shape:
+            raise UsageError(
+                f"{type(self._criterion).__name__} of outputs of shape {tuple(self.mb_output.shape)} and targets of "
+                f"shape {tuple(self.mb_y.shape)} would spread one over the other, across tasks: expected one shape"
+            )
+        return super().criterion()
 
     def _labels_of_points(self) -> Tensor:
         """The task label of every point of the minibatch."""
