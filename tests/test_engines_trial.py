@@ -190,6 +190,22 @@ def test_a_derivative_that_is_off_by_a_thousandth_is_found_behind_kinks_too(slop
                 predict(engine, model, *data())
 
 
+def test_what_the_trial_cannot_tell_stands_in_the_record(monkeypatch):
+    (support, query) = data()
+    with monkeypatch.context() as patch:  # every difference crosses a kink
+        patch.setattr("ftml_bench.adaptation.trial.Trial._slope", lambda self, number, length: (1e3, -1e3))
+        model = mlp()
+        engine = make_engine("auto", model, nn.CrossEntropyLoss(), **INNER)
+        assert torch.allclose(predict(engine, model, support, query), plain(model, support, query), rtol=1e-10)
+        assert "finite differences cannot tell" in engine.chosen["engine_note"]
+    model = mlp()
+    with torch.no_grad():
+        model[2].bias.fill_(float("nan"))  # as where training has diverged
+    engine = make_engine("auto", model, nn.CrossEntropyLoss(), **INNER)
+    assert predict(engine, model, support, query).isnan().any()
+    assert "not finite: nothing compared" in engine.chosen["engine_note"]
+
+
 def test_single_precision_is_enough_for_a_model_that_knows_no_other():
     class Single(nn.Module):
         def __init__(self):

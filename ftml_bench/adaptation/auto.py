@@ -121,6 +121,8 @@ class TriedEngine:
                 self._take_next(UntreatableError(self._engine.name, f"cannot treat this model ({said(error)})"), error)
             restore(state, support[1].device)
         self._passed.add(key)
+        if trial.note:
+            self._notes.append(trial.note)
         now = composition(self._engine.model, self.criterion)
         self._ever_changing |= _differences(self._composition, now)
         self._composition = now
