@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.growing import fit
 
 _FORGETTING = ("forgetting", "_current_metric", "eval_exp_id", "train_exp_id")
@@ -170,7 +171,7 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
         items = from_plain(saved["items"], list(current) if isinstance(current, tuple) else None, model)
         return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
     if kind == "module":
-        copy = deepcopy(model)
+        copy = copy_of(model)
         load_module_state(copy, saved["state"])
         return copy
     if kind == "ParamData":

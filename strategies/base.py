@@ -9,7 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 
@@ -47,6 +47,7 @@ from ftml_bench.experiences import (
     whole_of,
     with_labels_in_minibatches,
 )
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.plain_state import settings_of_parts
 from ftml_bench.seeding import derive, generator
@@ -370,7 +371,7 @@ class Learner(SupervisedTemplate):
         if not self.is_training and grows(self.model):
             # The new outputs of a task that was never seen must not depend on what was evaluated before.
             torch.manual_seed(derive(self.seed, "new outputs"))
-            model = deepcopy(self._own_model)
+            model = copy_of(self._own_model)
         given = self.experience
         try:
             # Avalanche's multi-head models take one task at a time
@@ -492,7 +493,7 @@ class Learner(SupervisedTemplate):
 
     def _adapted_copy(self, x: Tensor, y: Tensor, label: int) -> nn.Module:
         """A copy of the model in evaluation mode after `_update` on the task's data."""
-        copy = deepcopy(self.model)
+        copy = copy_of(self.model)
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
         self._keep_statistics(copy, x, labels)

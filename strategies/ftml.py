@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.strategies.base import Learner, grows
 from ftml_bench.strategies.meta_step import MetaStep
@@ -343,7 +343,7 @@ class FTML(Learner):
         adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps)
         copies = {}
         for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
-            copy = deepcopy(self.model)
+            copy = copy_of(self.model)
             copy.load_state_dict(weights, strict=False)
             self._keep_statistics(copy, own_x, torch.zeros(len(own_x), device=own_x.device))
             copies[labels] = copy

@@ -16,7 +16,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche_repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
 from ftml_bench.strategies.base import preserved_random_state
@@ -177,7 +178,7 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
         model, state = self.model, self._save_train_state()
         iteration = self.mbatch, self.mb_output, self.loss
         try:
-            self.model = deepcopy(model)
+            self.model = copy_of(model)
             # a copy made in inference mode would be of another kind than the model
             with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.device):
                 return super().eval(exp_list, **kwargs)

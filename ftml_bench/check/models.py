@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from ftml_bench.check.contract import (
     misspelt_raises,
 )
 from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import convert_batch_norm, has_norm
 
 
@@ -85,7 +85,7 @@ def _norm_is_converted(subject: ModelSubject) -> None:
     model = subject.construct()
     if not has_norm(model):
         raise NotTestedError("it has no batch norm")
-    converted = convert_batch_norm(deepcopy(model))
+    converted = convert_batch_norm(copy_of(model))
     with torch.no_grad():
         for mode in (True, False):
             torch.manual_seed(0)  # of layers that draw

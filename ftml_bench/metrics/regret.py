@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import copy
 from itertools import accumulate
 
 import torch
@@ -12,6 +12,7 @@ from avalanche.models.utils import avalanche_forward
 from torch import nn
 
 from ftml_bench.metrics.performance import RoundMetric
+from ftml_bench.models.copies import copy_of
 
 
 def cumulative_regret(losses: Sequence[float], least: Sequence[float]) -> list[float]:
@@ -59,13 +60,13 @@ class Regret(RoundMetric):
     def before_training_exp(self, strategy):
         """Keep the model that comes to a new round."""
         if strategy.experience.current_experience != self.round:
-            self._leader = deepcopy(strategy.model)
+            self._leader = copy_of(strategy.model)
         super().before_training_exp(strategy)
 
     def after_training_exp(self, strategy):
         """Keep the newer model, if it has not been trained on the round's data."""
         if self.round not in getattr(strategy, "trainable_rounds", [self.round]):
-            self._leader = deepcopy(strategy.model)
+            self._leader = copy_of(strategy.model)
 
     def before_eval_exp(self, strategy):
         """Adapt w_t to the round's data, all of which have arrived."""

@@ -1,18 +1,48 @@
-"""Copies of models."""
+"""Copies of models whose layers keep what they have computed."""
 
 from __future__ import annotations
 
+import copyreg
 from copy import deepcopy
-from typing import Any
+from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.overrides import TorchFunctionMode
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
-def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy of a model; what a forward pass has left in its attributes comes along without its graph."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return deepcopy(model, memo)
+def copy_of(model: Module) -> Module:
+    """A deep copy of a model, of one that keeps tensors of its last forward pass, too.
+
+    `copy.deepcopy` refuses tensors that autograd has computed, as a model has that keeps its features in an attribute,
+    or in what a forward hook fills. Here they are copied without their history. Hooks and everything else are as in
+    `copy.deepcopy`.
+    """
+    with _WithoutHistory():
+        return deepcopy(model)
+
+
+class _WithoutHistory(TorchFunctionMode):
+    """Lets `copy.deepcopy` take tensors that have been computed: as values."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            if is_functorch_wrapped_tensor(tensor):  # left by `torch.func`; nothing can be read from it any more
+                return tensor
+            if not tensor.is_leaf:
+                return deepcopy(tensor.detach(), memo)
+        return func(*args, **(kwargs or {}))
+
+
+def _generator_with(state: Tensor, device: torch.device) -> torch.Generator:
+    copy = torch.Generator(device)
+    copy.set_state(state)
+    return copy
+
+
+if "__reduce__" not in vars(torch.Generator):  # before torch 2.5 a generator cannot be copied
+    copyreg.pickle(torch.Generator, lambda g: (_generator_with, (g.get_state(), g.device)))
