@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from types import MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import qpsolvers
 import torch
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
-from avalanche.models import MultiTaskModule
+from avalanche.models import MultiTaskModule, avalanche_forward
 from avalanche.training.plugins import (
     AGEMPlugin,
+    FeatureDistillationPlugin,
     GDumbPlugin,
     GEMPlugin,
+    LFLPlugin,
     LwFPlugin,
     MIRPlugin,
     RWalkPlugin,
@@ -27,7 +32,8 @@ from avalanche.training.plugins import (
 )
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
-from avalanche.training.utils import cycle, zerolike_params_dict
+from avalanche.training.utils import ParamData, cycle, zerolike_params_dict
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ftml_bench.cost import Cost
@@ -61,7 +67,12 @@ def _own(weights) -> None:
 
 
 class ImportancesForRWalk(Companion):
-    """RWalk stops with an AssertionError after an experience without a training step."""
+    """RWalk stops with an AssertionError after an experience without a training step, and with a KeyError at the first
+    step of one in which the model has grown a head."""
+
+    def before_training_exp(self, strategy, *args, **kwargs) -> None:
+        """The path starts here; a head that has grown is as one that was there before, unused."""
+        _begin_path(self.plugin, strategy.model)
 
     def after_training_exp(self, strategy, *args, **kwargs) -> None:
         """Nothing has been important then."""
@@ -69,21 +80,101 @@ class ImportancesForRWalk(Companion):
             self.plugin.iter_importance = zerolike_params_dict(strategy.model)
 
 
+def _begin_path(plugin, model: nn.Module) -> None:
+    RWalkPlugin.before_training(plugin, SimpleNamespace(model=model))
+    if plugin.exp_scores is not None:  # there are none before the end of an experience
+        plugin.exp_scores = zerolike_params_dict(model) | plugin.exp_scores
+
+
 class ModeAndScoresForRWalk(Companion):
-    """RWalk leaves the model in evaluation mode, and divides 0 by 0 after fewer than `delta_t` iterations."""
+    """RWalk leaves the model in evaluation mode, divides 0 by 0 after fewer than `delta_t` iterations, and forgets the
+    importance of parameters that the last minibatch did not use: heads of other tasks."""
+
+    saved_attributes = ("importance",)
+
+    def __init__(self, plugin) -> None:
+        super().__init__(plugin)
+        self.importance: dict[str, ParamData] = {}
 
     def before_training_iteration(self, strategy, *args, **kwargs) -> None:
-        """Back to training mode."""
+        """Back to training mode; what was not used has a gradient of 0."""
         strategy.model.train()
+        _keep_unused(self.plugin, self.importance)
+        self.importance = dict(self.plugin.iter_importance)
 
     def after_training_exp(self, strategy, *args, **kwargs) -> None:
         """Where no parameter has a score yet, the penalty is by the importances alone."""
-        largest = max(score.data.max() for score in self.plugin.exp_scores.values())
-        if largest == 0:
-            importances = self.plugin.exp_importance
-            scale = max(importance.data.max() for importance in importances.values())
-            for name, penalty in self.plugin.exp_penalties.items():
-                penalty.data = importances[name].data / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+        _scale_without_scores(self.plugin)
+
+
+def _scale_without_scores(plugin) -> None:
+    largest = max(score.data.max() for score in plugin.exp_scores.values())
+    if largest == 0:
+        importances = plugin.exp_importance
+        scale = max(importance.data.max() for importance in importances.values())
+        for name, penalty in plugin.exp_penalties.items():
+            penalty.data = importances[name].data / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+
+def _keep_unused(plugin, before: dict[str, ParamData]) -> None:
+    """Put back RWalk's importances of parameters that the minibatch did not use: their moving average with 0."""
+    for name, old in before.items():
+        if name not in plugin.iter_importance:
+            value = (1 - plugin.ewc_alpha) * old.data
+            plugin.iter_importance[name] = ParamData(name, device=value.device, init_tensor=value)
+
+
+class ModeForLFL(Companion):
+    """LFL leaves the model in evaluation mode."""
+
+    def before_backward(self, strategy, *args, **kwargs) -> None:
+        """Back to training mode."""
+        strategy.model.train()
+
+
+class FeaturesForDistillation(Companion):
+    """Feature distillation reads what the last forward pass has left in `model.features`: in FTML's inner loop that is
+    of one task, by adapted parameters."""
+
+    def before_backward(self, strategy, *args, **kwargs) -> None:
+        """The features of the whole minibatch, by the model that is trained."""
+        if hasattr(strategy, "engine") and self.plugin.prev_model is not None:
+            avalanche_forward(strategy.model, strategy.mb_x, strategy.mb_task_id)
+        if not isinstance(getattr(strategy.model, "features", None), torch.Tensor):
+            raise UsageError(
+                f"FeatureDistillationPlugin reads the features that the forward pass keeps in model.features: "
+                f"{type(strategy.model).__name__} keeps none"
+            )
+
+
+class ScaledForGEM(Companion):
+    """GEM stops with a TypeError once gradients are long (1e3): quadprog takes its program for inconsistent then."""
+
+    def before_training(self, strategy, *args, **kwargs) -> None:
+        """Let it solve the same program, scaled."""
+        self.plugin.solve_quadprog = MethodType(_projected, self.plugin)
+
+
+def _projected(plugin, g: Tensor) -> Tensor:
+    """As `GEMPlugin.solve_quadprog`: the gradient g (P,) with as much of the reference gradients as the program asks.
+
+    :raises UsageError: if there is no solution, where gradients are not finite.
+    """
+    reference, gradient = plugin.G.cpu().double().numpy(), g.cpu().double().numpy()
+    products = reference @ reference.T + 1e-3 * np.eye(len(reference))
+    scale = np.trace(products) / len(reference)
+    v = qpsolvers.solve_qp(
+        products / scale,
+        reference @ gradient / scale,
+        lb=np.full(len(reference), float(plugin.memory_strength)),
+        solver="quadprog",
+    )
+    if v is None or not np.isfinite(v).all():
+        raise UsageError(
+            "GEMPlugin finds no projection, for gradients are not finite: the training has diverged; a smaller "
+            "learning rate, or clipped gradients, may keep it from that"
+        )
+    return torch.from_numpy(v @ reference + gradient).float()
 
 
 class SampleForAGEM(Companion):
@@ -111,11 +202,17 @@ class ClassesForMIR(Companion):
         strategy.mbatch = [targets, targets, targets]
 
 
-BEFORE: dict[type, type[Companion]] = {MIRPlugin: ClassesForMIR, RWalkPlugin: ImportancesForRWalk}
+BEFORE: dict[type, type[Companion]] = {
+    FeatureDistillationPlugin: FeaturesForDistillation,
+    GEMPlugin: ScaledForGEM,
+    MIRPlugin: ClassesForMIR,
+    RWalkPlugin: ImportancesForRWalk,
+}
 AFTER: dict[type, type[Companion]] = {
     SynapticIntelligencePlugin: OwnWeightsForSI,
     RWalkPlugin: ModeAndScoresForRWalk,
     AGEMPlugin: SampleForAGEM,
+    LFLPlugin: ModeForLFL,
 }
 
 
@@ -138,11 +235,8 @@ def with_repairs(plugins: Sequence[BasePlugin] | None) -> list[BasePlugin]:
 
 
 def _refuse(plugin) -> None:
-    if isinstance(plugin, GEMPlugin):
-        import qpsolvers
-
-        if "quadprog" not in qpsolvers.available_solvers:
-            raise UsageError("GEMPlugin projects gradients with quadprog, which is not installed: pip install quadprog")
+    if isinstance(plugin, GEMPlugin) and "quadprog" not in qpsolvers.available_solvers:
+        raise UsageError("GEMPlugin projects gradients with quadprog, which is not installed: pip install quadprog")
 
 
 def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:
@@ -249,6 +343,12 @@ class _SI(SynapticIntelligencePlugin):
         _own(self.syn_data["old_theta"])
 
 
+class _GEM(GEMPlugin):
+    """As `ScaledForGEM`."""
+
+    solve_quadprog = _projected
+
+
 class _AGEM(AGEMPlugin):
     """As `SampleForAGEM`."""
 
@@ -257,6 +357,27 @@ class _AGEM(AGEMPlugin):
     def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
         _sample_of_every_experience(self)
         super().update_memory(dataset, num_workers, **kwargs)
+
+
+class _RWalk(RWalkPlugin):
+    """As `ImportancesForRWalk` and `ModeAndScoresForRWalk`; the path starts where the round does, not the arrival."""
+
+    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing yet: whether a round begins is known with its experience."""
+
+    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if getattr(strategy.experience, "is_first_subexp", True):
+            _begin_path(self, strategy.model)
+
+    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        before = dict(self.iter_importance or {})
+        super().before_training_iteration(strategy, *args, **kwargs)
+        _keep_unused(self, before)
+        strategy.model.train()
+
+    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        super().after_training_exp(strategy, *args, **kwargs)
+        _scale_without_scores(self)
 
 
 class _MIR(MIRPlugin):
@@ -268,6 +389,14 @@ class _MIR(MIRPlugin):
         memory = self.storage_policy.buffer
         enough = len(memory) > self.batch_size_mem
         self.replay_loader = cycle(DataLoader(memory, self.subsample, shuffle=True)) if enough else None
+
+
+class _LFL(LFLPlugin):
+    """As `ModeForLFL`."""
+
+    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
+        super().before_backward(strategy, **kwargs)
+        strategy.model.train()
 
 
 class _LwF(LwFPlugin):
@@ -299,7 +428,10 @@ MENDED_STRATEGIES = {
 MENDED_PLUGINS: dict[type, type] = {
     SynapticIntelligencePlugin: _SI,
     AGEMPlugin: _AGEM,
+    GEMPlugin: _GEM,
     MIRPlugin: _MIR,
+    RWalkPlugin: _RWalk,
+    LFLPlugin: _LFL,
     LwFPlugin: _LwF,
     GDumbPlugin: _GDumb,
 }

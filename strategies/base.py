@@ -19,15 +19,6 @@ from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models import DynamicModule, avalanche_forward
 from avalanche.models.utils import is_multi_task_module
-from avalanche.training.plugins import (
-    BiCPlugin,
-    CoPEPlugin,
-    GDumbPlugin,
-    GenerativeReplayPlugin,
-    GSS_greedyPlugin,
-    RARPlugin,
-    ReplayPlugin,
-)
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -54,17 +45,7 @@ from ftml_bench.seeding import derive, generator
 from ftml_bench.strategies.avalanche_repairs import Companion, as_arrival, with_repairs
 from ftml_bench.strategies.per_round import PerRound
 from ftml_bench.strategies.task_copies import TaskCopies
-
-# Plugins that put something else in the place of a part of a learner, most of them only from the second round on.
-REPLACE = {
-    BiCPlugin: "dataloader",
-    CoPEPlugin: "dataloader",
-    GSS_greedyPlugin: "dataloader",
-    RARPlugin: "dataloader",
-    ReplayPlugin: "dataloader",
-    GDumbPlugin: "model",
-    GenerativeReplayPlugin: "minibatch",
-}
+from ftml_bench.strategies.unfit import refuse_unfit, replaced
 
 
 def grows(model: nn.Module) -> bool:
@@ -250,10 +231,7 @@ class Learner(SupervisedTemplate):
     # -- training
 
     def _before_training(self, **kwargs) -> None:
-        for plugin in map(_unwrapped, self.plugins):
-            for kind, part in REPLACE.items():
-                if isinstance(plugin, kind):
-                    raise self._replaced(part, [type(plugin).__name__])
+        refuse_unfit(self)
         super()._before_training(**kwargs)
 
     def _before_training_exp(self, **kwargs) -> None:
@@ -338,11 +316,7 @@ class Learner(SupervisedTemplate):
 
     def _replaced(self, part: str, culprits: list[str]) -> UsageError:
         """The error for plugins that put something else in the place of `part`."""
-        return UsageError(
-            f"{' or '.join(culprits) or 'something'} replaced the {part} of {type(self).__name__}, which draws "
-            f"from its own buffer of all data and trains its own model, so that replay is already there: "
-            f"leave that plugin out"
-        )
+        return UsageError(f"{' or '.join(culprits) or 'something'} {replaced(part, self)}")
 
     # -- evaluation
 

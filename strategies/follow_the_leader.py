@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.strategies.adaptable import adaptable
 from ftml_bench.strategies.joint import JointLearner
 
 FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -101,6 +102,8 @@ class FollowTheLeader(JointLearner):
         return [number for number in self.buffer.rounds if number != self.current_round]
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        if not adaptable(model, x, self):
+            return
         tuned = update_procedure(
             model,
             dict(model.named_parameters()),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.joint import JointLearner
@@ -80,19 +81,21 @@ class FromScratch(JointLearner):
     def _before_training_exp(self, **kwargs) -> None:
         if self.buffer.find(self.experience) not in self._rounds():
             self._take_in_changes()
-            # In place, so that the optimiser and plugins keep their references.
-            self.model.load_state_dict(self._first_state)
+            # In place, so that the optimiser and plugins keep their references. Buffers that a plugin has filled since
+            # (class means, for one) stay its own.
+            self.model.load_state_dict({**self.model.state_dict(), **self._first_state})
             self.optimizer.state.clear()
         super()._before_training_exp(**kwargs)
         self._take_in_changes()
 
     def _take_in_changes(self) -> None:
         """What the model has grown by or was given by hand or a plugin, untrained yet, is of its first parameters."""
-        first = self._first_state
-        self._first_state = {
-            name: first[name] if name in first and first[name].shape == value.shape else value.detach().clone()
-            for name, value in self.model.state_dict().items()
-        }
+        first, state = self._first_state, self.model.state_dict()
+        as_first = {n: v for n, v in first.items() if n in state and v.shape == state[n].shape}
+        norms = tuple(f"{name}." for name, module in self.model.named_modules() if isinstance(module, _NormBase))
+        filled = {n for n, _ in self.model.named_buffers() if n not in as_first and not n.startswith(norms)}
+        new = {n: v.detach().clone() for n, v in state.items() if n not in as_first and n not in filled}
+        self._first_state = {**as_first, **new}
 
     def state_dict(self) -> dict[str, Any]:
         """As `Learner.state_dict`, with the first parameters."""

@@ -19,6 +19,7 @@ from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
+from ftml_bench.strategies.adaptable import adaptable
 from ftml_bench.strategies.base import Learner, grows
 from ftml_bench.strategies.meta_step import MetaStep
 from ftml_bench.strategies.together import Together
@@ -312,6 +313,8 @@ class FTML(Learner):
         return support + query, query + inner * (2 if self.engine.second_order else 1)
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        if not adaptable(model, x, self):
+            return
         # A model that grows may have grown for this evaluation.
         engine = self._engine_of(self.model) if grows(self.model) else self.engine
         adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
@@ -328,6 +331,8 @@ class FTML(Learner):
             data = self._data_of(labels)
             if data is None:
                 continue
+            if not adaptable(self.model, data[0], self):
+                return {}
             self.cost.gradient_evaluations += tasks.count(labels) * self.update_steps * len(data[1])
             same = waiting.setdefault(data[0].shape, [])
             same.append((labels, *data))

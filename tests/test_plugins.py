@@ -3,6 +3,7 @@
 import copy
 import io
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,18 +11,35 @@ from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import WeightCheckpoint, accuracy_metrics
-from avalanche.models import MTSimpleMLP
+from avalanche.models import FeatureExtractorModel, FeCAMClassifier, MTSimpleMLP, NCMClassifier, SimpleMLP
 from avalanche.training import Naive
+from avalanche.training.losses import ICaRLLossPlugin
 from avalanche.training.plugins import (
     AGEMPlugin,
+    BiCPlugin,
+    CoPEPlugin,
+    CurrentDataFeCAMUpdate,
+    CurrentDataNCMUpdate,
+    CWRStarPlugin,
     EarlyStoppingPlugin,
     EvaluationPlugin,
     EWCPlugin,
+    FeatureDistillationPlugin,
+    FeCAMOracle,
+    FromScratchTrainingPlugin,
+    GDumbPlugin,
     GEMPlugin,
+    GenerativeReplayPlugin,
+    GSS_greedyPlugin,
+    LFLPlugin,
     LRSchedulerPlugin,
     LwFPlugin,
     MASPlugin,
+    MemoryNCMUpdate,
     MIRPlugin,
+    NCMOracle,
+    RARPlugin,
+    ReplayPlugin,
     RWalkPlugin,
     SynapticIntelligencePlugin,
 )
@@ -33,6 +51,7 @@ from torch.utils.data import TensorDataset
 from ftml_bench.benchmarks import arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything, per_round
+from ftml_bench.strategies.stock import on_arrivals
 
 LEARNERS = [FTML, FollowTheLeader, FromScratch, TrainOnEverything]
 
@@ -252,6 +271,277 @@ def test_rwalk_pulls_the_meta_parameters_back_by_importance_and_score(delta_t, s
     assert all(p.isfinite().all() for p in strategy.model.parameters())
 
 
+class Heads:
+    """What RWalk computes, by hand, for a model whose heads appear with their tasks: parameters by name."""
+
+    def __init__(self, alpha, delta_t):
+        self.alpha, self.delta_t, self.steps = alpha, delta_t, 0
+        self.importance, self.scores, self.penalties, self.anchors = {}, {}, {}, {}
+
+    def begin(self, net):
+        self.marks = {n: p.detach().clone() for n, p in net.named_parameters()}
+        self.losses = {n: torch.zeros_like(p) for n, p in self.marks.items()}
+        self.new_scores = {n: torch.zeros_like(p) for n, p in self.marks.items()}
+
+    def step(self, gradients, old, new):
+        if self.steps == 0:
+            self.importance = {n: g**2 for n, g in gradients.items()}
+        else:
+            for n, g in gradients.items():
+                before = self.importance.get(n)
+                self.importance[n] = g**2 if before is None else self.alpha * g**2 + (1 - self.alpha) * before
+            for n in self.importance.keys() - gradients.keys():  # its gradient is 0
+                self.importance[n] = (1 - self.alpha) * self.importance[n]
+        for n, g in gradients.items():
+            self.losses[n] = self.losses[n] - g * (new[n] - old[n])
+        self.steps += 1
+        if self.steps % self.delta_t == 0:
+            for n, i in self.importance.items():
+                moved = (new[n] - self.marks[n]) ** 2
+                self.new_scores[n] = self.new_scores[n] + self.losses[n] / (
+                    0.5 * i * moved + torch.finfo(torch.float).eps
+                )
+            self.marks, self.losses = dict(new), {n: torch.zeros_like(p) for n, p in new.items()}
+
+    def end(self, net, first):
+        half = 1.0 if first else 0.5
+        self.scores = {n: half * (self.scores.get(n, 0) + s) for n, s in self.new_scores.items()}
+        top_score = max(s.max() for s in self.scores.values())
+        top = max(i.max() for i in self.importance.values())
+        self.penalties = {
+            n: i / top + (self.scores[n].relu() / top_score if top_score > 0 else 0) for n, i in self.importance.items()
+        }
+        self.anchors = {n: p.detach().clone() for n, p in net.named_parameters()}
+
+    def penalty(self, values):
+        return sum((w * (values[n] - self.anchors[n]) ** 2).sum() for n, w in self.penalties.items())
+
+
+class ByName(SupervisedPlugin):
+    """Follows `Heads` through the training, beside RWalk."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.heads, self.expected = heads, []
+
+    def before_training_exp(self, strategy, **kwargs):
+        self.heads.begin(strategy.model)
+
+    def before_training_iteration(self, strategy, **kwargs):
+        named = dict(strategy.model.named_parameters())
+        self.old = {n: p.detach().clone() for n, p in named.items()}
+        output = strategy.model(strategy.mb_x, strategy.mb_task_id)
+        gradients = torch.autograd.grad(cross_entropy(output, strategy.mb_y), list(named.values()), allow_unused=True)
+        self.gradients = {n: g for n, g in zip(named, gradients, strict=True) if g is not None}
+        self.expected.append(self.heads.penalty(self.old))
+
+    def after_training_iteration(self, strategy, **kwargs):
+        new = {n: p.detach().clone() for n, p in strategy.model.named_parameters()}
+        self.heads.step(self.gradients, self.old, new)
+
+    def after_training_exp(self, strategy, **kwargs):
+        self.heads.end(strategy.model, first=strategy.clock.train_exp_counter == 0)
+
+
+class Losses(SupervisedPlugin):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def before_backward(self, strategy, **kwargs):
+        self.seen.append(strategy.loss.item())
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    """Three tasks of two classes and ten points each, with their labels."""
+    return nc_benchmark(
+        points(30), points(30), n_experiences=3, task_labels=True, fixed_class_order=[0, 1, 2, 3, 4, 5], shuffle=False
+    )
+
+
+@pytest.mark.parametrize("delta_t", [2, 3])
+@pytest.mark.parametrize("cls", [FTML, FromScratch, TrainOnEverything], ids=lambda cls: cls.__name__)
+def test_rwalk_keeps_the_heads_of_all_tasks(cls, delta_t, tasks):
+    """Heads appear in training alone, and a minibatch leaves some of them unused."""
+    torch.manual_seed(0)
+    net = MTSimpleMLP(input_size=5, hidden_size=4)
+    net.features[2].p = 0.0  # or two passes would draw two masks
+    by_name, before, after = ByName(Heads(0.9, delta_t)), Losses(), Losses()
+    strategy = cls(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.3),
+        train_mb_size=2,
+        steps=5,
+        evaluator=EvaluationPlugin(),
+        plugins=[by_name, before, RWalkPlugin(ewc_lambda=0.5, ewc_alpha=0.9, delta_t=delta_t), after],
+        **({"meta_batch_size": 1, "support_size": 3, "query_size": 3} if cls is FTML else {}),
+    )
+    for experience in tasks.train_stream:
+        strategy.train(experience, eval_streams=[])
+        strategy.eval(tasks.test_stream)
+    added = [a - b for a, b in zip(after.seen, before.seen, strict=True)]
+    assert added == pytest.approx([0.5 * float(e) for e in by_name.expected], rel=1e-3, abs=1e-6)
+    assert max(added) > 1e-4
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_rwalk_on_arrivals_takes_multi_head_models(tasks):
+    net = MTSimpleMLP(input_size=5, hidden_size=4)
+    strategy = on_arrivals(Naive)(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.3),
+        train_mb_size=4,
+        steps=3,
+        evaluator=EvaluationPlugin(),
+        plugins=[plugin := RWalkPlugin(ewc_lambda=0.5, delta_t=10)],
+    )
+    for experience in tasks.train_stream:
+        for arrival in arrivals(experience, [6, 4]):
+            strategy.train(arrival, eval_streams=[])
+            strategy.eval(tasks.test_stream)
+    assert net.training
+    assert all(p.isfinite().all() for p in net.parameters())
+    assert {n for n in plugin.exp_penalties if "classifiers" in n} == {
+        f"classifier.classifiers.{t}.classifier.{kind}" for t in range(3) for kind in ("weight", "bias")
+    }
+
+
+def feature_model():
+    torch.manual_seed(0)
+    return FeatureExtractorModel(nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 6))
+
+
+@pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
+def test_feature_distillation_pulls_the_models_features_to_the_old_ones(cls, stream):
+    class Look(SupervisedPlugin):
+        def before_backward(self, strategy, **kwargs):
+            looked.append((strategy.mb_x, copy.deepcopy(strategy.model.state_dict())))
+
+    looked, around, net = [], Around(), feature_model()
+    strategy = cls(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.3),
+        train_mb_size=4,
+        steps=4,
+        evaluator=EvaluationPlugin(),
+        plugins=around.of(Look(), FeatureDistillationPlugin(alpha=0.8)),
+        **({"meta_batch_size": 2, "support_size": 3, "query_size": 3} if cls is FTML else {}),
+    )
+    old = []
+    for experience in stream.train_stream:
+        strategy.train(experience, eval_streams=[])
+        strategy.eval(stream.test_stream)
+        old.append(copy.deepcopy(net.feature_extractor))
+    x, now = looked[-1]
+    assert len(x) == (6 if cls is FTML else 4)
+    net.load_state_dict(now)
+    penalty = 0.8 * (1 - torch.cosine_similarity(net.feature_extractor(x), old[1](x).detach(), dim=1).mean())
+    expected = torch.autograd.grad(penalty, list(net.parameters()), allow_unused=True)
+    assert around.after.losses[-1] - around.before.losses[-1] == pytest.approx(float(penalty), rel=1e-3)
+    assert float(penalty) > 1e-4
+    for own, meta, g in zip(around.after.gradients[-1], around.before.meta_gradients[-1], expected, strict=True):
+        assert torch.allclose(own - meta, torch.zeros_like(own) if g is None else g, atol=1e-5, rtol=1e-3)
+
+
+def test_lfl_pulls_the_models_features_to_the_old_ones_and_leaves_it_in_training_mode(stream):
+    torch.manual_seed(0)
+    net, around, kept = SimpleMLP(num_classes=6, input_size=5, hidden_size=4, drop_rate=0), Around(), []
+    strategy = ftml(*around.of(LFLPlugin(lambda_e=0.6)), net=net)
+    looked = []
+
+    class Look(SupervisedPlugin):
+        def before_backward(self, strategy, **kwargs):
+            looked.append((strategy.mb_x, copy.deepcopy(strategy.model)))
+
+    strategy.plugins.insert(0, Look())
+    # a layer that is frozen has no gradient: only what the loss becomes is compared
+    around.before.before_backward = lambda strategy, **kw: around.before.losses.append(strategy.loss.item())
+    around.after.before_backward = lambda strategy, **kw: (
+        around.after.losses.append(strategy.loss.item()),
+        around.after.modes.append(strategy.model.training),
+    )
+    for half in (around.before, around.after):
+        half.after_backward = half.after_update = lambda strategy, **kw: None
+    for experience in stream.train_stream[:2]:
+        strategy.train(experience, eval_streams=[])
+        kept.append(copy.deepcopy(net))
+    x, now = looked[-1]
+    expected = 0.6 * nn.functional.mse_loss(now.get_features(x), kept[0].get_features(x))
+    assert around.after.losses[-1] - around.before.losses[-1] == pytest.approx(float(expected), rel=1e-3)
+    assert float(expected) > 1e-6
+    assert all(around.after.modes)
+
+
+class ByMeans(nn.Module):
+    """Trained with a linear head, evaluated with a classifier by class means, as Avalanche's examples have it."""
+
+    def __init__(self, classifier):
+        super().__init__()
+        torch.manual_seed(0)
+        self.feature_extractor = nn.Sequential(nn.Linear(5, 4), nn.ReLU())  # FeCAM takes roots of features
+        self.train_classifier, self.eval_classifier = nn.Linear(4, 6), classifier
+
+    def forward(self, x):
+        self.features = self.feature_extractor(x)
+        return (self.train_classifier if self.training else self.eval_classifier)(self.features)
+
+
+@pytest.mark.parametrize("plugin", [CurrentDataNCMUpdate, lambda: MemoryNCMUpdate(30), NCMOracle])
+@pytest.mark.parametrize(
+    "build", [*LEARNERS, lambda **settings: on_arrivals(Naive)(**settings)], ids=lambda b: getattr(b, "__name__", "")
+)
+def test_classifiers_by_class_means_predict_with_every_learner(build, plugin, stream):
+    net = ByMeans(NCMClassifier(normalize=False))
+    strategy = build(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+        train_mb_size=4,
+        eval_mb_size=30,
+        steps=3,
+        evaluator=EvaluationPlugin(accuracy_metrics(stream=True)),
+        plugins=[plugin()],
+    )
+    adapts = isinstance(strategy, FTML | FollowTheLeader)
+    for experience in stream.train_stream:
+        strategy.train(experience, eval_streams=[])
+        with pytest.warns(UserWarning, match="evaluated as it is") if adapts else nullcontext():
+            results = strategy.eval(stream.test_stream)
+    x, y = (torch.cat(part) for part in zip(*[stacked(e.dataset) for e in stream.test_stream], strict=True))
+    with torch.no_grad():
+        features = net.feature_extractor(x)
+    distances = torch.cdist(features, net.eval_classifier.class_means)
+    assert list(results.values()) == [pytest.approx(float((distances.argmin(1) == y).float().mean()))]
+    if plugin is NCMOracle:  # all data, by the model as it is now
+        own_x, own_y = (torch.cat(p) for p in zip(*[stacked(e.dataset) for e in stream.train_stream], strict=True))
+        with torch.no_grad():
+            means = torch.stack([net.feature_extractor(own_x[own_y == c]).mean(0) for c in range(6)])
+        assert torch.allclose(net.eval_classifier.class_means, means, atol=1e-5)
+
+
+@pytest.mark.parametrize("plugin", [CurrentDataFeCAMUpdate, FeCAMOracle])
+@pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
+@pytest.mark.filterwarnings("ignore:.*evaluated as it is")
+def test_fecam_predicts_with_every_learner(cls, plugin, stream):
+    net = ByMeans(FeCAMClassifier())
+    strategy = cls(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+        train_mb_size=4,
+        eval_mb_size=30,
+        steps=3,
+        evaluator=EvaluationPlugin(accuracy_metrics(stream=True)),
+        plugins=[plugin()],
+    )
+    for experience in stream.train_stream:
+        strategy.train(experience, eval_streams=[])
+        results = strategy.eval(stream.test_stream)
+    x, y = (torch.cat(part) for part in zip(*[stacked(e.dataset) for e in stream.test_stream], strict=True))
+    with torch.no_grad():
+        right = net.eval()(x).argmax(1) == y
+    assert list(results.values()) == [pytest.approx(float(right.float().mean()))]
+
+
 def test_lwf_distils_the_old_model_into_the_adapted_outputs(stream):
     around = Around()
     looked = {}
@@ -333,6 +623,36 @@ def test_gem_projects_the_meta_gradient_so_that_no_memory_gets_worse(contradicti
             gradient = gradient - dot / (reference @ reference + 1e-3) * reference
         assert torch.allclose(flat(around.after.gradients[step]), gradient, atol=1e-4)
     assert projected > 0
+
+
+def long_gradients():
+    """Two gradients, one against the other, as long as a meta-gradient gets before training diverges."""
+    rng = torch.Generator().manual_seed(0)
+    return 1e4 * torch.randn(4, 30, generator=rng), 1e4 * torch.randn(30, generator=rng)
+
+
+def test_gem_projects_long_gradients_too():
+    plugin = GEMPlugin(patterns_per_experience=12, memory_strength=0.5)
+    strategy = ftml(plugin)
+    strategy._before_training()
+    plugin.G, g = long_gradients()
+    projected = plugin.solve_quadprog(g)
+    reference = plugin.G.double()
+    v = torch.linalg.lstsq(reference.T, (projected - g).double()[:, None]).solution.flatten()
+    slope = reference @ projected.double()  # of the program, in each multiplier: 0, or above where it is at its bound
+    assert (v > 0.5 - 1e-5).all()
+    assert (slope > -1e-5 * slope.abs().max()).all()
+    assert ((v < 0.5 + 1e-5) | (slope < 1e-5 * slope.abs().max())).all()
+    assert (reference @ g.double() < 0).any()
+
+
+def test_gem_says_that_gradients_are_not_finite():
+    plugin = GEMPlugin(patterns_per_experience=12, memory_strength=0.5)
+    ftml(plugin)._before_training()
+    plugin.G = torch.full((2, 30), float("inf"))
+    with pytest.raises(UsageError, match="GEMPlugin finds no projection, for gradients are not finite") as error:
+        plugin.solve_quadprog(torch.ones(30))
+    assert "\n" not in str(error.value)
 
 
 def test_gem_without_its_solver_is_refused_in_one_line(monkeypatch):
@@ -471,6 +791,84 @@ def test_a_plugin_that_adds_points_to_the_minibatch_is_refused(cls, stream):
     assert "\n" not in str(error.value)
 
 
+def linear():
+    return model()
+
+
+def mlp():
+    return SimpleMLP(num_classes=6, input_size=5, hidden_size=4)
+
+
+def heads():
+    return MTSimpleMLP(input_size=5, hidden_size=4)
+
+
+UNFIT = [
+    (linear, lambda net: ReplayPlugin(20), "ReplayPlugin replaced the dataloader of"),
+    (linear, lambda net: per_round(ReplayPlugin(20)), "ReplayPlugin replaced the dataloader of"),
+    (linear, lambda net: BiCPlugin(mem_size=20), "BiCPlugin replaced the dataloader of"),
+    (heads, lambda net: BiCPlugin(mem_size=20), "BiCPlugin replaced the dataloader of"),
+    (linear, lambda net: CoPEPlugin(mem_size=20, n_classes=6), "CoPEPlugin replaced the dataloader of"),
+    (heads, lambda net: GSS_greedyPlugin(20, input_size=[5]), "GSS_greedyPlugin replaced the dataloader of"),
+    (linear, lambda net: RARPlugin(4, 20), "RARPlugin replaced the dataloader of"),
+    (linear, lambda net: GDumbPlugin(20), "GDumbPlugin replaced the model of"),
+    (linear, lambda net: GenerativeReplayPlugin(), "GenerativeReplayPlugin replaced the minibatch of"),
+    (
+        linear,
+        lambda net: GenerativeReplayPlugin(is_weighted_replay=True),
+        "GenerativeReplayPlugin replaced the minibatch",
+    ),
+    (heads, CWRStarPlugin, "CWRStarPlugin works on the last layer of a model: MTSimpleMLP has one for every task"),
+    (heads, lambda net: LFLPlugin(1.0), "LFLPlugin needs a model with get_features .*: MTSimpleMLP is none"),
+    (heads, lambda net: FeatureDistillationPlugin(), "reads the features of a whole minibatch: MTSimpleMLP"),
+    (mlp, lambda net: FeatureDistillationPlugin(), "puts its own into model.features, where SimpleMLP has its layers"),
+    (linear, lambda net: FeatureDistillationPlugin(), "keeps in model.features: Linear keeps none"),
+    (feature_model, lambda net: FeatureDistillationPlugin(mode="mse"), "with mode='mse': expected mode='cosine'"),
+    (
+        linear,
+        lambda net: NCMOracle(),
+        "NCMOracle needs a model .* a NCMClassifier: Linear has not",
+    ),
+    (linear, lambda net: FeCAMOracle(), "FeCAMOracle needs a model .* a FeCAMClassifier: Linear has not"),
+]
+
+
+@pytest.mark.parametrize(("build", "plugin", "message"), UNFIT)
+@pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
+def test_a_plugin_that_cannot_work_is_refused_before_anything_trains(cls, build, plugin, message, stream, tasks):
+    net = build()
+    strategy = cls(
+        model=net,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+        evaluator=None,
+        train_mb_size=4,
+        plugins=[plugin(net)],
+    )
+    start = values(net)
+    with pytest.raises(UsageError, match=message) as error:  # noqa: PT012 (FollowTheLeader takes no step at first)
+        for experience in (tasks if build is heads else stream).train_stream:
+            strategy.train(experience, eval_streams=[])
+    assert "\n" not in str(error.value)
+    assert strategy.cost.steps == 0
+    assert all(map(torch.equal, start, values(net)))
+
+
+def test_a_loss_of_the_minibatch_at_hand_is_refused_by_ftml_alone(stream):
+    def build(cls):
+        net = model()
+        return cls(
+            model=net,
+            optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
+            criterion=ICaRLLossPlugin(),
+            evaluator=None,
+            train_mb_size=4,
+        )
+
+    with pytest.raises(UsageError, match="ICaRLLossPlugin distils the minibatch at hand"):
+        build(FTML).train(stream.train_stream[0], eval_streams=[])
+    train(build(TrainOnEverything), stream)
+
+
 @pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
 def test_every_learner_takes_every_plugin(cls, stream):
     """That each does what it says is shown with FTML; here that none stops another learner or does nothing there."""
@@ -484,8 +882,11 @@ def test_every_learner_takes_every_plugin(cls, stream):
         "RWalk": RWalkPlugin(ewc_lambda=1.0),
         "AGEM": AGEMPlugin(patterns_per_experience=10, sample_size=1),
         "MIR": MIRPlugin(batch_size_mem=2, mem_size=30, subsample=8),
+        "CWR*": CWRStarPlugin,
+        "from scratch": FromScratchTrainingPlugin(),
     }.items():
-        net = model()
+        net = nn.Sequential(model())
+        plugin = plugin(net) if plugin is CWRStarPlugin else plugin
         strategy = cls(
             model=net,
             optimizer=torch.optim.SGD(net.parameters(), lr=0.1),
@@ -499,7 +900,8 @@ def test_every_learner_takes_every_plugin(cls, stream):
         ends[name] = flat(values(net))
         assert ends[name].isfinite().all()
     unchanged = {name for name in ends if name != "none" and torch.equal(ends[name], ends["none"])}
-    assert unchanged <= {"AGEM"}  # which projects only gradients that would do harm
+    # which projects only gradients that would do harm; and what FromScratch does by itself
+    assert unchanged <= ({"AGEM", "from scratch"} if cls is FromScratch else {"AGEM"})
 
 
 # -- what is broken in Avalanche itself; where one of these fails, a repair may go
@@ -532,6 +934,34 @@ def test_avalanches_rwalk_still_divides_by_zero_and_leaves_the_mode(stream):
     strategy.train(stream.train_stream[0], eval_streams=[])
     assert not any(half.modes)
     assert any(penalty.data.isnan().any() for penalty in plugin.exp_penalties.values())
+
+
+def test_avalanches_rwalk_still_stops_where_the_model_has_grown(tasks):
+    with pytest.raises(KeyError, match="classifiers"):
+        train(naive(RWalkPlugin(), MTSimpleMLP(input_size=5, hidden_size=4)), tasks)
+
+
+def test_avalanches_lfl_still_leaves_the_mode(stream):
+    strategy = naive(LFLPlugin(1.0), mlp())
+    strategy.plugins.append(look := _Half())
+    look.after_backward = look.after_update = look.before_training_iteration = lambda strategy, **kwargs: None
+    look.before_backward = lambda strategy, **kwargs: look.modes.append(strategy.model.training)
+    for experience in stream.train_stream[:2]:
+        strategy.train(experience, eval_streams=[])
+    assert not look.modes[-1]
+
+
+def test_avalanches_feature_distillation_still_stops_with_mse(stream):
+    with pytest.raises(TypeError, match="dim"):
+        train(naive(FeatureDistillationPlugin(mode="mse"), feature_model()), stream)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_avalanches_gem_still_stops_at_long_gradients():
+    plugin = GEMPlugin(patterns_per_experience=12, memory_strength=0.5)
+    plugin.G, g = long_gradients()
+    with pytest.raises(TypeError, match="NoneType"):
+        plugin.solve_quadprog(g)
 
 
 def test_avalanches_agem_still_runs_out_of_its_sample(stream):

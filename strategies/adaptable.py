@@ -1,0 +1,30 @@
+"""Models whose predictions no gradient step changes: classifiers by class means, for one."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from avalanche.models import avalanche_forward
+from torch import Tensor, nn
+
+from ftml_bench.adaptation.inner_loop import Input
+
+
+def adaptable(model: nn.Module, x: Input, learner: object) -> bool:
+    """Whether what `model` predicts in its present mode has a gradient; warns, by the learner's name, where it has not.
+
+    Avalanche's `NCMClassifier` and `FeCAMClassifier` predict without: a model that has one for its evaluations is
+    evaluated as it is.
+    """
+    inputs, labels = (x[0][:1], x[1][:1]) if isinstance(x, tuple) else (x[:1], None)
+    with torch.enable_grad():
+        output: Tensor = avalanche_forward(model, inputs, labels)
+    if output.requires_grad or not any(p.requires_grad for p in model.parameters()):
+        return True
+    warnings.warn(
+        f"{type(learner).__name__}: the predictions of {type(model).__name__} have no gradient in evaluation mode: it "
+        f"is evaluated as it is, not adapted to the task's data",
+        stacklevel=2,
+    )
+    return False
