@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from weakref import WeakSet
 
 import torch
 from avalanche.models import avalanche_forward
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.inner_loop import Input
 
+_warned: WeakSet = WeakSet()  # learners
+
 
 def adaptable(model: nn.Module, x: Input, learner: object) -> bool:
-    """Whether what `model` predicts in its present mode has a gradient; warns, by the learner's name, where it has not.
+    """Whether what `model` predicts in its present mode has a gradient; where not, warns once, by the learner's name.
 
     Avalanche's `NCMClassifier` and `FeCAMClassifier` predict without: a model that has one for its evaluations is
     evaluated as it is.
@@ -22,9 +25,11 @@ def adaptable(model: nn.Module, x: Input, learner: object) -> bool:
         output: Tensor = avalanche_forward(model, inputs, labels)
     if output.requires_grad or not any(p.requires_grad for p in model.parameters()):
         return True
-    warnings.warn(
-        f"{type(learner).__name__}: the predictions of {type(model).__name__} have no gradient in evaluation mode: it "
-        f"is evaluated as it is, not adapted to the task's data",
-        stacklevel=2,
-    )
+    if learner not in _warned:
+        _warned.add(learner)
+        warnings.warn(
+            f"{type(learner).__name__}: the predictions of {type(model).__name__} have no gradient in evaluation mode: "
+            f"it is evaluated as it is, not adapted to the task's data",
+            stacklevel=2,
+        )
     return False
