@@ -22,8 +22,10 @@ def adaptable(model: nn.Module, x: Input, learner: object) -> bool:
     """
     inputs, labels = (x[0][:1], x[1][:1]) if isinstance(x, tuple) else (x[:1], None)
     with torch.enable_grad():
-        output: Tensor = avalanche_forward(model, inputs, labels)
-    if output.requires_grad or not any(p.requires_grad for p in model.parameters()):
+        outputs = avalanche_forward(model, inputs.clone(), labels)
+    parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    has_gradient = any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+    if has_gradient or not any(p.requires_grad for p in model.parameters()):
         return True
     if learner not in _warned:
         _warned.add(learner)
