@@ -8,9 +8,11 @@ bytes from the whole set and from the strips, checked by a hash.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import pickle
 import tarfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +20,12 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ftml_bench.benchmarks.data import data_root
 from ftml_bench.errors import UsageError
+from ftml_bench.files import check_md5, damaged, is_there, opened
 
 # The fine labels' names; a class is its place here.
 # fmt: off
@@ -52,6 +56,8 @@ _SUBSET_SHA256 = {
     "test": "98df0ac7447c1dfe6011289be1f9888f052f358726ff0102769cf75482c980c9",
 }
 
+_ANEW = "make the strips anew with `ftml-bench data cifar100 --strips DIR`"
+
 
 def read_cifar100(split: str, *, subset: bool = False, root: str | os.PathLike[str] | None = None) -> Tensor:
     """The images of 'train' or 'test', class by class.
@@ -67,10 +73,9 @@ def read_cifar100(split: str, *, subset: bool = False, root: str | os.PathLike[s
     folder = data_root(root)
     if not subset:
         return _read_whole(split, folder, IMAGES[split])
-    if not (folder / _STRIPS).is_dir():
+    if not is_there(folder / _STRIPS):
         return subset_of_whole(split, root)
-    mend = "make the strips anew with `ftml-bench data cifar100 --strips DIR`, or remove them"
-    return _checked(_read_strips(split, folder), split, f"{folder / _STRIPS / split}", mend)
+    return _checked(_read_strips(split, folder), split, f"{folder / _STRIPS / split}", f"{_ANEW}, or remove them")
 
 
 def subset_of_whole(split: str, root: str | os.PathLike[str] | None = None) -> Tensor:
@@ -97,12 +102,12 @@ def download(root: str | os.PathLike[str] | None = None) -> Path:
     :raises UsageError: if it cannot be fetched, or what is there is damaged.
     """
     folder = data_root(root)
-    if not _has_whole(folder):
+    if _missing(folder):
         from torchvision.datasets import CIFAR100
 
         try:
             CIFAR100(str(folder), download=True)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # it also reads what it finds, and stumbles over damage in any of a dozen ways
             raise UsageError(f"CIFAR-100 could not be fetched into {folder}: {error}") from error
     for split in IMAGES:
         read_cifar100(split, root=root)
@@ -114,17 +119,22 @@ def strip_file(folder: Path, split: str, label: int) -> Path:
     return folder / _STRIPS / split / f"{label:02}_{CLASSES[label]}.webp"
 
 
-def _has_whole(folder: Path) -> bool:
-    """Whether the whole set is in a data folder, unpacked (both files) or packed."""
-    return (folder / f"{_WHOLE}.tar.gz").is_file() or all((folder / _WHOLE / split).is_file() for split in _MD5)
+def _find(split: str, folder: Path) -> Path | None:
+    """What a split is read from: its own file, else the archive, else nothing."""
+    return next(filter(is_there, (folder / _WHOLE / split, folder / f"{_WHOLE}.tar.gz")), None)
+
+
+def _missing(folder: Path) -> list[str]:
+    return [split for split in IMAGES if _find(split, folder) is None]
 
 
 def _read_whole(split: str, folder: Path, count: int) -> Tensor:
     """The first `count` images of every class, (100, count, 3, 32, 32)."""
-    if not _has_whole(folder):
-        part = " (its subset is: subset=True reads that)" if (folder / _STRIPS).is_dir() else ""
+    if missing := _missing(folder):
+        some = f" ({_WHOLE}/{missing[0]} missing)" if len(missing) < len(IMAGES) else ""
+        part = " (its subset is: subset=True reads that)" if is_there(folder / _STRIPS) else ""
         raise UsageError(
-            f"CIFAR-100 is not in {folder}{part}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder "
+            f"CIFAR-100 is not in {folder}{some or part}: put {_WHOLE}/ or {_WHOLE}.tar.gz there, name another folder "
             "with --data or FTML_BENCH_DATA, or run `ftml-bench data cifar100 --download`"
         )
     with _opened(split, folder) as file:
@@ -141,55 +151,49 @@ def _read_whole(split: str, folder: Path, count: int) -> Tensor:
 @contextmanager
 def _opened(split: str, folder: Path) -> Iterator[BinaryIO]:
     """The pickle of a split, opened where it lies, after its MD5 (or that of the archive) was found right."""
-    path = folder / _WHOLE / split
-    if path.is_file():
-        _check_md5(path, _MD5[split])
-        with path.open("rb") as file:
+    path = _find(split, folder)
+    assert path is not None
+    with opened(path) as file:
+        if path.name == split:
+            check_md5(path, file, _MD5[split])
             yield file
-        return
-    path = folder / f"{_WHOLE}.tar.gz"
-    _check_md5(path, _PACKED_MD5)
-    with tarfile.open(path) as archive:
-        member = archive.extractfile(f"{_WHOLE}/{split}")
-        assert member is not None
-        with member:
-            yield member  # type: ignore[misc]
-
-
-def _check_md5(path: Path, expected: str) -> None:
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            md5.update(block)
-    if md5.hexdigest() != expected:
-        raise UsageError(
-            f"{path} is damaged: its MD5 is {md5.hexdigest()}, expected {expected}; remove it and fetch it again"
-        )
+            return
+        check_md5(path, file, _PACKED_MD5)
+        with tarfile.open(fileobj=file) as archive:
+            member = archive.extractfile(f"{_WHOLE}/{split}")
+            assert member is not None
+            with member:
+                yield member  # type: ignore[misc]
 
 
 def _read_strips(split: str, folder: Path) -> Tensor:
     """The images of all strips of a split, (100, N, 3, 32, 32)."""
-    from PIL import Image
-
     count = SUBSET_IMAGES[split]
     images = np.empty((len(CLASSES), count, 3, SIZE, SIZE), np.uint8)
     for label, of_class in enumerate(images):
         path = strip_file(folder, split, label)
-        if not path.is_file():
-            raise UsageError(
-                f"{path} is missing: make the strips anew with `ftml-bench data cifar100 --strips DIR`, or remove "
-                f"{folder / _STRIPS}"
-            )
-        try:
-            with Image.open(path) as strip:
-                pixels = np.asarray(strip.convert("RGB"))  # (N * 32, 32, 3)
-        except (OSError, ValueError, SyntaxError) as error:  # whatever Pillow finds wrong with a file
-            raise _damaged(path, " ".join(str(error).split())) from error
-        if pixels.shape != (count * SIZE, SIZE, 3):
-            raise _damaged(path, f"it is {pixels.shape[1]} x {pixels.shape[0]} pixels, not {SIZE} x {count * SIZE}")
-        of_class[:] = pixels.reshape(count, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
+        if not is_there(path):
+            raise UsageError(f"{path} is missing: {_ANEW}, or remove {folder / _STRIPS}")
+        of_class[:] = _read_strip(path, count).reshape(count, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
     return torch.from_numpy(images)
 
 
-def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path} is damaged: {what}; make the strips anew with `ftml-bench data cifar100 --strips DIR`")
+def _read_strip(path: Path, count: int) -> NDArray[np.uint8]:
+    """The pixels of a strip of `count` images, (count * 32, 32, 3)."""
+    from PIL import Image, UnidentifiedImageError
+
+    with opened(path) as file:
+        content = io.BytesIO(file.read())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(content, formats=["WEBP"]) as strip:
+                # Before anything is decoded: a few bytes can stand for a picture that fills the memory.
+                if strip.size == (SIZE, count * SIZE):
+                    return np.asarray(strip.convert("RGB"))
+                what = f"it is {strip.width} x {strip.height} pixels, not {SIZE} x {count * SIZE}"
+    except UnidentifiedImageError:
+        what = "it is no WebP picture"
+    except Exception as error:  # whatever Pillow finds wrong with a file
+        what = " ".join(str(error).split())
+    raise damaged(path, what, _ANEW)

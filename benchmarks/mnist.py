@@ -6,7 +6,7 @@ Y. LeCun, C. Cortes, C. Burges: the MNIST database of handwritten digits, 1998. 
 from __future__ import annotations
 
 import gzip
-import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ftml_bench.benchmarks.data import data_root
 from ftml_bench.errors import UsageError
+from ftml_bench.files import check_md5, damaged, is_there, opened
 
 TRAIN_IMAGES = 60_000
 TEST_IMAGES = 10_000
@@ -24,24 +25,39 @@ _SIDE = 28
 
 @dataclass(frozen=True)
 class _File:
-    """One of the four files: its name unpacked, what it must hold, and the MD5 of its `.gz` (torchvision's)."""
+    """One of the four files: its name unpacked, its shape, and the MD5 of its content and of its `.gz` (torchvision's).
+
+    The content is a header, which says the shape, and the bytes of the items in order.
+    """
 
     name: str
-    items: int
-    item_shape: tuple[int, ...]
+    shape: tuple[int, ...]
     md5: str
+    packed_md5: str
+
+    @property
+    def header(self) -> int:
+        """Bytes before the items: the type, and each dimension in four bytes."""
+        return 4 + 4 * len(self.shape)
 
 
+_IMAGES = (_SIDE, _SIDE)
+# fmt: off
 _FILES = {
     "train": (
-        _File("train-images-idx3-ubyte", TRAIN_IMAGES, (_SIDE, _SIDE), "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
-        _File("train-labels-idx1-ubyte", TRAIN_IMAGES, (), "d53e105ee54ea40749a09fcbcd1e9432"),
+        _File("train-images-idx3-ubyte", (TRAIN_IMAGES, *_IMAGES),
+              "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+        _File("train-labels-idx1-ubyte", (TRAIN_IMAGES,),
+              "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"),
     ),
     "test": (
-        _File("t10k-images-idx3-ubyte", TEST_IMAGES, (_SIDE, _SIDE), "9fb629c4189551a2d022fa330f9573f3"),
-        _File("t10k-labels-idx1-ubyte", TEST_IMAGES, (), "ec29112dd5afa0611ce80d1b7f02629c"),
+        _File("t10k-images-idx3-ubyte", (TEST_IMAGES, *_IMAGES),
+              "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3"),
+        _File("t10k-labels-idx1-ubyte", (TEST_IMAGES,),
+              "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"),
     ),
 }
+# fmt: on
 
 
 def read_mnist(split: str, root: str | os.PathLike[str] | None = None) -> tuple[Tensor, Tensor]:
@@ -51,7 +67,7 @@ def read_mnist(split: str, root: str | os.PathLike[str] | None = None) -> tuple[
 
     :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
     :return: (N, 28, 28) uint8 grey values and (N,) int64 labels, N = 60,000 or 10,000.
-    :raises UsageError: if files are missing or damaged.
+    :raises UsageError: if files are missing, cannot be read, or are damaged: each is checked by its MD5.
     """
     folder = _raw(root)
     _check_complete(folder)
@@ -72,7 +88,7 @@ def download(root: str | os.PathLike[str] | None = None) -> Path:
 
         try:
             MNIST(str(data_root(root)), download=True)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # it also reads what it finds, and stumbles over damage in any of a dozen ways
             raise UsageError(f"MNIST could not be fetched into {folder}: {error}") from error
     for split in _FILES:
         read_mnist(split, root)
@@ -83,9 +99,13 @@ def _raw(root: str | os.PathLike[str] | None) -> Path:
     return data_root(root) / "MNIST" / "raw"
 
 
+def _find(folder: Path, file: _File) -> Path | None:
+    """What lies there of a file: unpacked, else packed, else nothing."""
+    return next(filter(is_there, (folder / file.name, folder / f"{file.name}.gz")), None)
+
+
 def _missing(folder: Path) -> list[str]:
-    names = [file.name for files in _FILES.values() for file in files]
-    return [name for name in names if not (folder / name).is_file() and not (folder / f"{name}.gz").is_file()]
+    return [file.name for files in _FILES.values() for file in files if _find(folder, file) is None]
 
 
 def _check_complete(folder: Path) -> None:
@@ -100,35 +120,18 @@ def _check_complete(folder: Path) -> None:
 
 
 def _read(folder: Path, file: _File) -> Tensor:
-    path = folder / file.name
-    if path.is_file():
-        content = path.read_bytes()
-    else:
-        path = folder / f"{file.name}.gz"
-        packed = path.read_bytes()
-        md5 = hashlib.md5(packed, usedforsecurity=False).hexdigest()
-        if md5 != file.md5:
-            raise _damaged(path, f"its MD5 is {md5}, expected {file.md5}")
-        content = gzip.decompress(packed)
-    return _parse(path, content, file)
-
-
-def _parse(path: Path, content: bytes, file: _File) -> Tensor:
-    # IDX: two zero bytes, the type (8: unsigned byte), the number of dimensions, then each in four bytes, big-endian.
-    shape = (file.items, *file.item_shape)
-    magic = bytes([0, 0, 8, len(shape)])
-    if content[:4] != magic:
-        raise _damaged(path, f"it begins with {content[:4].hex(' ')}, expected {magic.hex(' ')}")
-    header = 4 + 4 * len(shape)
-    found = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4))
-    if found != shape:
-        raise _damaged(path, f"its header gives the shape {found}, expected {shape}")
-    expected = header + torch.Size(shape).numel()
-    if len(content) != expected:
-        raise _damaged(path, f"it has {len(content):,} bytes, expected {expected:,}")
+    path = _find(folder, file)
+    assert path is not None
+    size = file.header + math.prod(file.shape)
+    with opened(path) as stream:
+        if path.name != file.name:
+            check_md5(path, stream, file.packed_md5)
+            content = gzip.decompress(stream.read())
+        else:
+            found = os.fstat(stream.fileno()).st_size
+            if found != size:
+                raise damaged(path, f"it has {found:,} bytes, expected {size:,}")
+            check_md5(path, stream, file.md5)
+            content = stream.read()
     # A bytearray, because torch warns of tensors on memory that cannot be written.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).view(shape)
-
-
-def _damaged(path: Path, what: str) -> UsageError:
-    return UsageError(f"{path} is damaged: {what}; remove it and fetch it again")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header).view(file.shape)

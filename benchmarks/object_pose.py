@@ -131,7 +131,7 @@ class ObjectPose(TaskStream):
     ) -> None:
         """Render what a benchmark with these arguments needs and the cache lacks, without reading any of it."""
         plan = _Plan.of(seed, rounds, images_per_round, held_out_per_round, image_size, objects, renderer, root, cache)
-        plan.render([t for t, file in enumerate(plan.files) if not file.is_file()])
+        plan.render([t for t, file in enumerate(plan.files) if not os.path.isfile(file)])
 
     def model(self) -> nn.Module:
         """The paper's network: four convolutions of 16 filters, a spatial soft-argmax, two layers of 200."""

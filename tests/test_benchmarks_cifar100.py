@@ -8,12 +8,15 @@ import io
 import os
 import pickle
 import re
+import shutil
+import struct
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 from ftml_bench.benchmarks import cifar100
 from ftml_bench.benchmarks.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, download, read_cifar100, strip_file
@@ -167,6 +170,23 @@ def test_a_damaged_whole_set(root, tmp_path, monkeypatch):
         read_cifar100("train", root=packed)
 
 
+def test_what_is_there_and_cannot_be_read_is_not_called_missing(root, strips):
+    (root / "cifar-100-python" / "test").unlink()
+    with pytest.raises(UsageError, match=r"^CIFAR-100 is not in .*data \(cifar-100-python/test missing\): put"):
+        read_cifar100("train", root=root)
+    (root / "cifar-100-python" / "test").mkdir()
+    with pytest.raises(UsageError, match=r"cifar-100-python/test cannot be read: it is a folder$"):
+        read_cifar100("test", root=root)
+    strip_file(strips, "test", 3).unlink()
+    strip_file(strips, "test", 3).mkdir()
+    with pytest.raises(UsageError, match=r"03_bear.webp cannot be read: it is a folder$"):
+        read_cifar100("test", subset=True, root=strips)
+    shutil.rmtree(strips / "cifar-100-subset")
+    (strips / "cifar-100-subset").write_text("")
+    with pytest.raises(UsageError, match=r"train/00_apple.webp cannot be read: Not a directory$"):
+        read_cifar100("train", subset=True, root=strips)
+
+
 @pytest.mark.parametrize("subset", [False, True])
 def test_nothing_there(tmp_path, subset):
     with pytest.raises(UsageError, match=r"^CIFAR-100 is not in .*`ftml-bench data cifar100 --download`$") as error:
@@ -189,7 +209,8 @@ def overwrite(path, pixels):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), r"03_bear.webp is missing: make the strips anew with `ftml-bench data"),
-        (lambda path: path.write_bytes(b"nothing"), r"03_bear.webp is damaged: cannot identify"),
+        (lambda path: path.write_bytes(b"nothing"), r"03_bear.webp is damaged: it is no WebP picture; make"),
+        (lambda path: path.write_bytes(b""), r"03_bear.webp is damaged: it is no WebP picture; make"),
         (lambda path: path.write_bytes(path.read_bytes()[:200]), r"03_bear.webp is damaged: "),
         (
             lambda path: overwrite(path, np.zeros((64, 32, 3), np.uint8)),
@@ -206,6 +227,45 @@ def test_missing_and_damaged_strips(strips, damage, message):
     with pytest.raises(UsageError, match=message) as error:
         read_cifar100("train", subset=True, root=strips)
     assert "\n" not in str(error.value)
+
+
+def png_of(width, height):
+    """A PNG of many pixels in few bytes: zeros pack well."""
+    rows, packer = bytearray(1 + 3 * width), zlib.compressobj(9)
+    data = b"".join(packer.compress(rows) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def webp_header(width, height):
+    """The beginning of a lossless WebP picture of that size, and nothing behind it."""
+    bits = (width - 1) | (height - 1) << 14
+    content = b"WEBPVP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", bits) + b"\0"
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: png_of(32, 96), "it is no WebP picture"),
+        (lambda: png_of(20000, 1000), "it is no WebP picture"),
+        (lambda: webp_header(16383, 5000), r"it is 16383 x 5000 pixels, not 32 x 96"),  # below Pillow's own limits
+        (lambda: webp_header(16383, 6000), r"Image size \(98298000 pixels\) exceeds limit"),  # Pillow warns
+        (lambda: webp_header(16383, 16383), r"Image size \(268402689 pixels\) exceeds limit"),  # and refuses
+        (lambda: webp_header(32, 96), ""),
+    ],
+)
+def test_a_picture_of_another_size_is_not_decoded(strips, make, message, monkeypatch, recwarn):
+    path = strip_file(strips, "train", 3)
+    path.write_bytes(make())
+    if message:  # else it is of the right size
+        monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "load", lambda _: pytest.fail("it was decoded"))
+    with pytest.raises(UsageError, match=rf"03_bear.webp is damaged: {message}") as error:
+        cifar100._read_strip(path, 3)
+    assert "\n" not in str(error.value)
+    assert not recwarn.list
 
 
 def test_strips_are_mended_where_the_whole_set_lies(root):

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -289,6 +290,9 @@ def test_off_files():
         (TETRAHEDRON.replace(b"1 0 0", b"1 nan 0"), "mesh car/01 is damaged: a vertex is no number"),
         (TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 4"), "mesh car/01 is damaged: a face refers to vertex 4 of 4"),
         (TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 -3"), "mesh car/01 is damaged: a face refers to vertex -3 of 4"),
+        (b"OFF\n-1 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "mesh car/01 is damaged: -1 vertices and 1 faces"),
+        (b"OFF\n3 -1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "mesh car/01 is damaged: 3 vertices and -1 faces"),
+        (TETRAHEDRON.replace(b"3 1 2 3", b"3 1 2 99999999999999999999"), "mesh car/01 is damaged"),
         (b"OFF\n3 0 0\n0 0 0\n1 0 0\n0 1 0\n", "mesh car/01 has no faces"),
         (b"OFF\n3 1 0\n0 0 0\n1 0 0\n2 0 0\n3 0 1 2\n", "mesh car/01 has no faces with an area"),
     ],
@@ -351,6 +355,47 @@ def test_missing_and_damaged_archives_are_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_an_archive_that_is_cut_off_anywhere_is_damaged_and_lacks_nothing(tmp_path):
+    noise = np.random.default_rng(0).bytes(40_000)  # does not pack
+    folder = archive(tmp_path / "pascal3d", {"car/01": noise, "car/02": noise, "car/03": noise})
+    file = folder / "CAD.tar.xz"
+    whole = file.read_bytes()
+    assert read_pascal3d(folder, ["car/03"]) == {"car/03": noise}
+    for length in [*range(1, len(whole), len(whole) // 23), len(whole) - 1]:
+        file.write_bytes(whole[:length])
+        for names in (["car/01"], ["car/03"], None):
+            with pytest.raises(UsageError, match=r"CAD\.tar\.xz is damaged: .*; remove it and fetch it again$"):
+                read_pascal3d(folder, names)
+
+
+def test_models_that_cannot_be_read_are_not_called_missing(tmp_path, monkeypatch):
+    folder = tmp_path / "pascal3d"
+    (folder / "CAD" / "car" / "01.off").mkdir(parents=True)
+    for names in (["car/01"], None):
+        with pytest.raises(UsageError, match=r"CAD/car/01\.off cannot be read: it is a folder$"):
+            read_pascal3d(folder, names)
+    shutil.rmtree(folder / "CAD" / "car")
+    (folder / "CAD" / "car").symlink_to("car")
+    with pytest.raises(UsageError, match=r"CAD/car/01\.off cannot be read: Too many levels of symbolic links$"):
+        read_pascal3d(folder, ["car/01"])
+    shutil.rmtree(folder / "CAD")
+    (folder / "CAD.tar.xz").mkdir()
+    with pytest.raises(UsageError, match=r"CAD\.tar\.xz cannot be read: it is a folder$"):
+        read_pascal3d(folder, ["car/01"])
+
+
+def test_models_that_would_fill_the_memory_are_not_read(tmp_path, monkeypatch):
+    folder = archive(tmp_path / "pascal3d", {"car/01": b"0" * 1000, "car/02": b"1" * 900})
+    monkeypatch.setattr(meshes, "_LARGEST", 950)
+    assert read_pascal3d(folder, ["car/02"]) == {"car/02": b"1" * 900}
+    with pytest.raises(UsageError, match=r"CAD\.tar\.xz is damaged: its car/01 is larger than 950 bytes"):
+        read_pascal3d(folder, ["car/01"])
+    with tarfile.open(folder / "CAD.tar.xz") as tar:
+        tar.extractall(folder, filter="data")
+    with pytest.raises(UsageError, match=r"CAD/car/01\.off is damaged: it is larger than 950 bytes"):
+        read_pascal3d(folder, ["car/01"])
+
+
 def test_the_fifty_models():
     assert len(set(PASCAL3D_OBJECTS)) == 50
     assert len({name.split("/")[0] for name in PASCAL3D_OBJECTS}) == 9
@@ -392,6 +437,14 @@ def test_a_damaged_file_and_anothers_are_never_used(task, tmp_path):
     other = task.file.with_name("0" * 32 + ".npz")  # a file that was given another's name
     shutil.copy(task.file, other)
     assert cache.load(other, task.poses, 32) is None
+
+
+def test_a_small_file_of_many_zeros_is_not_unpacked(task, monkeypatch):
+    task.file.parent.mkdir()
+    zeros = np.zeros((300, 3, 32, 32), np.uint8)  # a hundred times what belongs there
+    np.savez_compressed(task.file, images=zeros, poses=task.poses, key=np.array(task.file.stem))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
+    assert cache.load(task.file, task.poses, 32) is None
 
 
 def test_everything_that_decides_the_pixels_is_in_the_key(task, monkeypatch):

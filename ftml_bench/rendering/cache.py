@@ -17,6 +17,8 @@ from ftml_bench.errors import UsageError
 from ftml_bench.rendering import meshes, renderer, scene
 from ftml_bench.rendering.scene import Bytes, Camera
 
+_HEADERS = 2**12  # bytes of a file that are neither pixels nor poses, at most
+
 
 def cache_root(folder: str | os.PathLike[str] | None = None) -> Path:
     """The folder of caches: `folder`, else `FTML_BENCH_CACHE`, else `ftml-bench/cache` in the user's cache folder.
@@ -69,6 +71,9 @@ def load(file: Path, poses: NDArray[np.float64], size: int) -> Bytes | None:
     """A task's pictures, (N, 3, size, size) uint8; None if they are not there, or the file is damaged or another's."""
     try:
         with zipfile.ZipFile(file) as members:
+            # A few bytes can be packed so that they fill the memory.
+            if sum(member.file_size for member in members.infolist()) > len(poses) * (3 * size**2 + 24) + _HEADERS:
+                return None
             # `read` compares the checksum before anything is made of the bytes.
             arrays = {name: np.lib.format.read_array(io.BytesIO(members.read(name))) for name in members.namelist()}
         images, kept_poses, key = arrays["images.npy"], arrays["poses.npy"], str(arrays["key.npy"])

@@ -7,6 +7,7 @@ classes of models in OFF files, upright, z up.
 from __future__ import annotations
 
 import lzma
+import os
 import tarfile
 from collections.abc import Iterable
 from itertools import pairwise
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftml_bench.errors import UsageError
+from ftml_bench.files import damaged, is_there, opened
 from ftml_bench.rendering.scene import Mesh
 
 # Of twelve classes without bottle, diningtable and train, whose azimuth cannot be read off a picture, and without five
@@ -32,6 +34,7 @@ PASCAL3D_NUMBERS = {
     "tvmonitor": (2, 3, 4),
 }
 PASCAL3D_OBJECTS = tuple(f"{kind}/{number:02}" for kind, numbers in PASCAL3D_NUMBERS.items() for number in numbers)
+_LARGEST = 2**28  # bytes of a model, a hundred times what the largest of these has
 
 
 def read_pascal3d(folder: Path, names: Iterable[str] | None = None) -> dict[str, bytes]:
@@ -40,15 +43,16 @@ def read_pascal3d(folder: Path, names: Iterable[str] | None = None) -> dict[str,
     :param folder: `pascal3d` in the data folder. Nothing is written there.
     :param names: such as "car/01"; None: all that are there.
     :return: name -> content.
-    :raises UsageError: if models are missing, or the archive is damaged.
+    :raises UsageError: if models are missing or cannot be read, or the archive is damaged.
     """
     wanted = None if names is None else set(names)
-    if (folder / "CAD").is_dir():
-        where = folder / "CAD"
-        paths = {_name_of(path.relative_to(folder).as_posix()): path for path in sorted(where.glob("*/*.off"))}
-        found = {name: path.read_bytes() for name, path in paths.items() if wanted is None or name in wanted}
-    elif (folder / "CAD.tar.xz").is_file():
-        where = folder / "CAD.tar.xz"
+    if is_there(where := folder / "CAD"):
+        if wanted is None:
+            paths = {_name_of(path.relative_to(folder).as_posix()): path for path in where.glob("*/*.off")}
+        else:  # not what a search finds: that passes over what cannot be read
+            paths = {name: path for name in wanted if is_there(path := where / f"{name}.off")}
+        found = {name: _content(path) for name, path in paths.items()}
+    elif is_there(where := folder / "CAD.tar.xz"):
         found = _unpacked(where, wanted)
     else:
         raise UsageError(
@@ -66,19 +70,32 @@ def _name_of(path: str) -> str:
     return path.removeprefix("CAD/").removesuffix(".off") if path.endswith(".off") else path
 
 
+def _content(path: Path) -> bytes:
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            raise damaged(path, f"it is larger than {_LARGEST:,} bytes")
+        return file.read()
+
+
 def _unpacked(archive: Path, wanted: set[str] | None) -> dict[str, bytes]:
     found = {}
-    try:
-        # As a stream: an archive of this kind can only be read from its start.
-        with tarfile.open(archive, "r|xz") as tar:
-            for member in tar:
-                name = _name_of(member.name)
-                if member.isfile() and (wanted is None or name in wanted):
-                    file = tar.extractfile(member)
-                    assert file is not None
-                    found[name] = file.read()
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise UsageError(f"{archive} is damaged ({error}): remove it and fetch it again") from error
+    with opened(archive) as packed:
+        try:
+            # As a stream: an archive of this kind can only be read from its start.
+            with lzma.open(packed) as content, tarfile.open(fileobj=content, mode="r|") as tar:
+                for member in tar:
+                    name = _name_of(member.name)
+                    if member.isfile() and (wanted is None or name in wanted):
+                        if member.size > _LARGEST:
+                            raise damaged(archive, f"its {name} is larger than {_LARGEST:,} bytes")
+                        file = tar.extractfile(member)
+                        assert file is not None
+                        found[name] = file.read()
+                # To the end, where the checksums are: tarfile takes an archive that is cut off for a short one.
+                while content.read(1 << 20):
+                    pass
+        except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+            raise damaged(archive, str(error)) from error
     return found
 
 
@@ -95,10 +112,12 @@ def parse_off(content: bytes, name: str) -> Mesh:
     words = [words[0][3:], *words[1:]] if words[0] != b"OFF" else words[1:]
     try:
         n_vertices, n_faces = int(words[0]), int(words[1])
+        if n_vertices < 0 or n_faces < 0:
+            raise ValueError(f"{n_vertices} vertices and {n_faces} faces")
         rest = words[3:]
         vertices = np.array(rest[: 3 * n_vertices], dtype=np.float64).reshape(n_vertices, 3)
         faces = _faces(rest[3 * n_vertices :], n_faces)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise UsageError(f"mesh {name} is damaged: {error}") from error
     if not np.isfinite(vertices).all():
         raise UsageError(f"mesh {name} is damaged: a vertex is no number")

@@ -1,0 +1,57 @@
+"""How files that others made are opened: what is missing, unreadable or damaged is said in one line, by its name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from ftml_bench.errors import UsageError
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has that name, be it a file or not, readable or not: opening it says what is wrong with it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:  # such as a folder that may not be searched, or a file in the place of a folder
+        return True
+    return True
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from.
+
+    :raises UsageError: if it cannot be opened, or read to where it is needed; says why.
+    """
+    try:
+        # Opening a pipe would wait for somebody to write into it.
+        if not path.is_file():
+            path.stat()
+            raise UsageError(f"{path} cannot be read: it is {'a folder' if path.is_dir() else 'no file'}")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def check_md5(path: Path, file: BinaryIO, expected: str) -> None:
+    """Compare the MD5 of a file, `path` opened at its start, and go back there.
+
+    :raises UsageError: if it is another.
+    """
+    md5 = hashlib.md5(usedforsecurity=False)
+    while block := file.read(1 << 20):
+        md5.update(block)
+    if md5.hexdigest() != expected:
+        raise damaged(path, f"its MD5 is {md5.hexdigest()}, expected {expected}")
+    file.seek(0)
+
+
+def damaged(path: Path, what: str, mend: str = "remove it and fetch it again") -> UsageError:
+    """The error for a file that is not what it has to be."""
+    return UsageError(f"{path} is damaged: {what}; {mend}")
