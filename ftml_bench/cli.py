@@ -375,7 +375,7 @@ def _speed(options: argparse.Namespace) -> int:
         lines.append(f"{line}\n")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "engines.md").write_text("".join(lines))
+        (options.out / "engines.md").write_text("".join(lines), encoding="utf-8")
     return 0
 
 

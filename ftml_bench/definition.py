@@ -19,6 +19,9 @@ from ftml_bench.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.measures import MEASURES
 
+# What lies in a leaderboard's folder beside the benchmarks.
+_RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "report.html", "figures")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -164,6 +167,8 @@ def from_dict(content: Any, where: str) -> Definition:
     """
     values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description",))
     benchmarks = values.mapping(content["benchmarks"], f"{where}: benchmarks")
+    figures = [f"{name}-measures" for name in benchmarks]  # beside those that have the benchmark's own name
+    values.folder_names(benchmarks, f"{where}: benchmarks", taken=[*_RESULTS, *figures])
     return Definition(
         name=values.folder_name(content["name"], f"{where}: name"),
         description=values.string(content.get("description", ""), f"{where}: description"),
@@ -180,7 +185,6 @@ def _packaged() -> dict[str, str]:
 
 
 def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
-    values.folder_name(name, where)
     values.check_keys(
         content,
         where,
@@ -191,6 +195,7 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
     _known("benchmark", benchmark, where)
     optimizer = _optimizer(content["optimizer"], f"{where}: optimizer")
     rows = values.mapping(content["strategies"], f"{where}: strategies")
+    values.folder_names(rows, f"{where}: strategies")
     return BenchmarkSpec(
         name=name,
         benchmark=benchmark,
@@ -207,7 +212,6 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
 
 
 def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
-    values.folder_name(name, where)
     settings = dict(values.settings_of(content or {}, where, own=("seed", "steps")))
     strategy = values.string(settings.pop("strategy", name), f"{where}: strategy")
     _known("strategy", strategy, where)

@@ -13,7 +13,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import shlex
 import shutil
 import subprocess
@@ -128,7 +127,8 @@ class RunWriter:
         """Adds an evaluation: the columns of `curve.csv` by name, and the seconds since the run's start."""
         self._curve.write(_line("" if row[name] is None else row[name] for name in CURVE_COLUMNS))
         self._curve.flush()
-        self._timing.write(_line((row["round"], row["datapoints"], round(seconds, 3), _peak_memory_mb())))
+        peak = _peak_memory_mb()
+        self._timing.write(_line((row["round"], row["datapoints"], round(seconds, 3), "" if peak is None else peak)))
         self._timing.flush()
 
     def append_measure(self, round: int, measure: str, value: float) -> None:
@@ -344,7 +344,11 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _peak_memory_mb() -> float:
-    """The largest resident size of this process so far, in MB."""
+def _peak_memory_mb() -> float | None:
+    """The largest resident size of this process so far, in MB; None on Windows, which has no such module."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kB

@@ -187,7 +187,8 @@ class FileStorage:
         room, size = max(points, 2 * room), _bytes(self._staging)
         self._file.truncate(room * size)
         pages = mmap.mmap(self._file.fileno(), room * size)
-        pages.madvise(mmap.MADV_RANDOM)  # a point alone comes from a disk, not what lies around it
+        if hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+            pages.madvise(mmap.MADV_RANDOM)  # a point alone comes from a disk, not what lies around it
         self._x = torch.frombuffer(pages, dtype=self._staging.dtype).view(room, *self._staging.shape[1:])
 
 

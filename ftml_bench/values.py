@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -11,6 +12,9 @@ import yaml
 from ftml_bench.errors import UsageError, unknown
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
+_LONGEST_NAME = 200  # of the 255 bytes that disks have; figures and temporary files are named after it
+# Windows takes these for devices, in any case, whatever stands behind a dot; others have characters not taken here.
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9]) *(\..*)?", re.IGNORECASE)
 # Keywords of benchmarks, models and strategies that count something, by the names that the suite uses.
 _SIZE_NAME = re.compile(r"rounds|steps|filters|heads|step_factor|\w+_(size|steps|per_round|per_class|classes|epochs)")
 _RATE_NAME = re.compile(r"lr|\w+_lr")
@@ -78,13 +82,39 @@ def string(value: Any, where: str) -> str:
 
 
 def folder_name(value: Any, where: str) -> str:
-    """A text that can be the name of a folder on every system."""
+    """A text that can be the name of a folder on every system.
+
+    Letters without accents alone: disks differ in how they write others.
+    """
     if not _FOLDER_NAME.fullmatch(string(value, where)) or value.endswith((" ", ".")):
         raise UsageError(
             f"{where}: {value!r} cannot be the name of a folder "
             "(a letter or digit first, then letters, digits, spaces and ._+()=-, no space or dot at the end)"
         )
+    if _DEVICE.fullmatch(value):
+        raise UsageError(f"{where}: {value!r} cannot be the name of a folder: Windows has a device of that name")
+    if len(value) > _LONGEST_NAME:
+        raise UsageError(
+            f"{where}: {shown(value)} cannot be the name of a folder: it has {len(value)} characters, expected "
+            f"{_LONGEST_NAME} at most"
+        )
     return value
+
+
+def folder_names(names: Iterable[str], where: str, taken: Iterable[str] = ()) -> None:
+    """Different texts that can be the names of folders side by side, also where "a" and "A" are the same.
+
+    :param taken: names of what else lies there.
+    """
+    found: dict[str, str | None] = {name.lower(): None for name in taken}
+    for name in names:
+        folder_name(name, where)
+        if name.lower() in found:
+            other = found[name.lower()]
+            if other is None:
+                raise UsageError(f"{where}: {name!r} is the name of what the results are written to: expected another")
+            raise UsageError(f"{where}: {other!r} and {name!r} are one folder on a disk that does not tell case apart")
+        found[name.lower()] = name
 
 
 def size(value: Any, where: str) -> int:

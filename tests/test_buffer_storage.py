@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import weakref
 
@@ -54,6 +55,14 @@ def draws(buffer, *, classes):
     batch, labels = buffer.everything([2, 0])
     found += [*batch, labels, *buffer.for_label((1,), limit=20, seed=0), *buffer.for_label((2,), limit=99, seed=0)]
     return found
+
+
+def test_a_system_that_takes_no_advice_is_given_none(tmp_path, monkeypatch):
+    monkeypatch.delattr(mmap, "MADV_RANDOM", raising=False)  # as on Windows
+    storage = FileStorage(tmp_path, CPU)
+    x = torch.arange(12.0).view(4, 3)
+    numbers = storage.append(StackedDataset(x, torch.arange(4), torch.tensor([2, 0, 1, 2])))
+    assert torch.equal(storage.take(numbers)[0], x[[2, 0, 1, 2]])
 
 
 @pytest.mark.parametrize("kind", STREAMS)

@@ -208,6 +208,83 @@ def test_what_is_refused(path, value, message):
     assert message in refuse(content(**{path: value}))
 
 
+NO_FOLDERS = [
+    *(
+        "con",
+        "NUL",
+        "Aux",
+        "prn",
+        "com1",
+        "LPT9",
+        "com0",
+        "nul.",
+        "con.txt",
+        "lpt1.tar.gz",
+        "NUL .txt",
+        "aux.",
+        "CONIN$",
+    ),
+    *(
+        "com¹",
+        "LPT³",
+        "a ",
+        "a.",
+        " a",
+        ".a",
+        "-a",
+        "..",
+        "",
+        "a/b",
+        "a\\b",
+        "a:b",
+        "a*",
+        "a?",
+        'a"',
+        "a<b",
+        "a>b",
+        "a|b",
+    ),
+    *("a\n", "a\tb", "a\0b", "a\x7f", "é", "e\u0301", "ﬁle", "Ａ", "a\u200b", "x" * 201, "~1"),
+]
+
+
+@pytest.mark.parametrize("name", NO_FOLDERS)
+def test_names_that_some_disk_cannot_hold_are_refused_everywhere(name):
+    row = {"strategy": "FTML"}
+    for values in (
+        content(name=name),
+        {**content(), "benchmarks": {name: content()["benchmarks"]["sines"]}},
+        {**content(), "benchmarks": {"sines": {**content()["benchmarks"]["sines"], "strategies": {name: row}}}},
+    ):
+        assert "cannot be the name of a folder" in refuse(values)
+
+
+@pytest.mark.parametrize(
+    "name", ["console", "com", "com10", "lpt", "nul2", "a.con", "auxiliary", "x" * 200, "FTML 1.5"]
+)
+def test_names_that_every_disk_can_hold_are_taken(name):
+    rows = {name: {"strategy": "FTML"}}
+    taken = from_dict(content(**{"name": name, "benchmarks/digits/strategies": rows}), "test")
+    assert (taken.name, taken.benchmarks[0].rows[0].name) == (name, name)
+
+
+def test_names_that_differ_by_case_alone_are_refused():
+    rows = {"FTML": {}, "other": {"strategy": "FTML"}, "ftml": {"strategy": "FTML"}}
+    assert refuse(content(**{"benchmarks/digits/strategies": rows})) == (
+        "test: digits: strategies: 'FTML' and 'ftml' are one folder on a disk that does not tell case apart"
+    )
+    both = {name: content()["benchmarks"]["sines"] for name in ("sines", "Sines")}
+    assert "test: benchmarks: 'sines' and 'Sines' are one folder" in refuse(content(benchmarks=both))
+    twice = {name: content()["benchmarks"]["sines"] for name in ("a", "b")}  # rows of two benchmarks are apart
+    assert len(from_dict(content(benchmarks=twice), "test").cells()) == 4
+
+
+@pytest.mark.parametrize("name", ["figures", "Figures", "leaderboard.csv", "REPORT.html", "sines-measures"])
+def test_a_benchmark_is_not_called_what_its_results_are(name):
+    both = {key: content()["benchmarks"]["sines"] for key in ("sines", name)}
+    assert f"test: benchmarks: {name!r} is the name of what the results are" in refuse(content(benchmarks=both))
+
+
 def test_none_is_a_value_that_constructors_may_take():
     row = (
         from_dict(content(**{"benchmarks/digits/strategies/FTML": {"support_size": None}}), "test")

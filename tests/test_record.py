@@ -1,11 +1,15 @@
 """The files of a cell: what is written is read again, and damage is named."""
 
+import ast
 import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 
-from ftml_bench import record
+import ftml_bench
+from ftml_bench import benchmarks, record, strategies
 from ftml_bench.errors import UsageError
 from ftml_bench.record import CurveRow, RunWriter
 
@@ -57,6 +61,23 @@ def test_rows_are_on_disk_as_soon_as_they_are_appended(tmp_path):
     assert len((tmp_path / "curve.csv").read_text().splitlines()) == 2
     assert len((tmp_path / "timing.csv").read_text().splitlines()) == 2
     assert not list(tmp_path.glob(".*"))  # no temporary file is left
+
+
+def test_where_the_system_does_not_say_its_peak_memory_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    run = record.read(finished(tmp_path))
+    assert (len(run.curve), run.seconds) == (2, 4.25)
+    assert (tmp_path / "timing.csv").read_text().splitlines()[1:] == ["0,10,1.5,", "0,20,4.25,"]
+
+
+@pytest.mark.parametrize("package", [ftml_bench, benchmarks, strategies])
+def test_no_module_of_some_systems_alone_is_imported_unless_its_lack_is_foreseen(package):
+    some = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty", "msvcrt", "winreg"}
+    for file in Path(package.__file__).parent.rglob("*.py"):
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:  # not those inside of functions
+            names = [name.name for name in statement.names] if isinstance(statement, ast.Import) else []
+            names += [statement.module] if isinstance(statement, ast.ImportFrom) else []
+            assert not some & {name.split(".")[0] for name in names}, file
 
 
 def test_nothing_in_the_curve_depends_on_the_clock(tmp_path):

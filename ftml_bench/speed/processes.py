@@ -21,12 +21,14 @@ def _gradient_of(way: str, inner_steps: int, device: str = "cpu") -> Any:
 
 
 def _peak_of(way: str, inner_steps: int) -> float:
-    """Runs in a new process: MiB that one meta-gradient of RainbowNet adds to the process at most."""
+    """Runs in a new process: MiB that one meta-gradient of RainbowNet adds to it at most; nan outside of Linux."""
     import torch
 
     torch.set_num_threads(1)
     keep_freed_memory()
     gradient = _gradient_of(way, inner_steps)
+    if not os.path.exists("/proc/self/clear_refs"):
+        return float("nan")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak so far was that of the imports
     before = _status("VmRSS")
@@ -41,6 +43,8 @@ def _status(field: str) -> int:
 
 
 def _context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ftml_bench.speed.subjects"])
     return context
