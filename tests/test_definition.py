@@ -209,42 +209,9 @@ def test_what_is_refused(path, value, message):
 
 
 NO_FOLDERS = [
-    *(
-        "con",
-        "NUL",
-        "Aux",
-        "prn",
-        "com1",
-        "LPT9",
-        "com0",
-        "nul.",
-        "con.txt",
-        "lpt1.tar.gz",
-        "NUL .txt",
-        "aux.",
-        "CONIN$",
-    ),
-    *(
-        "com¹",
-        "LPT³",
-        "a ",
-        "a.",
-        " a",
-        ".a",
-        "-a",
-        "..",
-        "",
-        "a/b",
-        "a\\b",
-        "a:b",
-        "a*",
-        "a?",
-        'a"',
-        "a<b",
-        "a>b",
-        "a|b",
-    ),
-    *("a\n", "a\tb", "a\0b", "a\x7f", "é", "e\u0301", "ﬁle", "Ａ", "a\u200b", "x" * 201, "~1"),
+    *"con NUL Aux prn com1 LPT9 com0 nul. aux. con.txt lpt1.tar.gz CONIN$ com¹ LPT³ .a -a a. .. a/b a\\b a:b".split(),
+    *"a* a? a< a> a| ~1 é ﬁle Ａ".split(),
+    *("", " a", "a ", "NUL .txt", 'a"', "a\n", "a\tb", "a\0b", "a\x7f", "e\u0301", "a\u200b", "x" * 201),
 ]
 
 
@@ -259,9 +226,7 @@ def test_names_that_some_disk_cannot_hold_are_refused_everywhere(name):
         assert "cannot be the name of a folder" in refuse(values)
 
 
-@pytest.mark.parametrize(
-    "name", ["console", "com", "com10", "lpt", "nul2", "a.con", "auxiliary", "x" * 200, "FTML 1.5"]
-)
+@pytest.mark.parametrize("name", ["console", "com", "com10", "lpt", "nul2", "a.con", "x" * 200, "FTML (1.5)"])
 def test_names_that_every_disk_can_hold_are_taken(name):
     rows = {name: {"strategy": "FTML"}}
     taken = from_dict(content(**{"name": name, "benchmarks/digits/strategies": rows}), "test")
