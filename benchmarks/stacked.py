@@ -23,7 +23,8 @@ class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
     def __init__(self, x: Tensor, y: Tensor, rows: Tensor) -> None:
         """
         :param x: the base, (M, *input): bytes for images. Kept by reference, never copied.
-        :param y: the labels of this dataset's N points: (N,) int64 classes, or (N, k) float32 regression targets.
+        :param y: the labels of this dataset's N points: (N,) int64 classes, (N, ...) where a point has one a token or
+            pixel, or (N, k) float32 regression targets.
         :param rows: (N,) int64, where in `x` each point is.
         :raises ValueError: if `rows` and `y` have different lengths, or a row is outside `x`.
         """
@@ -42,7 +43,7 @@ class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
 
     @property
     def targets(self) -> Tensor:
-        """The classes, (N,) int64; Avalanche looks for this name.
+        """The classes, (N,) or (N, ...) int64; Avalanche looks for this name.
 
         :raises AttributeError: for regression, where Avalanche must not take targets for classes.
         """
@@ -54,9 +55,9 @@ class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
-        """One point, as stored: its input, and its class as an int or its regression targets, (k,)."""
+        """One point, as stored: its input, and its class as an int, its classes or its regression targets, (k,)."""
         y = self.y[index]
-        return self.x[self.rows[index]], int(y) if self.is_classification else y
+        return self.x[self.rows[index]], int(y) if self.is_classification and y.dim() == 0 else y
 
     def subset(self, indices: Tensor) -> StackedDataset:
         """The points at `indices`, (n,) int64, in that order; shares the base."""

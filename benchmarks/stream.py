@@ -92,8 +92,10 @@ class TaskStream(CLScenario):
         raise NotImplementedError(f"{type(self).__name__} has no model of its own")
 
     def label_text(self, label: Tensor) -> str:
-        """A datapoint's label for people: its class, or its numbers."""
-        return str(int(label)) if label.dim() == 0 else " ".join(f"{number:.1f}" for number in label.tolist())
+        """A datapoint's label for people: its class, the classes that it has, or its numbers."""
+        if label.is_floating_point():
+            return " ".join(f"{number:.1f}" for number in label.flatten().tolist())
+        return " ".join(map(str, label.unique().tolist()))
 
     def _stream(self, name: str, datasets: Sequence[StackedDataset]) -> EagerCLStream:
         # Avalanche leaves a new-style stream's benchmark unset, and some strategies read it.
@@ -122,7 +124,8 @@ def _experience(index: int, data: StackedDataset) -> DatasetExperience:
     experience.task_labels = [index]
     if data.is_classification:
         # A list: Avalanche's own decorator stores a set, which its multi-head models cannot index with.
-        experience.classes_in_this_experience = data.y.unique().tolist()
+        # A token or pixel of none, which PyTorch's criteria pass over, has a number below 0.
+        experience.classes_in_this_experience = [label for label in data.y.unique().tolist() if label >= 0]
     return experience
 
 

@@ -32,6 +32,7 @@ from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
 from ftml_bench.measures import CURVES
 from ftml_bench.memory import keep_freed_memory
+from ftml_bench.metrics.performance import check_classification
 from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
 from ftml_bench.resuming import StateSaver, begin_or_go_on
@@ -55,6 +56,7 @@ def check(definition: Definition, data: str | None) -> None:
             raise UsageError(f"{spec.name}: only_class of a regression stream: it has no classes")
         for row in spec.rows:
             strategy = build_strategy(spec, row, benchmark, definition.seeds[0])
+            _check_classification(spec, row, benchmark, strategy)
             if needs_classes(type(strategy)) and not has_classes(benchmark):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} needs classes: this is a regression stream")
             if row.comparator and not hasattr(strategy, "trainable_rounds"):
@@ -208,6 +210,17 @@ class _Measured(BaseLogger):
         """(measure, value, round) of everything since the last call."""
         found, self._found = self._found, []
         return found
+
+
+def _check_classification(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> None:
+    """Whether accuracy can be counted, if it is asked for."""
+    if metric_of(spec, benchmark) != "accuracy" and "only_class" not in measures_of(spec, benchmark):
+        return
+    strategy.experience = benchmark.train_stream[0]
+    try:
+        check_classification(strategy)
+    except UsageError as error:
+        raise UsageError(f"{spec.name}: {row.name}: {error}") from error
 
 
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:

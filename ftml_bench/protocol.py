@@ -35,7 +35,7 @@ class Evaluation:
     evaluated_round: int  # the round whose held-out data were tested
     datapoints: int  # of the arriving round, so far
     loss: float
-    accuracy: float | None  # None for regression
+    accuracy: float | None  # share of targets; None where they are no classes
     steps: int  # training steps since the start
     gradient_evaluations: int  # since the start, update procedures included
 

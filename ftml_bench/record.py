@@ -42,7 +42,7 @@ class CurveRow:
     :param round: the round that was being learned, counted from 0 as Avalanche's experiences (for people, from 1).
     :param evaluated_round: the round whose held-out data were predicted.
     :param datapoints: how many datapoints of `round` had arrived.
-    :param accuracy: in [0, 1]; None for a regression.
+    :param accuracy: share of targets, in [0, 1]; None where they are no classes.
     :param steps: training steps since the start of the cell; `gradient_evaluations` likewise.
     """
 

@@ -239,7 +239,7 @@ def test_regression_has_a_loss_and_no_accuracy():
     performance.update(SimpleNamespace(mb_output=y, mb_y=y, loss=torch.tensor(0.5)))
     assert performance.accuracy is None
     assert performance.value("loss") == 0.5
-    with pytest.raises(ValueError, match="accuracy of a regression stream: use the metric 'loss'"):
+    with pytest.raises(UsageError, match=r"^accuracy of what is no classification: expected .* or the metric 'loss'$"):
         performance.value("accuracy")
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from ftml_bench.metrics.performance import RoundMetric
+from ftml_bench.metrics.performance import RoundMetric, counted_targets, ignored_target
 
 
 class CalledTheOnlyClass(RoundMetric):
     """The share of a round's held-out data that is called the only class seen so far in this round, in [0, 1].
+
+    Where a point has one class a token or pixel, it is the share of those.
 
     `Called_The_Only_Class` is emitted after the first arrival of a round, if that has one class (paper, section 1 and
     Figure 1, right: a "7" on a new colour). A learner without errors has the class's own share of the held-out data, a
@@ -34,7 +36,7 @@ class CalledTheOnlyClass(RoundMetric):
         experience = strategy.experience
         self._only = None
         if getattr(experience, "arrival_index", 0) == 0:
-            classes = _classes(experience)
+            classes = _classes(strategy)
             self._only = classes[0] if len(classes) == 1 else None
 
     def before_eval_exp(self, strategy):
@@ -45,13 +47,14 @@ class CalledTheOnlyClass(RoundMetric):
     def after_eval_iteration(self, strategy):
         """Add a minibatch."""
         super().after_eval_iteration(strategy)
-        if self._only is not None:
-            self._called += int((strategy.mb_output.argmax(dim=1) == self._only).sum())
+        counted = counted_targets(strategy)
+        if self._only is not None and counted is not None:
+            self._called += int((counted & (strategy.mb_output.argmax(dim=1) == self._only)).sum())
 
     def _emit(self) -> list[tuple[str, float, int]]:
-        if self._only is None:
+        if self._only is None or not self._performance.targets:
             return []
-        return [(str(self), self._called / self._performance.points, self.round)]
+        return [(str(self), self._called / self._performance.targets, self.round)]
 
     def __str__(self) -> str:
         return "Called_The_Only_Class"
@@ -62,6 +65,6 @@ def only_class_metrics() -> list[RoundMetric]:
     return [CalledTheOnlyClass()]
 
 
-def _classes(experience) -> Sequence[int]:
-    targets = experience.dataset.targets
-    return torch.as_tensor(list(targets)).unique().tolist()
+def _classes(strategy) -> Sequence[int]:
+    targets = np.unique(np.asarray(list(strategy.experience.dataset.targets)))
+    return targets[targets != ignored_target(strategy)].tolist()

@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from copy import deepcopy
 
+import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
+from avalanche.models import DynamicModule
+from torch import Tensor
+from torch.utils.data import default_collate
 
 from ftml_bench.curves import LARGER_IS_BETTER
-from ftml_bench.errors import unknown
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.strategies.base import preserved_random_state
+
+_EXPECTED = (
+    "expected outputs (N, C, ...) of two or more classes and targets (N, ...) that are whole numbers from 0, or the "
+    "metric 'loss'"
+)
+
+
+def counted_targets(strategy) -> Tensor | None:
+    """Which targets of the strategy's current minibatch, (N, ...), an accuracy counts; None if they are no classes.
+
+    Classes are whole numbers from 0, with an output (N, C, ...) for each of two or more of them: one a point, or one a
+    token or pixel. Not counted is the criterion's `ignore_index`, as PyTorch calls it; -100 for criteria without one.
+    """
+    outputs, targets = strategy.mb_output, strategy.mb_y
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return None
+    if targets.is_floating_point() or targets.is_complex():
+        return None
+    if outputs.dim() < 2 or outputs.shape[:1] + outputs.shape[2:] != targets.shape:
+        return None
+    # A classifier that grows may have met one class so far.
+    if outputs.shape[1] < 2 and not any(isinstance(m, DynamicModule) for m in strategy.model.modules()):
+        return None
+    counted = targets.long() != ignored_target(strategy)  # in bytes -100 would be 156
+    return None if bool((counted & (targets < 0)).any()) else counted
+
+
+def ignored_target(strategy) -> int:
+    """The target that stands for none."""
+    return getattr(getattr(strategy, "_criterion", None), "ignore_index", -100)
 
 
 class Performance:
     """Mean loss and accuracy over the points of one evaluated experience."""
 
-    saved_attributes = ("points", "_loss", "_correct")
+    saved_attributes = ("points", "targets", "_loss", "_correct")
 
     def __init__(self) -> None:
         self.points = 0
+        self.targets = 0  # that are counted: one a point, or one a token or pixel
         self._loss = 0.0
         self._correct: int | None = 0
 
@@ -26,10 +64,12 @@ class Performance:
         outputs, targets = strategy.mb_output, strategy.mb_y
         self.points += len(targets)
         self._loss += float(strategy.loss) * len(targets)
-        if self._correct is not None and not targets.is_floating_point() and outputs.dim() == targets.dim() + 1:
-            self._correct += int((outputs.argmax(dim=1) == targets).sum())
-        else:
+        counted = counted_targets(strategy)
+        if self._correct is None or counted is None:
             self._correct = None
+            return
+        self.targets += int(counted.sum())
+        self._correct += int((counted & (outputs.argmax(dim=1) == targets)).sum())
 
     @property
     def loss(self) -> float:
@@ -38,15 +78,62 @@ class Performance:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of points whose largest output is their class; None for regression."""
-        return None if self._correct is None else self._correct / self.points
+        """Share of targets whose largest output is their class; None where they are no classes, nan if none counts."""
+        if self._correct is None:
+            return None
+        return self._correct / self.targets if self.targets else math.nan
 
     def value(self, metric: str) -> float:
         """The performance in `metric`, "accuracy" or "loss"."""
         value = self.accuracy if metric == "accuracy" else self.loss
         if value is None:
-            raise ValueError("accuracy of a regression stream: use the metric 'loss'")
+            raise UsageError(f"accuracy of what is no classification: {_EXPECTED}")
         return value
+
+
+def check_classification(strategy) -> None:
+    """Sees that accuracy can be counted, before anything is trained: predicts two points of the current experience.
+
+    A copy of the model predicts them, in evaluation mode; nothing else is changed, random states included.
+
+    :raises UsageError: for outputs and targets that are no classes. What cannot be predicted is for the training to
+        say.
+    """
+    try:
+        found = _Prediction(strategy)
+    except Exception:
+        return
+    if counted_targets(found) is None:
+        raise UsageError(f"accuracy of what is no classification ({found}): {_EXPECTED}")
+
+
+class _Prediction:
+    """What a strategy predicts of the first two points of its experience, in the place of a minibatch."""
+
+    def __init__(self, strategy) -> None:
+        given = strategy.mbatch, strategy.model, strategy.is_training
+        dataset = strategy.experience.dataset
+        try:
+            with torch.no_grad(), preserved_random_state(strategy.device):
+                points = default_collate([dataset[i] for i in range(min(2, len(dataset)))])
+                strategy.mbatch = [part.to(strategy.device) for part in points]
+                strategy.model = self.model = deepcopy(strategy.model).to(strategy.device).eval()
+                strategy.is_training = False
+                self.mb_output, self.mb_y = strategy.forward(), strategy.mb_y
+        finally:
+            strategy.mbatch, strategy.model, strategy.is_training = given
+        self._criterion = strategy._criterion
+
+    def __str__(self) -> str:
+        return f"outputs {_shown(self.mb_output)}, targets {_shown(self.mb_y)}"
+
+
+def _shown(value: object) -> str:
+    """A tensor's shape without the number of points, and its type."""
+    if not isinstance(value, Tensor):
+        return f"of type {type(value).__name__}"
+    shape = ", ".join(["N", *map(str, value.shape[1:])])
+    return f"({shape}) {str(value.dtype).removeprefix('torch.')}"
 
 
 class RoundMetric(PluginMetric[float]):
@@ -90,7 +177,9 @@ class RoundMetric(PluginMetric[float]):
         return self.values[-1] if self.values else None
 
     def before_training_exp(self, strategy):
-        """Note what has arrived."""
+        """Note what has arrived; refuse accuracy where there are no classes."""
+        if self.metric == "accuracy" and self.round == -1:
+            check_classification(strategy)
         experience = strategy.experience
         if experience.current_experience != self.round:
             self.round = experience.current_experience
