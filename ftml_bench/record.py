@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from ftml_bench import definition as definitions
 from ftml_bench.definition import Cell, Definition
 from ftml_bench.errors import UsageError
+from ftml_bench.files import is_there
 
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
@@ -214,12 +215,12 @@ def read_runs(root: Path) -> tuple[Definition, list[tuple[Cell, Run]], list[Cell
     :raises UsageError: no leaderboard there, or a damaged file.
     """
     file = root / "leaderboard.yaml"
-    if not file.is_file():
+    if not is_there(file):
         raise UsageError(f"{root} is no leaderboard's folder: there is no {file.name} in it")
     definition = definitions.load(str(file))
     runs, missing = [], []
     for cell in definition.cells():
-        if (root / cell.folder / "record.json").is_file():
+        if is_there(root / cell.folder / "record.json"):
             runs.append((cell, read(root / cell.folder)))
         else:
             missing.append(cell)
