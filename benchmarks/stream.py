@@ -77,7 +77,8 @@ class TaskStream(CLScenario):
             )
         for index, (data, test) in enumerate(zip(train, held_out, strict=True)):
             _check_round(index, data, test)
-        super().__init__([self._stream("train", train), self._stream("test", held_out)])
+        none = getattr(criterion, "ignore_index", -100)  # the target of a token or pixel that has no class
+        super().__init__([self._stream("train", train, none), self._stream("test", held_out, none)])
         self.title = title
         self.threshold = threshold
         self.checkpoints = list(checkpoints)
@@ -97,9 +98,9 @@ class TaskStream(CLScenario):
             return " ".join(f"{number:.1f}" for number in label.flatten().tolist())
         return " ".join(map(str, label.unique().tolist()))
 
-    def _stream(self, name: str, datasets: Sequence[StackedDataset]) -> EagerCLStream:
+    def _stream(self, name: str, datasets: Sequence[StackedDataset], none: int) -> EagerCLStream:
         # Avalanche leaves a new-style stream's benchmark unset, and some strategies read it.
-        return EagerCLStream(name, [_experience(t, data) for t, data in enumerate(datasets)], benchmark=self)
+        return EagerCLStream(name, [_experience(t, data, none) for t, data in enumerate(datasets)], benchmark=self)
 
 
 def carry(stream: EagerCLStream, **values: Sequence[object]) -> None:
@@ -117,15 +118,14 @@ def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) ->
         raise UsageError(f"round {index}: {shared} of the held-out datapoints are training data")
 
 
-def _experience(index: int, data: StackedDataset) -> DatasetExperience:
+def _experience(index: int, data: StackedDataset, none: int) -> DatasetExperience:
     experience = DatasetExperience(dataset=avalanche_dataset(index, data), current_experience=index)
     experience.stacked = data
     experience.task_label = index
     experience.task_labels = [index]
     if data.is_classification:
         # A list: Avalanche's own decorator stores a set, which its multi-head models cannot index with.
-        # A token or pixel of none, which PyTorch's criteria pass over, has a number below 0.
-        experience.classes_in_this_experience = [label for label in data.y.unique().tolist() if label >= 0]
+        experience.classes_in_this_experience = [label for label in data.y.unique().tolist() if label != none]
     return experience
 
 

@@ -202,6 +202,8 @@ def test_the_classes_of_a_stream_of_tokens_are_those_that_its_targets_name():
     stream = Words()
     for experience in stream.train_stream:
         assert experience.classes_in_this_experience == [0, 1, 2]
+    passing = Words(criterion=nn.CrossEntropyLoss(ignore_index=1), labels="a point")
+    assert passing.test_stream[0].classes_in_this_experience == [0, 2]
     assert stream.label_text(torch.tensor([[2, 0], [2, 2]])) == "0 2"
     assert [stream.label_text(torch.tensor(label)) for label in (3, [0.25, -1.0])] == ["3", "0.2 -1.0"]
 
