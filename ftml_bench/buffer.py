@@ -125,7 +125,7 @@ class Round:
             for tensor in (self._storage.labels(self.numbers), ends):
                 found.update(tensor.cpu().contiguous().numpy().tobytes())
         elif self._dataset is not None and hasattr(self.dataset, "targets"):
-            found.update(repr([int(y) for y in self.dataset.targets]).encode())
+            found.update(repr([torch.as_tensor(y).tolist() for y in self.dataset.targets]).encode())
         return found.hexdigest()
 
     def read(self, indices: Tensor, *, train: bool) -> Batch:
