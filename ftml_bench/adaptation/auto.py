@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation.composition import Composition, composition
+from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.draws import random_state, restore
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.trial import Trial, said
@@ -123,9 +124,9 @@ class TriedEngine:
         self._passed.add(key)
         if trial.note:
             self._notes.append(trial.note)
-        now = composition(self._engine.model, self.criterion)
-        self._ever_changing |= _differences(self._composition, now)
-        self._composition = now
+        before = self._composition
+        self._note_composition()
+        self._ever_changing |= _differences(before, self._composition)
         return outputs
 
     def _try(self, trial: Trial) -> None:
@@ -148,12 +149,18 @@ class TriedEngine:
 
     def _notice_changes(self) -> None:
         """Build anew if the model is not what it was when the engine was built."""
-        now = composition(self._engine.model, self.criterion)
-        if now != self._composition:
-            changed = _differences(self._composition, now) - self._ever_changing
-            self._composition = now
-            if changed:
-                self._build(self._engine.model)
+        now = pieces(self._modules)
+        if len(now) == len(self._pieces) and all(map(is_, now, self._pieces)):
+            return
+        before = self._composition
+        self._note_composition()
+        if _differences(before, self._composition) - self._ever_changing:
+            self._build(self._engine.model)
+
+    def _note_composition(self) -> None:
+        self._composition = composition(self._engine.model, self.criterion)
+        self._modules = modules_of(self._engine.model, self.criterion)
+        self._pieces = pieces(self._modules)
 
     def _build(self, model: nn.Module) -> None:
         self._built += 1
@@ -162,7 +169,7 @@ class TriedEngine:
         self._left = list(self._candidates)
         self._model = model
         self._take_next(None)
-        self._composition = composition(self._engine.model, self.criterion)
+        self._note_composition()
 
     def _take_next(self, reason: UntreatableError | None, error: Exception | None = None) -> None:
         """Build the next candidate that can be built; `reason` (and the error behind it) is against the one before."""

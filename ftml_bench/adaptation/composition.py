@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from torch import nn
@@ -19,8 +19,7 @@ def composition(model: nn.Module, criterion: Criterion) -> Composition:
     replaced, frozen, hooked or set.
     """
     found: Composition = {("criterion",): id(criterion)}
-    parts = [*model.modules(), *(criterion.modules() if isinstance(criterion, nn.Module) else ())]
-    for number, module in enumerate(parts):
+    for number, module in enumerate(modules_of(model, criterion)):
         own = vars(module)
         found[number, "module"] = (id(module), type(module), *map(id, own["_modules"].values()))
         found[number, "hooks"] = tuple(tuple(own[hooks]) for hooks in MODULE_HOOKS)
@@ -34,4 +33,27 @@ def composition(model: nn.Module, criterion: Criterion) -> Composition:
                 found[number, name] = repr(value) if isinstance(value, tuple) else value
             elif callable(value) and not isinstance(value, nn.Module):  # such as a `forward` of its own
                 found[number, name] = id(value)
+    return found
+
+
+def modules_of(model: nn.Module, criterion: Criterion) -> list[nn.Module]:
+    """All modules that a composition is taken of."""
+    return [*model.modules(), *(criterion.modules() if isinstance(criterion, nn.Module) else ())]
+
+
+def pieces(modules: Iterable[nn.Module]) -> list[object]:
+    """The objects that modules consist of, in order.
+
+    A composition is the same as long as these are the same objects, which is found out much faster. (Whoever keeps the
+    list keeps them alive, so that no other object can be where one of them was.)
+    """
+    found: list[object] = []
+    for module in modules:
+        own = vars(module)
+        found += own.values()
+        found += own["_modules"].values()
+        for hooks in MODULE_HOOKS:
+            found += own[hooks]
+        for p in own["_parameters"].values():
+            found += (p, None, None) if p is None else (p, p.requires_grad, p._backward_hooks)
     return found
