@@ -26,6 +26,8 @@ class ColoredDigits(TaskStream):
     are.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -30,6 +30,8 @@ class ColoredMNIST(TaskStream):
     (held-out data: test set) its images are.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -37,6 +37,8 @@ class FiveWayCIFAR100(TaskStream):
     clear, and compares accuracies after 50, 250 and 2,000 datapoints.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -42,6 +42,8 @@ class LinearRegression(TaskStream):
       `.A`, `.b` and `.optimum`.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -62,6 +62,8 @@ class ObjectPose(TaskStream):
     Each experience has `.view` (a :class:`View`) and `.poses`, (N, 3) float64: x, y and the azimuth in radians.
     """
 
+    version = 1
+
     #: What is enough for a contact sheet, which need not wait for the rest.
     sheet_settings = {"images_per_round": 10, "held_out_per_round": 1}
 

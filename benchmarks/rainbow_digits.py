@@ -35,6 +35,8 @@ class RainbowDigits(TaskStream):
     Each experience has `.transformation`, and `.sources`, (N,) int64: which of the 1,797 digits its images are.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -24,6 +24,8 @@ class RainbowMNIST(TaskStream):
     data: test set) its images are.
     """
 
+    version = 1
+
     def __init__(
         self,
         *,

@@ -25,6 +25,8 @@ class Sinusoids(TaskStream):
     Each experience has `.amplitude` and `.phase` (float).
     """
 
+    version = 1
+
     def __init__(
         self, *, seed: int = 0, rounds: int = 25, images_per_round: int = 40, held_out_per_round: int = 100
     ) -> None:

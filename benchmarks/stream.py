@@ -42,6 +42,10 @@ class TaskStream(CLScenario):
     train_stream: EagerCLStream
     test_stream: EagerCLStream
 
+    #: A whole number, raised whenever a number that a run on this stream gives could change; it stands in every record,
+    #: and a report does not mix two of them. None: the stream does not say.
+    version: int | None = None
+
     def __init__(
         self,
         *,

@@ -15,6 +15,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from ftml_bench import metrics, registry
+from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.definition import BenchmarkSpec, Row
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.seeding import derive
@@ -41,6 +42,16 @@ def prepare_benchmark(spec: BenchmarkSpec, seeds: Sequence[int], data: str | Non
     cls = registry.load("benchmark", spec.benchmark)
     for seed in seeds if hasattr(cls, "prepare") else ():
         construct(cls.prepare, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+
+
+def version_of(cls: Callable[..., Any], where: str) -> int | None:
+    """The version of a benchmark's stream, as its class says; None if it says none.
+
+    :param where: named in the error.
+    :raises UsageError: it says something that is no whole number of at least 1.
+    """
+    version = getattr(cls, "version", None)
+    return None if version is None else check_int(f"{where}: version", version, least=1)
 
 
 def _benchmark_settings(cls: type, spec: BenchmarkSpec, seed: int, data: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from avalanche.evaluation.metric_results import MetricValue
 from avalanche.logging import BaseLogger, TensorboardLogger
 from avalanche.training.templates import SupervisedTemplate
 
+from ftml_bench import registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.building import (
     GIVEN_BY_CELL,
@@ -27,6 +28,7 @@ from ftml_bench.building import (
     metric_of,
     prepare_benchmark,
     settings_of,
+    version_of,
 )
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
@@ -34,11 +36,19 @@ from ftml_bench.measures import CURVES
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.metrics.performance import check_classification
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
+from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
 from ftml_bench.resuming import StateSaver, begin_or_go_on
 from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.stock import needs_classes
 from ftml_bench.strategies.together import Together
+
+
+def versions(definition: Definition) -> dict[str, dict[str, int | None]]:
+    """For each of its benchmarks by name what a new record's `protocol` says of versions.
+
+    :raises UsageError: an unknown benchmark, or one whose version is no whole number.
+    """
+    return {spec.name: _versions(spec) for spec in definition.benchmarks}
 
 
 def check(definition: Definition, data: str | None) -> None:
@@ -240,6 +250,7 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
     arrivals = given_or(spec.arrivals, benchmark.arrivals)
     cls = type(strategy)
     return {
+        **_versions(spec),
         "benchmark": spec.benchmark,
         "benchmark_settings": _plain({**_defaults(type(benchmark), {"seed", "root", "cache"}), **spec.settings}),
         # with versions, where a stream renders its images: scores on two renderers must not be mixed
@@ -258,6 +269,11 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "settings": _plain({**_defaults(cls, GIVEN_BY_CELL), **settings_of(cls, row, benchmark)}),
         "parameters": sum(p.numel() for p in strategy.model.parameters()),
     }
+
+
+def _versions(spec: BenchmarkSpec) -> dict[str, int | None]:
+    stream = version_of(registry.load("benchmark", spec.benchmark), f"{spec.name}: {spec.benchmark}")
+    return {"version": VERSION, "benchmark_version": stream}
 
 
 def _defaults(cls: type, without: set[str]) -> dict[str, Any]:

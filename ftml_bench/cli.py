@@ -391,6 +391,7 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
     from ftml_bench import cell, schedule
 
     schedule.check_free(definition, root)
+    schedule.check_versions(definition, root, cell.versions(definition))
     cell.check(definition, options.data)
     outcomes = schedule.run_cells(
         definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device

@@ -26,6 +26,10 @@ from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.performance import Performance
 
+#: Raised whenever the same learner on the same stream could come to other numbers: in what order data arrive, what is
+#: trained on and evaluated when, what is counted. It stands in every record; a report does not mix two of them.
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Evaluation:

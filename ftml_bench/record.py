@@ -71,6 +71,11 @@ class Run:
         """running, finished, diverged or failed."""
         return self.record["status"]
 
+    @property
+    def ended(self) -> bool:
+        """Whether its numbers count: it finished or diverged."""
+        return self.status in ("finished", "diverged")
+
 
 class RunWriter:
     """Writes one cell's files. Make one with `start` or `go_on`, `append` every evaluation, then `finish`."""

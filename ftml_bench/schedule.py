@@ -21,7 +21,7 @@ import yaml
 from tqdm import tqdm
 
 from ftml_bench import definition as definitions
-from ftml_bench import record
+from ftml_bench import record, versions
 from ftml_bench.definition import Cell, Definition
 from ftml_bench.errors import UsageError
 
@@ -89,6 +89,28 @@ def check_free(definition: Definition, root: Path) -> None:
             )
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
+
+
+def check_versions(definition: Definition, root: Path, new: dict[str, dict[str, int | None]]) -> None:
+    """Sees that the cells that are kept are of the same versions as those that would be run; changes nothing.
+
+    :param new: for each benchmark by name what a new record's `protocol` says of versions.
+    :raises UsageError: they are not, and some cells remain to be run: nobody could compare them.
+    """
+    kept = [cell for cell, _ in _kept(definition, root)]
+    names = {spec.name: spec.benchmark for spec in definition.benchmarks}
+    if len(kept) == len(definition.cells()):
+        return
+    try:
+        versions.refuse_mixed(
+            [(names[name], protocol, "a new cell") for name, protocol in new.items()]
+            + [
+                (names[cell.benchmark], record.read(root / cell.folder).record["protocol"], root / cell.folder)
+                for cell in kept
+            ]
+        )
+    except UsageError as error:
+        raise UsageError(f"{error}: choose another --out or move it away") from None
 
 
 def _claim(definition: Definition, root: Path) -> None:

@@ -245,6 +245,7 @@ class Numbered(Sinusoids):
         ("has the defaults that a leaderboard takes", changed(Sinusoids, threshold=("precision", 0.5))),
         ("has the defaults that a leaderboard takes", changed(Sinusoids, checkpoints=[3])),
         ("has the defaults that a leaderboard takes", changed(Sinusoids, update_steps=0)),
+        ("its version is a whole number, if it says one", type("Worded", (Sinusoids,), {"version": "1.1"})),
         ("its model and criterion fit its data", changed(Sinusoids, model=lambda: nn.Linear(2, 1))),
         ("its model and criterion fit its data", changed(RainbowDigits, criterion=lambda a, b: a.sum() * 0)),
     ],

@@ -125,6 +125,10 @@ def _defaults(subject: BenchmarkSubject) -> None:
         raise BrokenError(f"no arrival ends at the checkpoints {late}")
 
 
+def _version(subject: BenchmarkSubject) -> None:
+    building.version_of(subject.cls, subject.cls.__name__)
+
+
 def _own_model_learns(subject: BenchmarkSubject) -> None:
     benchmark = subject.benchmark()
     dataset = benchmark.train_stream[0].dataset
@@ -145,5 +149,6 @@ BENCHMARK_CONTRACTS: dict[str, Callable[[Any], None]] = {
     "no held-out input is training data": _held_out_is_held_out,
     "rounds are numbered and labelled": _experiences,
     "has the defaults that a leaderboard takes": _defaults,
+    "its version is a whole number, if it says one": _version,
     "its model and criterion fit its data": _own_model_learns,
 }

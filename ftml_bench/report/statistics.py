@@ -10,6 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ftml_bench import versions
 from ftml_bench.curves import Threshold, datapoints_to_threshold
 from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
@@ -153,9 +154,15 @@ def results(definition: Definition, runs: list[tuple[Cell, Run]], root: Path) ->
     """The numbers of every benchmark of which at least one run came to its end (finished or diverged).
 
     :param root: the leaderboard's folder, to name files in errors.
-    :raises UsageError: a finished run's files do not hold what its protocol says.
+    :raises UsageError: a finished run's files do not hold what its protocol says, or two runs are of different versions
+        of a stream or of the protocol.
     """
     found = dict(runs)
+    versions.refuse_mixed(
+        (definition.benchmark(cell.benchmark).benchmark, run.record["protocol"], root / cell.folder / "record.json")
+        for cell, run in runs
+        if run.ended
+    )
     return [
         result
         for spec in definition.benchmarks
@@ -195,7 +202,7 @@ def halves(name: str, curve: Measured) -> dict[str, Callable[[CellSummary], floa
 def _benchmark_result(
     spec: BenchmarkSpec, seeds: tuple[int, ...], runs: dict[Cell, Run], root: Path
 ) -> BenchmarkResult | None:
-    ended = {c: run for c, run in runs.items() if c.benchmark == spec.name and run.status in ("finished", "diverged")}
+    ended = {c: run for c, run in runs.items() if c.benchmark == spec.name and run.ended}
     if not ended:
         return None
     finished = {cell: run for cell, run in ended.items() if run.status == "finished"}
