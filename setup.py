@@ -1,14 +1,19 @@
 """Packaging: the folders of the repository become one package, `ftml_bench`."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
 
+HERE = Path(__file__).parent
+# Read, not imported: when the package is built, what it imports need not be there.
+[VERSION] = re.findall(r'^__version__ = "(.+)"$', (HERE / "ftml_bench/__init__.py").read_text(encoding="utf-8"), re.M)
+
 setup(
     name="ftml-bench",
-    version="0.1.0",
+    version=VERSION,
     description="Does a learner learn new tasks faster and faster? Online meta-learning benchmarks for Avalanche.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
@@ -48,7 +53,12 @@ setup(
     extras_require={"mujoco": ["mujoco>=3.3.3"]},
     entry_points={"console_scripts": ["ftml-bench = ftml_bench.cli:main"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

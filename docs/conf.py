@@ -6,13 +6,14 @@ Nothing is fetched: neither from other sites while building nor by a page that i
 """
 
 import sys
-from importlib.metadata import version as installed_version
 from pathlib import Path
+
+from ftml_bench import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))  # this folder's own extensions
 
 project = "ftml-bench"
-version = release = installed_version("ftml-bench")
+version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "docstrings", "mathml", "public_names"]
 

@@ -4,3 +4,5 @@ Import from the subpackages (`ftml_bench.strategies`, `ftml_bench.benchmarks`, `
 `ftml_bench.models`, `ftml_bench.adaptation`, `ftml_bench.protocol`). This module imports nothing heavy, so that the
 command line answers at once.
 """
+
+__version__ = "0.1.0"

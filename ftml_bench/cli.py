@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ftml_bench import __version__
 from ftml_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         description="Online meta-learning benchmarks: does a learner learn new tasks faster and faster?",
         epilog="The first thing to try: ftml-bench leaderboard quick",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action="version", version=f"ftml-bench {__version__}", help="show the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, function: Callable[[argparse.Namespace], int], text: str, example: str) -> _Parser:
@@ -176,16 +177,6 @@ def _add_running(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--device", default="cpu", metavar="NAME", help="to train on: cpu (default), cuda, cuda:1 ...")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _add_data(parser)
-
-
-class _Version(argparse.Action):
-    """Prints the version; looks for it only when asked."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
-
-        print(f"ftml-bench {version('ftml-bench')}")
-        parser.exit()
 
 
 def _list(options: argparse.Namespace) -> int:

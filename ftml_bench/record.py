@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+from ftml_bench import __version__
 from ftml_bench import definition as definitions
 from ftml_bench.definition import Cell, Definition
 from ftml_bench.errors import UsageError
@@ -33,7 +34,7 @@ TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
 MEASURE_COLUMNS = ("round", "measure", "value")
 STATUSES = ("running", "finished", "diverged", "failed")
 SAVED_STATE = "state.pt"
-_PACKAGES = ("torch", "avalanche-lib", "ftml-bench", "numpy")
+_PACKAGES = ("torch", "avalanche-lib", "numpy")
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,11 @@ class RunWriter:
 def provenance() -> dict[str, Any]:
     """Versions, commit, machine, command and time: what every record says about how it came about."""
     return {
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "ftml-bench": __version__,
+            **{package: version(package) for package in _PACKAGES},
+        },
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
