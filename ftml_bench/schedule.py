@@ -92,23 +92,21 @@ def check_free(definition: Definition, root: Path) -> None:
 
 
 def check_versions(definition: Definition, root: Path, new: dict[str, dict[str, int | None]]) -> None:
-    """Sees that the cells that are kept are of the same versions as those that would be run; changes nothing.
+    """Sees that the cells that are kept are of the same versions as those that remain to be run; changes nothing.
 
     :param new: for each benchmark by name what a new record's `protocol` says of versions.
-    :raises UsageError: they are not, and some cells remain to be run: nobody could compare them.
+    :raises UsageError: they are not: the report would refuse them when all had been run.
     """
-    kept = [cell for cell, _ in _kept(definition, root)]
-    names = {spec.name: spec.benchmark for spec in definition.benchmarks}
-    if len(kept) == len(definition.cells()):
-        return
+    kept = dict(_kept(definition, root))
+    found = []
+    for cell in definition.cells():
+        name = definition.benchmark(cell.benchmark).benchmark
+        if cell in kept:
+            found.append((name, record.read(root / cell.folder).record["protocol"], str(root / cell.folder)))
+        else:
+            found.append((name, new[cell.benchmark], "a new cell"))
     try:
-        versions.refuse_mixed(
-            [(names[name], protocol, "a new cell") for name, protocol in new.items()]
-            + [
-                (names[cell.benchmark], record.read(root / cell.folder).record["protocol"], root / cell.folder)
-                for cell in kept
-            ]
-        )
+        versions.refuse_mixed(found)
     except UsageError as error:
         raise UsageError(f"{error}: choose another --out or move it away") from None
 

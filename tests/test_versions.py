@@ -161,7 +161,18 @@ def test_a_leaderboard_does_not_go_on_with_cells_of_another_version(tmp_path, mo
     assert cli.main(command) == 2
     kept = root / Cell("waves 0", "FromScratch", 0).folder
     assert capsys.readouterr().err == (
-        f"ftml-bench: error: {kept} is of version 1 of Sinusoids, a new cell of version 2: a report does not mix them: "
+        f"ftml-bench: error: a new cell is of version 2 of Sinusoids, {kept} of version 1: a report does not mix them: "
         "choose another --out or move it away\n"
     )
     assert sorted(root.rglob("*")) == files
+
+
+def test_a_stream_of_which_nothing_is_left_to_run_keeps_no_other_from_going_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    definition = content("Sinusoids", f"{__name__}:Second", seeds=[0])
+    Path("tiny.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    command = ["leaderboard", "tiny.yaml", "--quiet", "--jobs", "1"]
+    assert cli.main(command) == 0
+    (Path("runs/tiny") / Cell("waves 1", "FromScratch", 0).folder / "record.json").unlink()
+    monkeypatch.setattr(Sinusoids, "version", 5)
+    assert cli.main(command) == 0
