@@ -25,6 +25,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data.dataloader import default_collate
 
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.weights import see_that_it_follows
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.cost import Cost
@@ -167,6 +168,7 @@ class Learner(SupervisedTemplate):
         self._own_model = self.model
         self._ahead: dict[tuple[int, ...] | None, nn.Module] = {}  # in an evaluation: what predicts tasks, by labels
         self._warned_of: set[str] = set()  # experiences that were predicted without data which are there
+        self._copies_follow = False  # found out after every arrival anew: hooks may have come
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
 
     # -- what a learner is
@@ -235,6 +237,7 @@ class Learner(SupervisedTemplate):
         super()._before_training(**kwargs)
 
     def _before_training_exp(self, **kwargs) -> None:
+        self._copies_follow = False
         convert_batch_norm(self.model)  # where layers have been added since
         self.experience = self._arrival()
         self._check_points()
@@ -470,6 +473,11 @@ class Learner(SupervisedTemplate):
         copy = copy_of(self.model)
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
+        if self._adapts and not self._copies_follow:
+            inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
+            with batch_statistics():
+                see_that_it_follows(copy, self.model, *inputs)
+            self._copies_follow = True
         self._keep_statistics(copy, x, labels)
         return copy
 

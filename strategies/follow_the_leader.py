@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.strategies.adaptable import adaptable
 from ftml_bench.strategies.joint import JointLearner
@@ -115,5 +116,5 @@ class FollowTheLeader(JointLearner):
             adapted=adapted_names(model, "all"),
             clip=self.inner_clip,
         )
-        model.load_state_dict(tuned, strict=False)
+        put(tuned, model, self.model)
         self.cost.gradient_evaluations += self.update_steps * len(y)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.weights import put
 from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
@@ -161,7 +162,7 @@ class FTML(Learner):
     def engine(self) -> Engine:
         """What computes the meta-gradient, of the present criterion; what changes in the model it notices itself."""
         if self._engine.criterion is not self._criterion:
-            self._engine = self._engine_of(self.model)
+            self._engine.criterion = self._criterion
         return self._engine
 
     @property
@@ -318,7 +319,7 @@ class FTML(Learner):
         # A model that grows may have grown for this evaluation.
         engine = self._engine_of(self.model) if grows(self.model) else self.engine
         adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
-        model.load_state_dict(adapted, strict=False)
+        put(adapted, model, self.model)
         self.cost.gradient_evaluations += self.update_steps * len(y)
 
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
@@ -349,7 +350,7 @@ class FTML(Learner):
         copies = {}
         for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
             copy = copy_of(self.model)
-            copy.load_state_dict(weights, strict=False)
+            put(weights, copy, self.model)
             self._keep_statistics(copy, own_x, torch.zeros(len(own_x), device=own_x.device))
             copies[labels] = copy
         return copies

@@ -13,6 +13,7 @@ from ftml_bench.adaptation.inner_loop import update_procedure
 from ftml_bench.adaptation.weights import call_with, while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models import TaskBatchNorm
+from ftml_bench.models.copies import copy_of
 
 INNER = {"inner_lr": 0.1, "inner_steps": 2}
 
@@ -33,13 +34,13 @@ def plain(model, support, query, criterion=nn.functional.cross_entropy, steps=2,
     """Plain copies, plain gradient descent; with a direction, at weights moved by h along it."""
     outputs = []
     for x, y, q in zip(*support, query, strict=True):
-        copy = deepcopy(model)
+        copy = copy_of(model)
         with torch.no_grad():
             for p, d in zip(copy.parameters(), moved or [], strict=False):
                 p.add_(d, alpha=h)
         trained = [p for p in copy.parameters() if p.requires_grad]
         for _ in range(steps):
-            gradients = torch.autograd.grad(criterion(copy(x), y), trained)
+            gradients = torch.autograd.grad(criterion(copy(x), y), trained, allow_unused=True, materialize_grads=True)
             with torch.no_grad():
                 for p, g in zip(trained, gradients, strict=True):
                     p -= lr * (g if clip is None else g.clip(-clip, clip))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import is_
 from typing import Any
 
@@ -15,7 +17,7 @@ from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parame
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
 
-OWN_SETTINGS = ("inner_lr", "inner_steps", "second_order", "memory", "memory_budget")  # may be set at any time
+SETTINGS = {name for name, p in inspect.signature(InnerLoop).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 class TriedEngine:
@@ -32,9 +34,11 @@ class TriedEngine:
     def __init__(
         self, candidates: list[type[InnerLoop]], model: nn.Module, criterion: Criterion, settings: dict[str, Any]
     ) -> None:
+        if "adapted" in settings and not isinstance(settings["adapted"], str):
+            settings = {**settings, "adapted": list(settings["adapted"])}
         self._candidates = candidates
-        self._settings = settings
-        self.criterion = criterion
+        self._settings = dict(settings)
+        self._criterion = criterion
         self._built = 0
         self._ever_changing: set[tuple[Any, ...]] = set()  # parts of the composition that calls change
         self._composition: Composition
@@ -46,11 +50,25 @@ class TriedEngine:
         return getattr(self._engine, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.__dict__.get("_settings", {}) or name in OWN_SETTINGS:  # of whatever engine is used
-            self._settings[name] = value
+        """Settings of the inner loop may be set at any time."""
+        if name not in SETTINGS:
+            super().__setattr__(name, value)
+            return
+        self._settings[name] = value
+        if name in ("inner_lr", "memory_budget"):  # which no trial depends on
             setattr(self._engine, name, value)
         else:
-            super().__setattr__(name, value)
+            self._build(self._model)
+
+    @property
+    def criterion(self) -> Criterion:
+        """The loss of both loops; it may be exchanged."""
+        return self._criterion
+
+    @criterion.setter
+    def criterion(self, criterion: Criterion) -> None:
+        self._criterion = criterion
+        self._build(self._model)
 
     @property
     def built(self) -> int:
@@ -66,10 +84,16 @@ class TriedEngine:
         return {**chosen, **({"engine_note": "; ".join(notes)} if notes else {})}
 
     def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
-        """See `Engine.predict`."""
-        return self._by_the_first(
-            lambda engine: engine.predict(parameters, support, query_x), parameters, support, query_x
-        )
+        """See `Engine.predict`.
+
+        :raises UsageError: also for parameters that are not all there, or for sets that do not fit each other.
+        """
+        x, y, query_x = usable((*support, query_x))
+        self._check(parameters, x, y, query_x)
+        with outside_inference_mode():
+            return self._by_the_first(
+                lambda engine: engine.predict(parameters, (x, y), query_x), parameters, (x, y), query_x
+            )
 
     def predict_each(
         self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
@@ -85,15 +109,30 @@ class TriedEngine:
     def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         self._notice_changes()
-        return self._engine.adapt(parameters, x, y, steps)
+        x, y = usable((x, y))
+        with outside_inference_mode():
+            return self._engine.adapt(parameters, x, y, steps)
 
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""
         self._notice_changes()
-        try:
-            return self._engine.adapt_each(parameters, x, y, steps)
-        except UntreatableError:  # such as shapes that it has no form for
-            return [self._engine.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
+        x, y = usable((x, y))
+        with outside_inference_mode():
+            try:
+                return self._engine.adapt_each(parameters, x, y, steps)
+            except UntreatableError:  # such as shapes that it has no form for
+                return [self._engine.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
+
+    def _check(self, parameters: Parameters, x: Input, y: Tensor, query_x: Input) -> None:
+        missing = [name for name, _ in self._engine.model.named_parameters() if name not in parameters]
+        if missing:
+            raise UsageError(f"parameter {missing[0]} of {type(self._model).__name__} is not among those given")
+        inputs, queries = (part[0] if isinstance(part, tuple) else part for part in (x, query_x))
+        if inputs.dim() < 2 or inputs.shape[:2] != y.shape[:2] or len(queries) != len(inputs):
+            raise UsageError(
+                f"support x {tuple(inputs.shape)}, y {tuple(y.shape)} and query x {tuple(queries.shape)}: expected "
+                f"(tasks, points, ...) with as many tasks each, and as many points in x and y"
+            )
 
     def _by_the_first(
         self,
@@ -107,7 +146,7 @@ class TriedEngine:
         key = _kind_of(self._engine.model, *support, query_x)
         if key in self._passed:
             return call(self._engine)
-        trial = Trial(self._engine.model, self.criterion, parameters, support, query_x, self._settings_of_steps())
+        trial = Trial(self._engine.model, self._criterion, parameters, support, query_x, self._settings_of_steps())
         state = random_state(support[1].device)
         while True:
             try:
@@ -133,6 +172,8 @@ class TriedEngine:
         """Try the present engine; where it may choose how to spare memory, in both ways."""
         engine = self._engine
         engine.changes_inputs = trial.changes_inputs
+        if trial.criterion_sees_weights and engine.name != "loop":
+            raise UntreatableError(engine.name, "calls the criterion, which looks at the model's weights, with its own")
         ways = engine.memories if engine.memory == "auto" else (engine.memory,)
         failures: list[UntreatableError] = []
         for memory in ways:
@@ -158,8 +199,8 @@ class TriedEngine:
             self._build(self._engine.model)
 
     def _note_composition(self) -> None:
-        self._composition = composition(self._engine.model, self.criterion)
-        self._modules = modules_of(self._engine.model, self.criterion)
+        self._composition = composition(self._engine.model, self._criterion)
+        self._modules = modules_of(self._engine.model, self._criterion)
         self._pieces = pieces(self._modules)
 
     def _build(self, model: nn.Module) -> None:
@@ -180,7 +221,7 @@ class TriedEngine:
                     raise self._none_is_left(reason) from (error or reason)
             kind = self._left.pop(0)
             try:
-                self._engine = kind(self._model, self.criterion, **self._settings)
+                self._engine = kind(self._model, self._criterion, **self._settings)
                 return
             except UntreatableError as found:
                 reason = found
@@ -197,6 +238,26 @@ class TriedEngine:
 
     def _settings_of_steps(self) -> dict[str, Any]:
         return {name: value for name, value in self._settings.items() if name not in ("memory", "memory_budget")}
+
+
+def usable(value: Any) -> Any:
+    """Tensors that gradients can be taken of: copies of those that were made in inference mode."""
+    if isinstance(value, tuple):
+        return tuple(map(usable, value))
+    if not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
+
+
+@contextmanager
+def outside_inference_mode() -> Iterator[None]:
+    """Inside, gradients can be taken, which inference mode has none of."""
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def _kind_of(model: nn.Module, x: Input, y: Tensor, query_x: Input) -> tuple[Any, ...]:

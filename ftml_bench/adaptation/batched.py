@@ -83,7 +83,8 @@ class BatchedEngine(WrittenSteps):
             features = self._common_features(parameters, some_x)
             fast = self._copies(parameters, len(some_x))
             for _ in range(steps):
-                self._move(fast, self._gradients(fast, features, some_y))
+                # a layer may write into what it is given, and no trial may have been yet that would have found out
+                self._move(fast, self._gradients(fast, features.clone(), some_y))
             for task in range(len(some_x)):
                 own = {name: weights[task] for name, weights in fast.items()}
                 found.append({name: own.get(name, p).detach() for name, p in parameters.items()})
@@ -211,6 +212,8 @@ def why_not_batched(model: nn.Module) -> str:
             return f"has no batched form of {type(layer).__name__} ({name or 'the model itself'})"
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
             return f"takes zero padding given by numbers only ({name})"
+        if isinstance(layer, TaskBatchNorm) and (layer.weight is None) != (layer.bias is None):
+            return f"takes norms with scale and offset or with none ({name})"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return f"takes Flatten(1, -1) only ({name})"
     names = {name for name, _ in model.named_parameters(remove_duplicate=True)}

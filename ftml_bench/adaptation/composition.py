@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ftml_bench.adaptation.inner_loop import MODULE_HOOKS, Criterion
 
@@ -18,7 +20,7 @@ def composition(model: nn.Module, criterion: Criterion) -> Composition:
     Values of tensors and modes (training, evaluation) are no part of it. Two compositions are equal if nothing has been
     replaced, frozen, hooked or set.
     """
-    found: Composition = {("criterion",): id(criterion)}
+    found: Composition = {("criterion",): id(criterion), ("hooks",): tuple(map(tuple, _global_hooks()))}
     for number, module in enumerate(modules_of(model, criterion)):
         own = vars(module)
         found[number, "module"] = (id(module), type(module), *map(id, own["_modules"].values()))
@@ -33,7 +35,30 @@ def composition(model: nn.Module, criterion: Criterion) -> Composition:
                 found[number, name] = repr(value) if isinstance(value, tuple) else value
             elif callable(value) and not isinstance(value, nn.Module):  # such as a `forward` of its own
                 found[number, name] = id(value)
+        for name, values in _containers(own):
+            found[number, name] = tuple(id(v) for v in values)
+        for name, buffer in _switches(module):
+            found[number, "switch", name] = buffer._version
     return found
+
+
+def _global_hooks() -> list[dict]:
+    return [getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in MODULE_HOOKS]
+
+
+def _containers(own: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+    """Lists and dictionaries in a module's attributes, with what stands in them; not nn.Module's own."""
+    found = [
+        (name, v) for name, v in own.items() if type(v) in (list, dict) and name not in ("_parameters", "_modules")
+    ]
+    return [(name, list(v.values()) if isinstance(v, dict) else v) for name, v in found]
+
+
+def _switches(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers of whole numbers, by which a layer may decide what it does; norm layers count with theirs."""
+    if isinstance(module, _NormBase):
+        return []
+    return [(n, b) for n, b in module._buffers.items() if b is not None and not b.is_floating_point()]
 
 
 def modules_of(model: nn.Module, criterion: Criterion) -> list[nn.Module]:
@@ -47,13 +72,16 @@ def pieces(modules: Iterable[nn.Module]) -> list[object]:
     A composition is the same as long as these are the same objects, which is found out much faster. (Whoever keeps the
     list keeps them alive, so that no other object can be where one of them was.)
     """
-    found: list[object] = []
+    found: list[object] = [hook for hooks in _global_hooks() for hook in hooks]
     for module in modules:
         own = vars(module)
         found += own.values()
         found += own["_modules"].values()
         for hooks in MODULE_HOOKS:
             found += own[hooks]
+        for _, values in _containers(own):
+            found += values
+        found += [buffer._version for _, buffer in _switches(module)]
         for p in own["_parameters"].values():
             found += (p, None, None) if p is None else (p, p.requires_grad, p._backward_hooks)
     return found

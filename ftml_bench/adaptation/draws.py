@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,35 @@ def replayed(state: RandomState | None, device: torch.device) -> Iterator[None]:
         restore(before, device)
 
 
+def _put_back(generator: Any) -> Callable[[], object]:
+    """What puts a generator back to where it is now."""
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, np.random.Generator):
+        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    return partial(generator.setstate, generator.getstate())
+
+
+OWN = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+@contextmanager
+def own_generators_kept(model: nn.Module) -> Iterator[None]:
+    """Generators that layers have of their own are afterwards where they were."""
+    values = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, OWN)]
+    back = list(map(_put_back, values))
+    try:
+        yield
+    finally:
+        for put in back:
+            put()
+
+
 def own_generator(model: nn.Module) -> str:
     """A layer that draws from a generator of its own, whose draws cannot be repeated; empty if there is none."""
-    kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
     for name, layer in model.named_modules():
-        if any(isinstance(value, kinds) for value in vars(layer).values()):
+        if any(isinstance(value, OWN) for value in vars(layer).values()):
             return f"{type(layer).__name__} ({name or 'the model itself'})"
     return ""

@@ -8,13 +8,14 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 
 from ftml_bench.adaptation.graphs import Graphs
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.models.norm import CONVERTED, TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Parameters = Mapping[str, Tensor]
@@ -150,7 +151,7 @@ class InnerLoop:
             raise unknown("memory", memory, MEMORY)
         if memory != "auto" and memory not in self.memories:
             raise UntreatableError(self.name, f"takes memory={self.memories[0]!r} only, not {memory!r}")
-        refuse_running_norms(model)
+        refuse_untreatable_layers(model)
         refuse_parameter_hooks(model)
         self.model = convert_batch_norm(model)
         self.graphs = Graphs()
@@ -256,9 +257,12 @@ def scalar(loss: Tensor) -> Tensor:
     return loss
 
 
-def trained_in(criterion: Criterion) -> bool:
-    """Whether the criterion has parameters of its own that ask for a gradient."""
-    return isinstance(criterion, nn.Module) and any(p.requires_grad for p in criterion.parameters())
+def trained_in(criterion: Criterion, model: nn.Module) -> bool:
+    """Whether the criterion has parameters of its own, not the model's, that ask for a gradient."""
+    own = {id(p) for p in model.parameters()}
+    return isinstance(criterion, nn.Module) and any(
+        p.requires_grad and id(p) not in own for p in criterion.parameters()
+    )
 
 
 def hooked(model: nn.Module) -> str:
@@ -267,7 +271,8 @@ def hooked(model: nn.Module) -> str:
         return "all modules"
     for name, module in model.named_modules():
         own = vars(module)
-        if any(own[hooks] for hooks in MODULE_HOOKS) or "forward" in own:
+        is_called_otherwise = "forward" in own or type(module).__call__ is not nn.Module.__call__
+        if any(own[hooks] for hooks in MODULE_HOOKS) or is_called_otherwise or own.get("_compiled_call_impl"):
             return f"{type(module).__name__} ({name or 'the model itself'})"
     return ""
 
@@ -285,21 +290,29 @@ def refuse_parameter_hooks(model: nn.Module) -> None:
             )
 
 
-def refuse_running_norms(model: nn.Module) -> None:
-    """Refuse norm layers that no engine can treat: they change their own buffers in every inner step.
+def refuse_untreatable_layers(model: nn.Module) -> None:
+    """Refuse layers that no engine can treat.
 
-    :raises UsageError: for an `InstanceNorm` with running statistics, or a batch norm that cannot be converted.
+    :raises UsageError: for norm layers that change their own statistics in every inner step (an `InstanceNorm` with
+        running statistics), batch norms that are more than `nn.BatchNorm1d` to 3d and so cannot be converted, lazy
+        layers that have not seen a batch, and TorchScript, which cannot be called with other weights.
     """
     for name, module in model.named_modules():
-        if isinstance(module, _NormBase) and module.track_running_stats and not _convertible(module):
+        of = f"{type(module).__name__} ({name or 'the model itself'})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
+        if isinstance(module, _BatchNorm) and type(module) not in (TaskBatchNorm, *CONVERTED):
             raise UsageError(
-                f"{type(module).__name__} ({name or 'the model itself'}) keeps running statistics, which every inner "
-                f"step would change: expected nn.BatchNorm1d to 3d, or track_running_stats=False"
+                f"{of} is a batch norm of its own kind, which cannot be converted to one with a task's statistics: "
+                f"expected nn.BatchNorm1d to 3d as they are"
             )
-
-
-def _convertible(module: nn.Module) -> bool:
-    return isinstance(module, (TaskBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+        if isinstance(module, _NormBase) and not isinstance(module, _BatchNorm) and module.track_running_stats:
+            raise UsageError(
+                f"{of} keeps running statistics, which every inner step would change: expected "
+                f"track_running_stats=False"
+            )
+        if any(p is not None and is_lazy(p) for p in module._parameters.values()):
+            raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
 
 
 def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
@@ -315,6 +328,8 @@ def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
     if isinstance(adapted, str):
         raise unknown("value of adapted", adapted, ["all", "last_layer"])
     wanted = list(adapted)
+    if not wanted:
+        raise UsageError("adapted=[]: expected 'all', 'last_layer' or names of parameters")
     for name in wanted:
         if name not in trainable:
             raise unknown("parameter in adapted", name, trainable)
@@ -351,16 +366,21 @@ def update_procedure(
     leaves = [copy[name].requires_grad_() for name in adapted]
     step = optimizer(leaves)
     inputs = x if isinstance(x, tuple) else (x,)
+    held = copy | {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def derive() -> None:
         # a model may write into what it is given
-        scalar(criterion(model(*(part.clone() for part in inputs)), y)).backward()
+        loss = scalar(criterion(model(*(part.clone() for part in inputs)), y))
+        # `inputs` only where something else asks for a gradient: not every model can be derived so
+        loss.backward(inputs=leaves) if trained_in(criterion, model) else loss.backward()
 
     with torch.enable_grad(), batch_statistics():
         for _ in range(steps):
             step.zero_grad()
-            while_holding(model, copy, derive)
+            while_holding(model, held, derive)
             if clip is not None:
-                torch.nn.utils.clip_grad_value_(leaves, clip)
+                for leaf in leaves:
+                    if leaf.grad is not None:
+                        leaf.grad = leaf.grad.to_dense().clamp(-clip, clip)
             step.step()
     return {name: p.detach() for name, p in copy.items()}

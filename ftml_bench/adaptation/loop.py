@@ -50,7 +50,8 @@ class LoopEngine(WrittenSteps):
             yield engine, *task
 
     def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
-        return self._support_loss(partial(self._call, fast), x, y)
+        # a criterion may look at the model's weights, too: a penalty on them, for one
+        return while_holding(self.model, fast, lambda: self._support_loss(self._call_as_it_is, x, y))
 
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return self._query_outputs(partial(self._call, fast), support_x, query_x)
@@ -60,5 +61,10 @@ class LoopEngine(WrittenSteps):
             return while_holding(self.model, fast, function)
 
     def _call(self, fast: Weights, x: Tensor) -> Tensor:
-        labels = () if self._label is None else (self._label.expand(len(x)),)
-        return call_with(self.model, fast, x, *labels)
+        return call_with(self.model, fast, x, *self._labels(x))
+
+    def _call_as_it_is(self, x: Tensor) -> Tensor:
+        return self.model(x, *self._labels(x))
+
+    def _labels(self, x: Tensor) -> tuple[Tensor, ...]:
+        return () if self._label is None else (self._label.expand(len(x)),)

@@ -8,6 +8,7 @@ them. The gradient is the same; every step is computed twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class WrittenSteps(InnerLoop):
             raise UntreatableError(
                 self.name, f"with memory='adjoint' cannot draw twice alike from the generator of {layer}"
             )
-        if self.memory == "adjoint" and trained_in(criterion):
+        if self.memory == "adjoint" and trained_in(criterion, self.model):
             raise UntreatableError(self.name, "with memory='adjoint' takes no criterion with parameters of its own")
 
     def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
@@ -69,6 +70,8 @@ class WrittenSteps(InnerLoop):
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
         """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
         wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (*fast.values(), x, query_x))
+        if memory == "adjoint" and torch.is_grad_enabled() and y.requires_grad:
+            raise UntreatableError(self.name, "by the adjoint takes no derivative in targets")
         if memory == "adjoint" or not wanted:  # which keeps no graph
             return _Adjoint.apply(self, list(fast), x, y, query_x, *fast.values())
         # what asks for no gradient is adapted all the same
@@ -121,9 +124,11 @@ class WrittenSteps(InnerLoop):
         """
         if self.memory == "auto":
             # first order keeps no graph, and what cannot be drawn again cannot be computed again
-            if not self.second_order or own_generator(self.model) or trained_in(self.criterion):
+            if not self.second_order or own_generator(self.model) or trained_in(self.criterion, self.model):
                 return "unroll"
             fast, x, y = one_task()
+            if y.requires_grad:
+                return "unroll"
             if x.shape not in self._step_bytes:
                 self._step_bytes[x.shape] = self._bytes_of_a_step(fast, x, y)
             # the query's pass counts as one more step
@@ -140,8 +145,9 @@ class WrittenSteps(InnerLoop):
         kept: dict[int, int] = {}  # by storage
 
         def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            if tensor.layout is torch.strided:  # sparse gradients are small
+                storage = tensor.untyped_storage()
+                kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         leaves = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in fast.items()}
@@ -232,7 +238,11 @@ class _Adjoint(torch.autograd.Function):
         states.append(_state_or_none(x))
         outputs = engine._outputs(fast, x, query_x)
         ctx.save_for_backward(x, y, query_x, *values)
-        ctx.engine, ctx.names = engine, names
+        # with the settings of now: they may be others by the time of the backward pass
+        ctx.engine, ctx.names = copy(engine), names
+        if isinstance(engine.criterion, nn.Module):
+            ctx.engine.criterion = copy(engine.criterion)
+        ctx.modes = _modes(engine.model)
         kind = x.device.type
         ctx.precision = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         ctx.kept = [*kept, [fast[n] for n in engine.adapted]]
@@ -242,8 +252,13 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
-        with torch.autocast(*ctx.precision):
-            return _Adjoint._backward(ctx, cotangent)
+        modes = _modes(ctx.engine.model)
+        _set_modes(ctx.modes)
+        try:
+            with torch.autocast(*ctx.precision):
+                return _Adjoint._backward(ctx, cotangent)
+        finally:
+            _set_modes(modes)
 
     @staticmethod
     def _backward(ctx, cotangent: Tensor) -> tuple:
@@ -286,3 +301,13 @@ def _state_or_none(x: Tensor) -> RandomState | None:
     """The random states that layers draw from; None while a CUDA graph is recorded, which has no state to read."""
     recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
     return None if recording else random_state(x.device)
+
+
+def _modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for module in model.modules()]
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:
+            module.training = training

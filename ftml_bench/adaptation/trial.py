@@ -10,21 +10,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation.draws import own_generator, random_state, replayed
+from ftml_bench.adaptation.draws import own_generator, own_generators_kept, random_state, replayed
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
+from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
 
 MOST_STEPS = 2
 STEP = 0.05  # of the weights, by which the trial's inner steps move them: curved enough to show, and no chaos
-LENGTHS = (1e-6, 1e-7, 1e-8, 3e-9, 1e-8, 3e-9, 1e-7, 1e-8)  # of the differences along one direction after the other
-LENGTH_OF_SINGLE = 1e-3
+DIRECTIONS = 3
+LENGTHS = (1e-6, 1e-7, 1e-8, 1e-9)  # of the differences along a direction, one after the other
+LENGTHS_OF_SINGLE = (3e-3, 1e-3, 3e-4)
+ROWS = 5  # points of a support set
 Weights = dict[str, Tensor]
 
 
@@ -48,13 +52,15 @@ class Trial:
         self._kind = type(model).__name__
         self._settings = {**settings, "inner_steps": min(settings["inner_steps"], MOST_STEPS)}
         self.note = ""  # what the trial could not find out
-        self._device = support[1].device
+        self._device, self._default = support[1].device, torch.get_default_dtype()
         generator = torch.Generator().manual_seed(0)
         weights = {n: _elsewhere(p.detach(), generator) for n, p in parameters.items()}
         self._dtype: torch.dtype | None
-        for self._dtype, rows in ((torch.float64, True), (None, False)):
+        for self._dtype, rows in ((torch.float64, ROWS), (None, None)):
             try:
                 self._take(model, criterion, weights, *_few(*support, query_x, rows=rows))
+                if self._dtype is None:
+                    self.note = "tried in single precision only"
                 return
             except UsageError:
                 raise
@@ -67,11 +73,15 @@ class Trial:
     ) -> None:
         """Note a problem of this precision, and what plain copies make of it."""
         with self._conditions():
-            self._model, self._criterion = self._cast(copy_of(model)), self._cast_criterion(criterion)
+            copy = copy_of(model)
+            _refuse_shared(copy, model)
+            self._model, self._criterion = self._cast(copy), self._cast_criterion(criterion, model)
             self._weights = {n: self._cast(w) for n, w in weights.items()}
             self._data = self._cast(x), self._cast(y), self._cast(query_x)
             self._reference = InnerLoop(self._copy(), self._criterion, **self._settings)
             self._find_out_what_a_call_does()
+            with _default_dtype(self._default), own_generators_kept(model):
+                self._compare_copy_and_model(model, criterion, weights, x, y)
             if self.draws:  # in another order for several tasks
                 self._data = tuple(_rows(part, slice(1)) for part in self._data)
             self._state = random_state(self._device)
@@ -80,8 +90,25 @@ class Trial:
             self._cotangent = _random(self._expected, generator)
             trained = [n for n, p in self._model.named_parameters() if p.requires_grad]
             scales = {n: float(self._weights[n].abs().square().mean()) ** 0.5 or 0.1 for n in trained}
-            self._directions = [{n: scales[n] * _random(self._weights[n], generator) for n in trained} for _ in LENGTHS]
-            self._slopes: list[tuple[float, float]] = []
+            self._directions = [
+                {n: scales[n] * _random(self._weights[n], generator) for n in trained} for _ in range(DIRECTIONS)
+            ]
+            for direction in self._directions:
+                _leave_out_padding(direction, self._model)
+            self._slopes: dict[tuple[int, float], tuple[float, float]] = {}
+
+    def _compare_copy_and_model(
+        self, model: nn.Module, criterion: Criterion, weights: Weights, x: Input, y: Tensor
+    ) -> None:
+        """Find out what copies cannot tell, since something in them holds the model itself; in its own precision.
+
+        :raises UsageError: if a copy does not compute with its own weights.
+        """
+        own, inputs = copy_of(model), tuple(_rows(part, 0) for part in (x if isinstance(x, tuple) else (x,)))
+        put(weights, own, model)
+        with batch_statistics():
+            see_that_it_follows(own, model, *inputs)
+        self.criterion_sees_weights = _sees_weights(criterion, model, weights, inputs, y[0])
 
     def check(self, engine_class: type[InnerLoop], memory: Any) -> None:
         """Compare an engine's outputs and a directional derivative with those of plain copies.
@@ -128,16 +155,18 @@ class Trial:
         products = [(g * d[n]).abs() for d in self._directions[:1] for n, g in gradients.items()]
         steepness = sum(float(product.square().sum()) for product in products) ** 0.5
         found_wrong = []
-        for number, (slope, length) in enumerate(zip(slopes, LENGTHS, strict=True)):
-            length = length if double else LENGTH_OF_SINGLE
-            before, behind = self._slope(number, length)
-            error, kink = abs(slope - (before + behind) / 2), abs(before - behind)
-            rounding = (1e-14 if double else 1e-6) * size / length
-            if error <= (1e-6 if double else 3e-2) * steepness + rounding:
-                return
-            # A step that crosses a kink (ReLU, max) says nothing: the slopes of its two halves differ as much.
-            if error > 3 * kink:
-                found_wrong.append(error / max(steepness, 1e-30))
+        for number, slope in enumerate(slopes):
+            tried: list[_Differences] = []
+            for length in LENGTHS if double else LENGTHS_OF_SINGLE:
+                before, behind = self._slope(number, length)
+                rounding = (1e-14 if double else 1e-6) * size / length
+                tried.append(_Differences(slope, before, behind, rounding))
+                # a finer difference that agrees only because rounding allows more is no better than a coarser one
+                is_better = all(tried[-1].error <= 0.1 * coarser.error for coarser in tried[:-1])
+                if is_better and tried[-1].error <= (1e-6 if double else 3e-2) * steepness + rounding:
+                    return
+            if _are_settled(tried):
+                found_wrong.append(tried[-1].error / max(steepness, 1e-30))
             if len(found_wrong) == 2:
                 raise UntreatableError(
                     name, f"has another derivative than finite differences show (off by {min(found_wrong):.1e})"
@@ -146,13 +175,13 @@ class Trial:
 
     def _slope(self, number: int, length: float) -> tuple[float, float]:
         """The slopes of the plain copies' outputs before and behind the weights, along a direction."""
-        if number == len(self._slopes):
+        if (number, length) not in self._slopes:
             before, here, behind = (
                 float(_inner(self._expected if h == 0 else self._plain(number, h), self._cotangent))
                 for h in (-length, 0.0, length)
             )
-            self._slopes.append(((here - before) / length, (behind - here) / length))
-        return self._slopes[number]
+            self._slopes[number, length] = ((here - before) / length, (behind - here) / length)
+        return self._slopes[number, length]
 
     def _plain(self, number: int | None = None, length: float = 0.0) -> Tensor:
         """The outputs of plain copies, one a task, at weights moved along a direction."""
@@ -209,7 +238,7 @@ class Trial:
         before, version = random_state(self._device), inputs._version
         tensors: Weights = {f"parameter {n}": p for n, p in model.named_parameters()}
         tensors |= {f"buffer {n}": b for n, b in model.named_buffers()}
-        versions = {name: tensor._version for name, tensor in tensors.items()}
+        versions = {name: (tensor._version, tensor.detach().clone()) for name, tensor in tensors.items()}
         call = _of_task(model, x)
 
         def checked(x: Tensor) -> Tensor:
@@ -229,7 +258,9 @@ class Trial:
         self.changes_inputs = inputs._version != version
         buffers = {f"buffer {n}": b for n, b in model.named_buffers()}
         for name, tensor in tensors.items():
-            if tensor._version != versions[name] or buffers.get(name, tensor) is not tensor:
+            version, value = versions[name]
+            is_same = torch.equal(tensor, value) or value.isnan().any()  # also where it was written by `.data`
+            if tensor._version != version or buffers.get(name, tensor) is not tensor or not is_same:
                 raise UsageError(
                     f"no engine can treat {self._kind}: its {name} changes when it is called, and would in every inner "
                     f"step"
@@ -257,19 +288,15 @@ class Trial:
     @contextmanager
     def _conditions(self) -> Iterator[None]:
         """Inside, new tensors have the trial's precision; outside nothing is afterwards other than before."""
-        default = torch.get_default_dtype()
         with (
             torch.enable_grad(),
             torch.autocast(self._device.type, enabled=False),
             replayed(random_state(self._device), self._device),
             warnings.catch_warnings(),
+            _default_dtype(self._dtype or self._default),
         ):
             warnings.simplefilter("ignore")  # what they say is said in earnest soon
-            torch.set_default_dtype(self._dtype or default)
-            try:
-                yield
-            finally:
-                torch.set_default_dtype(default)
+            yield
 
     def _cast(self, value: Any) -> Any:
         """A model, a tensor or a tuple of tensors in the trial's precision."""
@@ -281,19 +308,54 @@ class Trial:
             return value
         return value.to(self._dtype.to_complex() if value.is_complex() else self._dtype)
 
-    def _cast_criterion(self, criterion: Criterion) -> Criterion:
-        return self._cast(copy_of(criterion)) if isinstance(criterion, nn.Module) else criterion
+    def _cast_criterion(self, criterion: Criterion, model: nn.Module) -> Criterion:
+        if not isinstance(criterion, nn.Module):
+            return criterion
+        copy, of_model = copy_of(criterion), {id(p) for p in model.parameters()}
+        for p, own in zip(copy.parameters(), criterion.parameters(), strict=True):
+            p.requires_grad_(own.requires_grad and id(own) not in of_model)  # it may hold the model
+        return self._cast(copy)
 
 
-def _few(x: Input, y: Tensor, query_x: Input, *, rows: bool) -> tuple[Any, ...]:
-    """Two tasks; of each a few points, as many tasks as rows where it is so in the whole, since sizes that happen to
-    agree may hide a mix-up. Without `rows` all points."""
+@dataclass(frozen=True)
+class _Differences:
+    """A slope that an engine claims, and those that differences of one length show before and behind a point."""
+
+    claimed: float
+    before: float
+    behind: float
+    rounding: float  # of the two
+
+    @property
+    def central(self) -> float:
+        return (self.before + self.behind) / 2
+
+    @property
+    def error(self) -> float:
+        return abs(self.claimed - self.central)
+
+
+def _are_settled(tried: list[_Differences]) -> bool:
+    """Whether differences, the finest last, contradict the claim: the finest that rounding leaves agree with each other
+    far better than with it, and have no kink (ReLU, max) between them."""
+    for coarser, finer in zip(tried[-2::-1], tried[:0:-1], strict=True):
+        unsettled = max(abs(finer.central - coarser.central), abs(finer.before - finer.behind))
+        if finer.error > 10 * unsettled:
+            return True
+        if unsettled > 100 * finer.rounding:
+            return False
+    return False
+
+
+def _few(x: Input, y: Tensor, query_x: Input, *, rows: int | None) -> tuple[Any, ...]:
+    """Two tasks; of each `rows` points of the support set and three queries, but as many tasks as points where it is so
+    in the whole, since sizes that happen to agree may hide a mix-up. Without `rows` all points."""
     tasks, support = y.shape[:2]
     query = (query_x[0] if isinstance(query_x, tuple) else query_x).shape[1]
-    if not rows:
+    if rows is None:
         return tuple(_rows(part, slice(2)) for part in (x, y, query_x))
     few: dict[int, int] = {}
-    for size, small in ((tasks, 2), (support, 4), (query, 3)):
+    for size, small in ((tasks, 2), (support, rows), (query, 3)):
         few.setdefault(size, min(size, small))
     if support == tasks or query == tasks:
         few[tasks] = min(tasks, 3)
@@ -301,6 +363,47 @@ def _few(x: Input, y: Tensor, query_x: Input, *, rows: bool) -> tuple[Any, ...]:
         _rows(_rows(part, slice(few[tasks])), (slice(None), slice(few[size])))
         for part, size in ((x, support), (y, support), (query_x, query))
     )
+
+
+def _refuse_shared(copy: nn.Module, model: nn.Module) -> None:
+    own = {id(t) for t in (*model.parameters(), *model.buffers())}
+    for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
+        if id(tensor) in own:
+            raise UsageError(f"a copy of {type(model).__name__} shares {name} with it (__deepcopy__): nothing is tried")
+
+
+def _sees_weights(
+    criterion: Criterion, model: nn.Module, weights: Weights, inputs: tuple[Tensor, ...], y: Tensor
+) -> bool:
+    """Whether a criterion looks at the weights of `model`, as a penalty on them does: outputs being what they are."""
+    state = random_state(y.device)
+    with torch.no_grad(), batch_statistics():
+        outputs = model(*_copied(inputs))
+
+        def loss() -> Tensor:
+            with replayed(state, y.device):
+                return criterion(outputs.clone(), y)
+
+        return not torch.equal(loss(), while_holding(model, weights, loss))
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _leave_out_padding(direction: Weights, model: nn.Module) -> None:
+    """In a table's row of padding PyTorch takes no gradient, on purpose."""
+    for name, module in model.named_modules():
+        row = getattr(module, "padding_idx", None)
+        table = direction.get(f"{name}.weight" if name else "weight")
+        if isinstance(row, int) and table is not None:
+            table[row] = 0
 
 
 def _rows(part: Any, which: Any) -> Any:

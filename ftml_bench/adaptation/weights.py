@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from ftml_bench.adaptation.draws import own_generators_kept, random_state, replayed
+from ftml_bench.errors import UsageError
 
 
 def call_with(model: nn.Module, weights: Mapping[str, Tensor], *inputs: Tensor) -> Any:
@@ -33,15 +37,62 @@ class _Holder(nn.Module):
         return function()
 
 
+def put(weights: Mapping[str, Tensor], copy: nn.Module, model: nn.Module) -> None:
+    """Give the parameters of `copy`, a copy of `model`, the values `weights`.
+
+    :raises UsageError: if the copy's parameters are the model's own, which would be overwritten.
+    """
+    # not `load_state_dict`, which a model may have of its own
+    own = {id(p) for p in model.parameters()}
+    with torch.no_grad():
+        for name, p in copy.named_parameters():
+            if name in weights and id(p) in own:
+                raise UsageError(f"a copy of {type(model).__name__} shares parameter {name} with it (__deepcopy__)")
+            if name in weights:
+                p.copy_(weights[name])
+
+
+def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> None:
+    """See that `copy` computes with its own weights, as `model` would with them.
+
+    :raises UsageError: if it does not: a hook or a function in it holds the model that it was copied from.
+    """
+    weights = dict(copy.named_parameters())
+    state = random_state(inputs[0].device)
+    found = []
+    for call in (lambda: copy(*_cloned(inputs)), lambda: call_with(model, weights, *_cloned(inputs))):
+        with replayed(state, inputs[0].device), own_generators_kept(copy), own_generators_kept(model), torch.no_grad():
+            outputs = call()
+        found.append(next((part for part in _parts(outputs) if isinstance(part, Tensor)), None))
+    of_copy, expected = found
+    if of_copy is None or expected is None or not expected.abs().sum() < float("inf"):
+        return
+    if float((of_copy - expected).abs().norm()) > 1e-3 * float(expected.abs().norm()):
+        raise UsageError(
+            f"a copy of {type(model).__name__} does not compute with its own weights: a hook or a function in it holds "
+            f"the model that was copied; expected modules that find their weights in themselves"
+        )
+
+
+def _cloned(inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    return [part.clone() for part in inputs]
+
+
+def _parts(outputs: Any) -> Any:
+    return outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+
+
 def _wherever_they_stand(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by every name under which a module holds them, each module once.
+    """The weights by every name under which a module holds them, each module once; other names as they are (buffers).
 
     `functional_call` can find shared parameters itself, but leaves a module that stands twice without its own weights.
     """
     names = {id(p): name for name, p in model.named_parameters()}
-    return {
+    found = {
         f"{place}.{local}" if place else local: weights[names[id(p)]]
         for place, module in model.named_modules()
         for local, p in module._parameters.items()
-        if p is not None and names[id(p)] in weights
+        if p is not None and names.get(id(p)) in weights
     }
+    known = set(names.values())
+    return found | {name: w for name, w in weights.items() if name not in known}

@@ -62,7 +62,8 @@ def normalise(rows: Tensor, source: Tensor, dims: list[int], eps: float) -> tupl
     return (rows - mean) * torch.rsqrt(var + eps), mean, var
 
 
-class TaskBatchNorm(_BatchNorm):
+# Of all three kinds: what asks for one of them, as models' own code does, finds a converted layer too.
+class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
     """Batch normalisation of (N, C) or (N, C, ...) inputs over all but the channels.
 
     Parameters, buffers and state dict are those of `nn.BatchNorm2d`; see the module's text for whose statistics count.
@@ -105,9 +106,9 @@ class TaskBatchNorm(_BatchNorm):
         self.running_var.lerp_(var.mean(0).flatten().to(self.running_var.dtype), rate)
 
     def _affine(self, x: Tensor) -> Tensor:
-        if self.weight is None:
-            return x
-        return x * self._channels(self.weight, x) + self._channels(self.bias, x)
+        if self.weight is not None:
+            x = x * self._channels(self.weight, x)
+        return x if self.bias is None else x + self._channels(self.bias, x)
 
     def _scale(self, x: Tensor) -> Tensor:
         assert self.running_var is not None
@@ -124,37 +125,18 @@ def has_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
+CONVERTED = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
 def convert_batch_norm(model: nn.Module) -> nn.Module:
-    """Replace every `nn.BatchNorm1d/2d/3d` of `model` in place by a `TaskBatchNorm`; other modules are not touched.
+    """Make every `nn.BatchNorm1d/2d/3d` of `model` a `TaskBatchNorm`, in place; classes of others are not touched.
 
-    Parameters and buffers are the same objects afterwards: an optimiser that holds them goes on working.
+    The layers are the same objects afterwards, with their parameters, buffers and hooks: an optimiser that holds them
+    goes on working.
 
-    :return: `model` (or its replacement, where the model itself is a norm layer).
+    :return: `model`.
     """
-    return _converted(model, {})
-
-
-def _converted(module: nn.Module, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    """`module` or its replacement; `done` remembers layers, since one layer may stand in several places."""
-    if module in done:
-        return done[module]
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        new = TaskBatchNorm(
-            module.num_features,
-            module.eps,
-            module.momentum,
-            affine=False,
-            track_running_stats=module.track_running_stats,
-        )
-        new.affine, new.weight, new.bias = module.affine, module.weight, module.bias
-        new.running_mean, new.running_var = module.running_mean, module.running_var
-        new.num_batches_tracked = module.num_batches_tracked
-        done[module] = new.train(module.training)
-    else:
-        done[module] = module
-        # not named_children(), which names a layer that stands in two places only once
-        for name, child in list(module._modules.items()):
-            new_child = None if child is None else _converted(child, done)
-            if new_child is not child:  # a module may do something of its own when it is set
-                setattr(module, name, new_child)
-    return done[module]
+    for module in model.modules():
+        if type(module) in CONVERTED:
+            module.__class__ = TaskBatchNorm
+    return model
