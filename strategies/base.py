@@ -25,7 +25,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data.dataloader import default_collate
 
 from ftml_bench.adaptation.inner_loop import Input
-from ftml_bench.adaptation.weights import see_that_it_follows
+from ftml_bench.adaptation.weights import has_functions, see_that_it_follows
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.cost import Cost
@@ -473,7 +473,7 @@ class Learner(SupervisedTemplate):
         copy = copy_of(self.model)
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
-        if self._adapts and not self._copies_follow:
+        if self._adapts and not self._copies_follow and has_functions(self.model):
             inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
             with batch_statistics():
                 see_that_it_follows(copy, self.model, *inputs)

@@ -13,7 +13,7 @@ from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.strategies.adaptable import adaptable
+from ftml_bench.strategies.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.joint import JointLearner
 
 FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -103,8 +103,10 @@ class FollowTheLeader(JointLearner):
         return [number for number in self.buffer.rounds if number != self.current_round]
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
-        if not adaptable(model, x, self):
-            return
+        with as_it_is_without_gradient(self.model, self):
+            self._fine_tune(model, x, y)
+
+    def _fine_tune(self, model: nn.Module, x: Input, y: Tensor) -> None:
         tuned = update_procedure(
             model,
             dict(model.named_parameters()),

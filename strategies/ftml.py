@@ -20,7 +20,7 @@ from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
-from ftml_bench.strategies.adaptable import adaptable
+from ftml_bench.strategies.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.base import Learner, grows
 from ftml_bench.strategies.meta_step import MetaStep
 from ftml_bench.strategies.together import Together
@@ -314,37 +314,38 @@ class FTML(Learner):
         return support + query, query + inner * (2 if self.engine.second_order else 1)
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
-        if not adaptable(model, x, self):
-            return
         # A model that grows may have grown for this evaluation.
         engine = self._engine_of(self.model) if grows(self.model) else self.engine
-        adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
-        put(adapted, model, self.model)
-        self.cost.gradient_evaluations += self.update_steps * len(y)
+        with as_it_is_without_gradient(self.model, self):
+            adapted = engine.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
+            put(adapted, model, self.model)
+            self.cost.gradient_evaluations += self.update_steps * len(y)
 
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; convolutions of a CPU are slower so."""
         if not self._updates_in_one_pass or is_multi_task_module(self.model) or grows(self.model):
             return {}
+        with as_it_is_without_gradient(self.model, self):
+            return self._adapted_ahead(tasks)
+        return {}
+
+    def _adapted_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
         found: dict[tuple[int, ...] | None, nn.Module] = {}
         waiting: dict[torch.Size, list] = {}  # by the shape of their inputs
         for labels in dict.fromkeys(tasks):
             data = self._data_of(labels)
             if data is None:
                 continue
-            if not adaptable(self.model, data[0], self):
-                return {}
-            self.cost.gradient_evaluations += tasks.count(labels) * self.update_steps * len(data[1])
             same = waiting.setdefault(data[0].shape, [])
             same.append((labels, *data))
             if len(same) == UPDATES_AT_ONCE:
-                found |= self._adapted_copies(waiting.pop(data[0].shape))
+                found |= self._adapted_copies(waiting.pop(data[0].shape), tasks)
         for same in waiting.values():
-            found |= self._adapted_copies(same)
+            found |= self._adapted_copies(same, tasks)
         return found
 
-    def _adapted_copies(self, tasks: list) -> dict[tuple[int, ...] | None, nn.Module]:
-        """As `_adapted_copy`, for tasks (labels, x, y) of one size."""
+    def _adapted_copies(self, tasks: list, asked: list) -> dict[tuple[int, ...] | None, nn.Module]:
+        """As `_adapted_copy`, for tasks (labels, x, y) of one size, each as often as its labels are asked for."""
         x, y = (torch.stack([task[part] for task in tasks]) for part in (1, 2))
         adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps)
         copies = {}
@@ -353,4 +354,5 @@ class FTML(Learner):
             put(weights, copy, self.model)
             self._keep_statistics(copy, own_x, torch.zeros(len(own_x), device=own_x.device))
             copies[labels] = copy
+            self.cost.gradient_evaluations += asked.count(labels) * self.update_steps * len(own_x)
         return copies

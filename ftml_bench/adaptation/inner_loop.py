@@ -38,6 +38,10 @@ class UntreatableError(UsageError):
         return " ".join(self.args)
 
 
+class NoGradientError(UsageError):
+    """A loss that depends on no parameter."""
+
+
 class Engine(Protocol):
     """What computes "adapt, then predict" and its exact derivative."""
 
@@ -361,6 +365,7 @@ def update_procedure(
     :param optimizer: builds the optimiser for the adapted copies.
     :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
     :return: the adapted copy by name, detached.
+    :raises UsageError (NoGradientError): if the loss depends on no parameter.
     """
     copy = {name: p.detach().clone() for name, p in parameters.items()}
     leaves = [copy[name].requires_grad_() for name in adapted]
@@ -371,16 +376,21 @@ def update_procedure(
     def derive() -> None:
         # a model may write into what it is given
         loss = scalar(criterion(model(*(part.clone() for part in inputs)), y))
+        if not loss.requires_grad:
+            raise NoGradientError(f"the loss of {type(model).__name__} does not depend on its parameters")
         # `inputs` only where something else asks for a gradient: not every model can be derived so
         loss.backward(inputs=leaves) if trained_in(criterion, model) else loss.backward()
 
-    with torch.enable_grad(), batch_statistics():
+    def procedure() -> None:
         for _ in range(steps):
             step.zero_grad()
-            while_holding(model, held, derive)
+            derive()
             if clip is not None:
                 for leaf in leaves:
                     if leaf.grad is not None:
                         leaf.grad = leaf.grad.to_dense().clamp(-clip, clip)
             step.step()
+
+    with torch.enable_grad(), batch_statistics():
+        while_holding(model, held, procedure)
     return {name: p.detach() for name, p in copy.items()}

@@ -74,6 +74,17 @@ def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> N
         )
 
 
+def has_functions(model: nn.Module) -> bool:
+    """Whether modules hold functions of their own, such as hooks, in which a copy may hold what it was copied from."""
+    values = [value for module in model.modules() for value in vars(module).values()]
+    inner = [v for value in values if isinstance(value, (list, dict)) for v in _values(value)]
+    return any(callable(value) and not isinstance(value, nn.Module) for value in values + inner)
+
+
+def _values(container: list | dict) -> list:
+    return list(container.values()) if isinstance(container, dict) else container
+
+
 def _cloned(inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [part.clone() for part in inputs]
 
