@@ -32,6 +32,7 @@ setup(
         "ftml_bench.models",
         "ftml_bench.rendering",
         "ftml_bench.report",
+        "ftml_bench.runs",
         "ftml_bench.speed",
         "ftml_bench.strategies",
     ],

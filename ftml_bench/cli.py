@@ -14,7 +14,7 @@ from ftml_bench import __version__
 from ftml_bench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from ftml_bench.definition import Definition
+    from ftml_bench.runs.definition import Definition
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -180,7 +180,8 @@ def _add_running(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from ftml_bench import definition, registry
+    from ftml_bench import registry
+    from ftml_bench.runs import definition
 
     groups = {"leaderboards": definition.available()}
     for title, kind in (("benchmarks", "benchmark"), ("strategies", "strategy"), ("models", "model")):
@@ -285,7 +286,7 @@ def _sheet(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from ftml_bench import definition as definitions
+    from ftml_bench.runs import definition as definitions
 
     definition = definitions.load(options.definition)
     if options.seeds is not None:
@@ -294,7 +295,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ftml_bench import definition as definitions
+    from ftml_bench.runs import definition as definitions
 
     # Of "module:Class" the class: a colon cannot stand in the name of a folder.
     benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
@@ -379,7 +380,7 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
     if options.data is not None and not Path(options.data).is_dir():
         raise UsageError(f"--data: there is no folder {options.data}")
     root: Path = options.out or Path("runs", definition.name)
-    from ftml_bench import cell, schedule
+    from ftml_bench.runs import cell, schedule
 
     schedule.check_free(definition, root)
     schedule.check_versions(definition, root, cell.versions(definition))
@@ -430,7 +431,7 @@ def _usable_cores() -> int:
 
 def _key_values(option: str, texts: list[str]) -> dict[str, Any]:
     """{"rounds": 10} of ["rounds=10"]: values are read as in a definition."""
-    from ftml_bench.values import parse_yaml
+    from ftml_bench.runs.values import parse_yaml
 
     values: dict[str, Any] = {}
     for text in texts:

@@ -21,18 +21,18 @@ from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from ftml_bench import cell as cells
-from ftml_bench import definition as definitions
 from ftml_bench.benchmarks import arrivals
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.buffer import TaskBuffer
-from ftml_bench.building import build_strategy
-from ftml_bench.definition import Definition
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import held_out
-from ftml_bench.record import RunWriter
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs.building import build_strategy
+from ftml_bench.runs.definition import Definition
+from ftml_bench.runs.record import RunWriter
 from ftml_bench.seeding import generator
 from ftml_bench.speed.machine import clock_of
 from ftml_bench.strategies import FTML

@@ -1,1 +1,1 @@
-"""Leaderboard definitions (`*.yaml`), read by `ftml_bench.definition`; results that were run are under `results/`."""
+"""Leaderboard definitions (`*.yaml`), read by `ftml_bench.runs.definition`; what was run is under `results/`."""

@@ -13,10 +13,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import Naive
 from torch import nn
 
-from ftml_bench import cell as cells
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
-from ftml_bench.definition import from_dict
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics import (
     checkpoint_metrics,
@@ -27,6 +25,8 @@ from ftml_bench.metrics import (
 )
 from ftml_bench.metrics.performance import Performance
 from ftml_bench.protocol import run
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs.definition import from_dict
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 
 

@@ -10,12 +10,13 @@ from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
-from ftml_bench import cell as cells
-from ftml_bench import record, registry
+from ftml_bench import registry
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
 from ftml_bench.protocol import run
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record
+from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.stock import on_arrivals
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from ftml_bench import cell as cells
-from ftml_bench import record
 from ftml_bench.benchmarks import ObjectPose, object_pose
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.object_pose import _tasks, _view
 from ftml_bench.benchmarks.sheets import contact_sheet
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import scene, workers, zbuffer
 from ftml_bench.rendering.meshes import PASCAL3D_OBJECTS, clean
 from ftml_bench.rendering.solids import SOLIDS, solid
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record
+from ftml_bench.runs.definition import Cell, from_dict
 
 SMALL = {"rounds": 6, "images_per_round": 12, "held_out_per_round": 4, "image_size": 48}
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ftml_bench import cell as cells
-from ftml_bench import record
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record
+from ftml_bench.runs.definition import Cell, from_dict
 
 
 def definition(**changes):

@@ -10,10 +10,11 @@ import pytest
 import torch
 import yaml
 
-import ftml_bench.cell
-from ftml_bench import cli, schedule
+import ftml_bench.runs.cell
+from ftml_bench import cli
 from ftml_bench.errors import UsageError
-from ftml_bench.record import RunWriter
+from ftml_bench.runs import schedule
+from ftml_bench.runs.record import RunWriter
 
 
 def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
@@ -55,7 +56,7 @@ def _fake(monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
     monkeypatch.setattr(schedule, "RUN_TOGETHER", f"{__name__}:fake_cells")
     monkeypatch.setattr(schedule, "_one_thread", lambda: None)
-    monkeypatch.setattr(ftml_bench.cell, "check", lambda definition, data: None)
+    monkeypatch.setattr(ftml_bench.runs.cell, "check", lambda definition, data: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
 
@@ -260,7 +261,7 @@ def test_what_a_class_refuses_is_said_before_anything_is_written(refused, monkey
     def check(definition, data):
         raise UsageError("unknown setting\nof FTML")
 
-    monkeypatch.setattr(ftml_bench.cell, "check", check)
+    monkeypatch.setattr(ftml_bench.runs.cell, "check", check)
     assert "unknown setting of FTML" in refused("leaderboard", "quick", "--quiet")
     assert not (tmp_path / "runs").exists()
 
@@ -268,7 +269,7 @@ def test_what_a_class_refuses_is_said_before_anything_is_written(refused, monkey
 def test_another_runs_folder_is_refused_before_anything_is_built(refused, monkeypatch, tmp_path, capsys):
     cli.main(["leaderboard", write_definition(FTML="finished"), "--jobs", "1", "--quiet"])
     capsys.readouterr()
-    monkeypatch.delattr(ftml_bench.cell, "check")
+    monkeypatch.delattr(ftml_bench.runs.cell, "check")
     assert "holds the results of another definition" in refused("leaderboard", "quick", "--out", "runs/mine")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.tex").write_text("mine")

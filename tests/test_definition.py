@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftml_bench import definition as definitions
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
-from ftml_bench.values import parse_yaml
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs.definition import Cell, from_dict
+from ftml_bench.runs.values import parse_yaml
 
 TEXT = """
 name: small

@@ -15,7 +15,8 @@ import pytest
 import torch
 import yaml
 
-from ftml_bench import cli, definition
+from ftml_bench import cli
+from ftml_bench.runs import definition
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ftml_bench import cell as cells
-from ftml_bench import record, registry
+from ftml_bench import registry
 from ftml_bench.check import check
 from ftml_bench.cli import main
-from ftml_bench.definition import Cell, from_dict
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record
+from ftml_bench.runs.definition import Cell, from_dict
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {"strategy": "ShrinkAndPerturb", "benchmark": "TurningMoons", "model": "SkipNet"}

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 import ftml_bench
-from ftml_bench import cli, record
+from ftml_bench import cli
+from ftml_bench.runs import record
 
 ROOT = Path(__file__).parent.parent
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))

@@ -9,16 +9,17 @@ import pytest
 import torch
 from avalanche.training.supervised import Naive
 
-from ftml_bench import cell as cells
-from ftml_bench import metrics, record, report, schedule
+from ftml_bench import metrics, report
 from ftml_bench.benchmarks import LinearRegression, Sinusoids
-from ftml_bench.definition import Cell, available, from_dict, load
 from ftml_bench.errors import UsageError
 from ftml_bench.measures import CURVES, MEASURES
 from ftml_bench.protocol import in_hindsight
-from ftml_bench.record import RunWriter
 from ftml_bench.report import measures as shown
 from ftml_bench.report.statistics import results
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record, schedule
+from ftml_bench.runs.definition import Cell, available, from_dict, load
+from ftml_bench.runs.record import RunWriter
 from ftml_bench.strategies import FTML, FollowTheLeader
 
 FTML_ROW = {"meta_batch_size": 2, "support_size": 4, "query_size": 4, "inner_steps": 1}

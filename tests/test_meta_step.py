@@ -272,8 +272,8 @@ def test_the_hooks_of_an_iteration_are_seen_wherever_they_are():
 
 
 def test_ftml_of_the_quick_leaderboard_has_nothing_inside_iterations(tmp_path):
-    from ftml_bench import cell as cells
-    from ftml_bench import definition as definitions
+    from ftml_bench.runs import cell as cells
+    from ftml_bench.runs import definition as definitions
 
     definition = definitions.load("quick")
     for spec in definition.benchmarks:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import ftml_bench
-from ftml_bench import benchmarks, record, strategies
+from ftml_bench import benchmarks, strategies
 from ftml_bench.errors import UsageError
-from ftml_bench.record import CurveRow, RunWriter
+from ftml_bench.runs import record
+from ftml_bench.runs.record import CurveRow, RunWriter
 
 HEADER = {"definition": "abc", "protocol": {"rounds": 1}, "device": "cpu"}
 

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ftml_bench import definition as definitions
-from ftml_bench import record, report
+from ftml_bench import report
 from ftml_bench.curves import Threshold
 from ftml_bench.errors import UsageError
-from ftml_bench.record import RunWriter
 from ftml_bench.report import figures, tables
 from ftml_bench.report.statistics import Estimate, estimate, results
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs import record
+from ftml_bench.runs.record import RunWriter
 
 CONTENT = {
     "name": "small",

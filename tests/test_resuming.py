@@ -11,10 +11,10 @@ import torch
 from avalanche.training.plugins import AGEMPlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ftml_bench import cell as cells
-from ftml_bench import record, resuming, schedule
-from ftml_bench.definition import Cell, from_dict
-from ftml_bench.record import RunWriter
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record, resuming, schedule
+from ftml_bench.runs.definition import Cell, from_dict
+from ftml_bench.runs.record import RunWriter
 
 ROWS = {
     "FTML": {"meta_batch_size": 2},
@@ -191,7 +191,7 @@ def test_a_leaderboard_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatc
     script = """
 import os, signal, sys
 from pathlib import Path
-from ftml_bench import resuming
+from ftml_bench.runs import resuming
 from test_resuming import board, cells, schedule
 resuming.SAVE_EVERY = 0.0
 run_cell = cells.run_cell

@@ -7,11 +7,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from ftml_bench import definition as definitions
-from ftml_bench import record, schedule
-from ftml_bench.definition import Cell
 from ftml_bench.errors import UsageError
-from ftml_bench.record import RunWriter
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs import record, schedule
+from ftml_bench.runs.definition import Cell
+from ftml_bench.runs.record import RunWriter
 
 
 def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):

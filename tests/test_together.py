@@ -10,15 +10,16 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from ftml_bench import cell as cells
-from ftml_bench import metrics, record, resuming, schedule
+from ftml_bench import metrics
 from ftml_bench.adaptation import make_engine
 from ftml_bench.benchmarks import RainbowDigits, arrivals
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations, in_two_parts
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs import record, resuming, schedule
+from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.strategies import FTML, ftml
 from ftml_bench.strategies.meta_step import MetaStep, acts_after_training
 from ftml_bench.strategies.per_round import per_round

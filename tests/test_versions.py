@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ftml_bench import building, cli, protocol, record, registry, report
-from ftml_bench import cell as cells
+from ftml_bench import cli, protocol, registry, report
 from ftml_bench.benchmarks import Sinusoids
 from ftml_bench.benchmarks.stream import TaskStream
-from ftml_bench.definition import Cell, from_dict
 from ftml_bench.errors import UsageError
+from ftml_bench.runs import building, record
+from ftml_bench.runs import cell as cells
+from ftml_bench.runs.definition import Cell, from_dict
 
 ENTRY = {
     "settings": {"rounds": 2, "images_per_round": 4, "held_out_per_round": 4},

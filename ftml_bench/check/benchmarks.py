@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 
-from ftml_bench import building
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.check.contract import (
     SMALL,
@@ -20,6 +19,7 @@ from ftml_bench.check.contract import (
     keyword_only,
     misspelt_raises,
 )
+from ftml_bench.runs import building
 
 
 class BenchmarkSubject:

@@ -10,7 +10,7 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
-from ftml_bench import building, registry
+from ftml_bench import registry
 from ftml_bench.adaptation import make_engine
 from ftml_bench.check.contract import (
     SMALL,
@@ -25,6 +25,7 @@ from ftml_bench.check.contract import (
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import convert_batch_norm, has_norm
+from ftml_bench.runs import building
 
 
 class ModelSubject:

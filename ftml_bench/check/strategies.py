@@ -17,7 +17,7 @@ from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
-from ftml_bench import building, registry, saving
+from ftml_bench import registry, saving
 from ftml_bench.benchmarks.arrivals import arrivals
 from ftml_bench.check.contract import (
     ARRIVALS,
@@ -30,8 +30,9 @@ from ftml_bench.check.contract import (
     keyword_only,
     misspelt_raises,
 )
-from ftml_bench.definition import from_dict
 from ftml_bench.protocol import evaluations, held_out
+from ftml_bench.runs import building
+from ftml_bench.runs.definition import from_dict
 from ftml_bench.strategies.base import Learner
 
 

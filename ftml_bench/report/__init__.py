@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftml_bench import record
 from ftml_bench.report import figures, measures, page, statistics, tables
+from ftml_bench.runs import record
 
 
 def write(root: Path, width: int | None = None) -> str:

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ftml_bench.definition import Definition
 from ftml_bench.report.statistics import BenchmarkResult, CellSummary
+from ftml_bench.runs.definition import Definition
 
 # Okabe and Ito (2008): told apart with any kind of colour vision. Yellow, the weakest on white, comes last.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from ftml_bench.definition import Definition
-from ftml_bench.record import Run
 from ftml_bench.report.tables import Table
+from ftml_bench.runs.definition import Definition
+from ftml_bench.runs.record import Run
 
 _CSS = """
 :root { color-scheme: light; }

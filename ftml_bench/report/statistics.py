@@ -10,12 +10,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ftml_bench import versions
 from ftml_bench.curves import Threshold, datapoints_to_threshold
-from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
 from ftml_bench.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
-from ftml_bench.record import CurveRow, Run
+from ftml_bench.runs import versions
+from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
+from ftml_bench.runs.record import CurveRow, Run
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
-from ftml_bench.building import (
+from ftml_bench.runs.building import (
     GIVEN_BY_CELL,
     build_benchmark,
     build_strategy,
@@ -30,14 +30,14 @@ from ftml_bench.building import (
     settings_of,
     version_of,
 )
-from ftml_bench.definition import BenchmarkSpec, Cell, Definition, Row
+from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.errors import UsageError
 from ftml_bench.measures import CURVES
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.metrics.performance import check_classification
 from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
-from ftml_bench.resuming import StateSaver, begin_or_go_on
+from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
 from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.stock import needs_classes
 from ftml_bench.strategies.together import Together

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ftml_bench import __version__
-from ftml_bench import definition as definitions
-from ftml_bench.definition import Cell, Definition
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.errors import UsageError
 from ftml_bench.files import is_there
 

@@ -20,16 +20,16 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from ftml_bench import definition as definitions
-from ftml_bench import record, versions
-from ftml_bench.definition import Cell, Definition
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs import record, versions
+from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.errors import UsageError
 
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
 # By name, because it is imported where it runs: this module and the command line stay free of torch.
-RUN_CELL = "ftml_bench.cell:run_cell"
+RUN_CELL = "ftml_bench.runs.cell:run_cell"
 # The same for several seeds of a row at once, on a GPU; and how many at most: with four it is as busy as it gets.
-RUN_TOGETHER = "ftml_bench.cell:run_together"
+RUN_TOGETHER = "ftml_bench.runs.cell:run_together"
 MOST_TOGETHER = 4
 KEPT = ("finished", "diverged")
 SECONDS_IN_A_LOG = 10  # between two states of the progress bar where nobody watches it move

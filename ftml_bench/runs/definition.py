@@ -1,7 +1,7 @@
 """What a leaderboard is: a YAML definition, checked, and the cells (benchmark x row x seed) that it stands for.
 
 Everything is checked here that can be checked without importing torch: keys, types, sizes, names. Whether a class
-takes a keyword, or an arrival reaches a checkpoint, `ftml_bench.cell.check` says.
+takes a keyword, or an arrival reaches a checkpoint, `ftml_bench.runs.cell.check` says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ftml_bench import registry, values
+from ftml_bench import registry
+from ftml_bench.runs import values
 from ftml_bench.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.measures import MEASURES
