@@ -9,7 +9,7 @@ from torch import nn
 from ftml_bench.benchmarks.arrivals import class_by_class
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.colored import CLASSES, COLORS, check_classwise, palette, pick, rows_by_class
-from ftml_bench.benchmarks.mnist import read_mnist
+from ftml_bench.benchmarks.data.mnist import read_mnist
 from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.benchmarks.transforms import resize

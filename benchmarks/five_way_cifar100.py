@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ftml_bench.benchmarks.arrivals import balanced_order
 from ftml_bench.benchmarks.checks import check_int
-from ftml_bench.benchmarks.cifar100 import CLASSES, IMAGES, SIZE, SUBSET_IMAGES, read_cifar100
+from ftml_bench.benchmarks.data.cifar100 import CLASSES, IMAGES, SIZE, SUBSET_IMAGES, read_cifar100
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.errors import UsageError, unknown

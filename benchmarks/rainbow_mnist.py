@@ -7,7 +7,7 @@ import os
 from torch import nn
 
 from ftml_bench.benchmarks.checks import check_int, check_total
-from ftml_bench.benchmarks.mnist import TEST_IMAGES, TRAIN_IMAGES, read_mnist
+from ftml_bench.benchmarks.data.mnist import TEST_IMAGES, TRAIN_IMAGES, read_mnist
 from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render, task_order
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize

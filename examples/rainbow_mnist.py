@@ -11,7 +11,7 @@ import torch
 
 from ftml_bench import protocol
 from ftml_bench.benchmarks import RainbowDigits, RainbowMNIST
-from ftml_bench.curves import Threshold, datapoints_to_threshold
+from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
 from ftml_bench.models import RainbowNet
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 

@@ -5,4 +5,8 @@ Import from the subpackages (`ftml_bench.strategies`, `ftml_bench.benchmarks`, `
 command line answers at once.
 """
 
+from ftml_bench import moved
+
 __version__ = "0.1.0"
+
+moved.find()

@@ -211,13 +211,13 @@ def _data(options: argparse.Namespace) -> int:
         raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
     if options.strips and options.name != "cifar100":
         raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
-    from ftml_bench.benchmarks import cifar100, data, mnist
+    from ftml_bench.benchmarks.data import cifar100, data_root, mnist
 
-    print(f"data are looked for in {data.data_root(options.data)}")
+    print(f"data are looked for in {data_root(options.data)}")
     if options.download:
         {"mnist": mnist, "cifar100": cifar100}[options.name].download(options.data)
     if options.strips:
-        from ftml_bench.benchmarks.cifar100_strips import write_strips
+        from ftml_bench.benchmarks.data.cifar100_strips import write_strips
 
         print(f"cifar100 strips: {write_strips(options.strips, options.data)}")
         return 0
@@ -351,13 +351,13 @@ def _speed(options: argparse.Namespace) -> int:
 
         torch.set_num_threads(options.threads[0] if options.threads else 1)
         if options.run:
-            from ftml_bench import profile
+            from ftml_bench.speed import arrivals
 
-            print(profile.report(repeats=options.repeats, device=options.device))
+            print(arrivals.report(repeats=options.repeats, device=options.device))
         else:
-            from ftml_bench import buffer_speed
+            from ftml_bench.speed import buffers
 
-            print(buffer_speed.report(options.buffer, repeats=options.repeats))
+            print(buffers.report(options.buffer, repeats=options.repeats))
         return 0
     from ftml_bench import speed
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
-from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.performance import Performance
+from ftml_bench.strategies.avalanche.cost import Cost
 
 #: Raised whenever the same learner on the same stream could come to other numbers: in what order data arrive, what is
 #: trained on and evaluated when, what is counted. It stands in every record; a report does not mix two of them.

@@ -13,7 +13,7 @@ from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.strategies.adaptable import as_it_is_without_gradient
+from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.joint import JointLearner
 
 FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}

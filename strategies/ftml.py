@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.weights import put
-from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
-from ftml_bench.strategies.adaptable import as_it_is_without_gradient
-from ftml_bench.strategies.base import Learner, grows
-from ftml_bench.strategies.meta_step import MetaStep
-from ftml_bench.strategies.together import Together
+from ftml_bench.recorded.device_draws import DeviceDraws
+from ftml_bench.recorded.together import Together
+from ftml_bench.recorded.training_step import MetaStep
+from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
+from ftml_bench.strategies.avalanche.base import Learner, grows
 
 UPDATES_AT_ONCE = 16  # tasks whose data lie ready as floats at a time
 

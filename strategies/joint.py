@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics
-from ftml_bench.strategies.base import Learner
+from ftml_bench.strategies.avalanche.base import Learner
 
 DRAWS = ("tasks", "datapoints", "all")
 

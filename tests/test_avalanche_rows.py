@@ -18,7 +18,7 @@ from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.seeding import derive
-from ftml_bench.strategies.stock import on_arrivals
+from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 # Every strategy that docs/extending-strategy.md lists, with the keywords that it cannot do without.
 STRATEGIES = {

@@ -18,10 +18,9 @@ import pytest
 import torch
 from PIL import Image, WebPImagePlugin
 
-from ftml_bench.benchmarks import cifar100
-from ftml_bench.benchmarks.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, download, read_cifar100, strip_file
-from ftml_bench.benchmarks.cifar100_strips import write_strips
-from ftml_bench.benchmarks.data import data_root
+from ftml_bench.benchmarks.data import cifar100, data_root
+from ftml_bench.benchmarks.data.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, download, read_cifar100, strip_file
+from ftml_bench.benchmarks.data.cifar100_strips import write_strips
 from ftml_bench.cli import main
 from ftml_bench.errors import UsageError
 

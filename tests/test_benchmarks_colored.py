@@ -10,7 +10,7 @@ import torch
 from ftml_bench.benchmarks import ColoredDigits, ColoredMNIST, RainbowDigits, arrivals
 from ftml_bench.benchmarks.colored import _cielab, palette
 from ftml_bench.benchmarks.data import data_root
-from ftml_bench.benchmarks.mnist import read_mnist
+from ftml_bench.benchmarks.data.mnist import read_mnist
 from ftml_bench.benchmarks.rainbow_digits import read_digits
 from ftml_bench.benchmarks.transforms import resize
 from ftml_bench.errors import UsageError

@@ -11,8 +11,8 @@ from torch import nn
 
 from ftml_bench.benchmarks import FiveWayCIFAR100, arrivals
 from ftml_bench.benchmarks.arrivals import balanced_order, cumulative_sizes
-from ftml_bench.benchmarks.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, read_cifar100
 from ftml_bench.benchmarks.data import data_root
+from ftml_bench.benchmarks.data.cifar100 import CLASSES, IMAGES, SUBSET_IMAGES, read_cifar100
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftml_bench.benchmarks import mnist
-from ftml_bench.benchmarks.data import data_root
-from ftml_bench.benchmarks.mnist import download, read_mnist
+from ftml_bench.benchmarks.data import data_root, mnist
+from ftml_bench.benchmarks.data.mnist import download, read_mnist
 from ftml_bench.errors import UsageError
 
 NAMES = {

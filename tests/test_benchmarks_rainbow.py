@@ -13,7 +13,7 @@ from torch import nn
 from ftml_bench.benchmarks import RainbowDigits, RainbowMNIST
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.data import data_root
-from ftml_bench.benchmarks.mnist import read_mnist
+from ftml_bench.benchmarks.data.mnist import read_mnist
 from ftml_bench.benchmarks.rainbow_digits import read_digits
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
 from ftml_bench.errors import UsageError

@@ -13,9 +13,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
+from ftml_bench.benchmarks.experiences import labels_of
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
-from ftml_bench.buffer import TaskBuffer, labels_of
+from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError
 
 

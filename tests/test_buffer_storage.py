@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from ftml_bench import buffer as buffer_module
-from ftml_bench import buffer_speed
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.buffer import TaskBuffer
+from ftml_bench.buffer import task_buffer as buffer_module
+from ftml_bench.buffer.storage import FileStorage, Grown, SharedStorage
 from ftml_bench.errors import UsageError
 from ftml_bench.protocol import run
-from ftml_bench.storage import FileStorage, Grown, SharedStorage
+from ftml_bench.speed import buffers as buffer_speed
 from ftml_bench.strategies import FTML
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from ftml_bench.models.copies import _generator_with, copy_of
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
-from ftml_bench.strategies.stock import on_arrivals
+from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 
 class Plain(nn.Module):

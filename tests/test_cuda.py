@@ -14,8 +14,8 @@ from ftml_bench.adaptation import make_engine
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations
+from ftml_bench.recorded.together import Together
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
-from ftml_bench.strategies.together import Together
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: everything else is tested without")
 

@@ -26,9 +26,9 @@ from torch.utils.data import TensorDataset
 
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
+from ftml_bench.benchmarks.experiences import identity_of
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError
-from ftml_bench.experiences import identity_of
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything, per_round
 
 LEARNERS = {

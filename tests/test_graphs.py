@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ftml_bench.adaptation import graphs
-from ftml_bench.adaptation.graphs import Graphs, Recording
+from ftml_bench.recorded import graphs
+from ftml_bench.recorded.graphs import Graphs, Recording
 
 
 class Called:

@@ -12,7 +12,7 @@ from avalanche.training.supervised import Naive
 from ftml_bench import metrics, report
 from ftml_bench.benchmarks import LinearRegression, Sinusoids
 from ftml_bench.errors import UsageError
-from ftml_bench.measures import CURVES, MEASURES
+from ftml_bench.metrics.measures import CURVES, MEASURES
 from ftml_bench.protocol import in_hindsight
 from ftml_bench.report import measures as shown
 from ftml_bench.report.statistics import results

@@ -13,12 +13,12 @@ from torch import nn
 from ftml_bench import metrics
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.buffer import TaskBuffer
-from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import evaluations
+from ftml_bench.recorded.device_draws import DeviceDraws
+from ftml_bench.recorded.training_step import acts_inside_iterations
 from ftml_bench.strategies import FTML, per_round
-from ftml_bench.strategies.meta_step import acts_inside_iterations
 
 
 @pytest.fixture(scope="module")

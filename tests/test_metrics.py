@@ -18,7 +18,6 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from ftml_bench.benchmarks import arrivals
-from ftml_bench.curves import Threshold
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics import (
     checkpoint_metrics,
@@ -26,6 +25,7 @@ from ftml_bench.metrics import (
     final_performance_metrics,
     learning_curve_metrics,
 )
+from ftml_bench.metrics.curves import Threshold
 from ftml_bench.metrics.performance import Performance
 from ftml_bench.models import RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations, held_out

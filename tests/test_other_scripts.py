@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, TensorDataset
 from ftml_bench.errors import UsageError
 from ftml_bench.models import TaskBatchNorm
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything, per_round
-from ftml_bench.strategies.stock import on_arrivals
+from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 LEARNERS = {
     FTML: {"meta_batch_size": 2, "support_size": 3, "query_size": 3, "inner_steps": 2, "engine": "loop"},

@@ -51,7 +51,7 @@ from torch.utils.data import TensorDataset
 from ftml_bench.benchmarks import arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything, per_round
-from ftml_bench.strategies.stock import on_arrivals
+from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 LEARNERS = [FTML, FollowTheLeader, FromScratch, TrainOnEverything]
 

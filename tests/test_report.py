@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from ftml_bench import report
-from ftml_bench.curves import Threshold
 from ftml_bench.errors import UsageError
+from ftml_bench.metrics.curves import Threshold
 from ftml_bench.report import figures, tables
 from ftml_bench.report.statistics import Estimate, estimate, results
 from ftml_bench.runs import definition as definitions

@@ -28,9 +28,9 @@ from ftml_bench import metrics as ours
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.errors import UsageError
-from ftml_bench.plain_state import load_module_state, module_state
 from ftml_bench.protocol import held_out
 from ftml_bench.saving import load, load_state_dict, save, state_dict
+from ftml_bench.saving.plain_state import load_module_state, module_state
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, LearningRateAfter, TrainOnEverything, per_round
 
 JOINT = {"train_mb_size": 20, "steps": 2}
@@ -685,7 +685,7 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
             load(build(), tmp_path / "state.pt", experiences)
     with pytest.raises(UsageError, match=r"nothing\.pt is missing"):
         load(build(), tmp_path / "nothing.pt", stream)
-    monkeypatch.setattr(saving, "VERSION", 2)
+    monkeypatch.setattr(saving.strategies, "VERSION", 2)
     with pytest.raises(UsageError, match="a saved state of version 1; this ftml_bench reads version 2"):
         load(build(), tmp_path / "state.pt", stream)
 

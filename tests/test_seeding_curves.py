@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from ftml_bench.curves import Threshold, datapoints_to_threshold
+from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
 from ftml_bench.seeding import derive, generator
 
 # -- seeds

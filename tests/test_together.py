@@ -13,17 +13,17 @@ from torch import nn
 from ftml_bench import metrics
 from ftml_bench.adaptation import make_engine
 from ftml_bench.benchmarks import RainbowDigits, arrivals
-from ftml_bench.device_draws import DeviceDraws
 from ftml_bench.errors import UsageError
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations, in_two_parts
+from ftml_bench.recorded.device_draws import DeviceDraws
+from ftml_bench.recorded.together import Together
+from ftml_bench.recorded.training_step import MetaStep, acts_after_training
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.strategies import FTML, ftml
-from ftml_bench.strategies.meta_step import MetaStep, acts_after_training
-from ftml_bench.strategies.per_round import per_round
-from ftml_bench.strategies.together import Together
+from ftml_bench.strategies.avalanche.per_round import per_round
 
 SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
 NETWORKS = {

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
-from ftml_bench.adaptation.draws import random_state, restore
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
+from ftml_bench.random_state import random_state, restore
 
 SETTINGS = {name for name, p in inspect.signature(InnerLoop).parameters.items() if p.kind is p.KEYWORD_ONLY}
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation.graphs import first_line
 from ftml_bench.adaptation.inner_loop import (
     Criterion,
     InnerLoop,
@@ -19,6 +18,7 @@ from ftml_bench.adaptation.inner_loop import (
     hooked,
     without_labels,
 )
+from ftml_bench.recorded.graphs import first_line
 
 Gradients = list[Tensor | None]
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
-from ftml_bench.adaptation.graphs import Graphs
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import CONVERTED, TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.recorded.graphs import Graphs
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Parameters = Mapping[str, Tensor]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftml_bench.adaptation.draws import RandomState, own_generator, random_state, replayed
-from ftml_bench.adaptation.graphs import fixed_by
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
+from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
+from ftml_bench.recorded.graphs import fixed_by
 
 Weights = dict[str, Tensor]
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation.draws import own_generator, own_generators_kept, random_state, replayed
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
 from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
+from ftml_bench.random_state import own_generator, own_generators_kept, random_state, replayed
 
 MOST_STEPS = 2
 STEP = 0.05  # of the weights, by which the trial's inner steps move them: curved enough to show, and no chaos

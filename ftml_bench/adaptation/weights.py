@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ftml_bench.adaptation.draws import own_generators_kept, random_state, replayed
 from ftml_bench.errors import UsageError
+from ftml_bench.random_state import own_generators_kept, random_state, replayed
 
 
 def call_with(model: nn.Module, weights: Mapping[str, Tensor], *inputs: Tensor) -> Any:

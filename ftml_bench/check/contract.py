@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ftml_bench.strategies.base import preserved_random_state
+from ftml_bench.random_state import preserved_random_state
 
 SMALL = {"rounds": 3, "images_per_round": 24, "held_out_per_round": 20}
 ARRIVALS = (8, 8, 8)

@@ -33,7 +33,7 @@ from ftml_bench.check.contract import (
 from ftml_bench.protocol import evaluations, held_out
 from ftml_bench.runs import building
 from ftml_bench.runs.definition import from_dict
-from ftml_bench.strategies.base import Learner
+from ftml_bench.strategies.avalanche.base import Learner
 
 
 class _Outputs(SupervisedPlugin):

@@ -1,31 +1,20 @@
 """Plugin metrics of online meta-learning, to be used beside Avalanche's own in an `EvaluationPlugin`."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-from avalanche.benchmarks import CLScenario
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ftml_bench.measures import MEASURES
-from ftml_bench.metrics.only_class import only_class_metrics
-from ftml_bench.metrics.performance import RoundMetric
-from ftml_bench.metrics.regret import regret_metrics
-from ftml_bench.metrics.rounds import (
-    checkpoint_metrics,
-    efficiency_metrics,
-    final_performance_metrics,
-    learning_curve_metrics,
-)
-
-_BUILDERS: dict[str, Callable[[CLScenario], list[RoundMetric]]] = {
-    "regret": lambda benchmark: regret_metrics(benchmark=benchmark),
-    "only_class": lambda benchmark: only_class_metrics(),
-}
-assert set(_BUILDERS) == set(MEASURES)
-
-
-def measure_metrics(names: Sequence[str], benchmark: CLScenario) -> list[RoundMetric]:
-    """The plugin metrics of measures, by their names in `ftml_bench.measures.MEASURES`."""
-    return [metric for name in names for metric in _BUILDERS[name](benchmark)]
-
+if TYPE_CHECKING:
+    from ftml_bench.metrics.by_name import measure_metrics
+    from ftml_bench.metrics.only_class import only_class_metrics
+    from ftml_bench.metrics.regret import regret_metrics
+    from ftml_bench.metrics.rounds import (
+        checkpoint_metrics,
+        efficiency_metrics,
+        final_performance_metrics,
+        learning_curve_metrics,
+    )
 
 __all__ = [
     "checkpoint_metrics",
@@ -36,3 +25,12 @@ __all__ = [
     "only_class_metrics",
     "regret_metrics",
 ]
+
+_MODULES = {"measure_metrics": "by_name", "only_class_metrics": "only_class", "regret_metrics": "regret"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: reports read `curves` and `measures`, and do without PyTorch.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'rounds')}"), name)

@@ -13,9 +13,9 @@ from avalanche.models import DynamicModule
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ftml_bench.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.strategies.base import preserved_random_state
+from ftml_bench.metrics.curves import LARGER_IS_BETTER
+from ftml_bench.random_state import preserved_random_state
 
 _EXPECTED = (
     "expected outputs (N, C, ...) of two or more classes and targets (N, ...) that are whole numbers from 0, or the "

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ftml_bench.curves import Threshold, datapoints_to_threshold
 from ftml_bench.errors import UsageError
+from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
 from ftml_bench.metrics.performance import RoundMetric
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ftml_bench.measures import REGRET, Measured
+from ftml_bench.metrics.measures import REGRET, Measured
 from ftml_bench.report import figures
 from ftml_bench.report.statistics import BenchmarkResult, RowResult, halves, measured
 from ftml_bench.report.tables import Table, plus_minus

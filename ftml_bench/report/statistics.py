@@ -10,9 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ftml_bench.curves import Threshold, datapoints_to_threshold
 from ftml_bench.errors import UsageError
-from ftml_bench.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
+from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
+from ftml_bench.metrics.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
 from ftml_bench.runs import versions
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.record import CurveRow, Run
@@ -36,7 +36,7 @@ class CellSummary:
     :param censored: whether γ was not reached. Without γ: empty.
     :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
     :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
-    :param measures: what else was measured: name (in `ftml_bench.measures.CURVES`) -> round -> value.
+    :param measures: what else was measured: name (in `ftml_bench.metrics.measures.CURVES`) -> round -> value.
     """
 
     rounds: list[int]

@@ -19,9 +19,9 @@ from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.runs.definition import BenchmarkSpec, Row
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.seeding import derive
-from ftml_bench.strategies.gradient_clip import GradientClip
-from ftml_bench.strategies.learning_rate import LearningRateAfter
-from ftml_bench.strategies.stock import on_arrivals
+from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
+from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
+from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 # What the cell decides itself, so that no row can differ in it.
 GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}

@@ -16,9 +16,9 @@ from typing import Any
 
 from ftml_bench import registry
 from ftml_bench.runs import values
-from ftml_bench.curves import LARGER_IS_BETTER
+from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.measures import MEASURES
+from ftml_bench.metrics.measures import MEASURES
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "report.html", "figures")
@@ -59,7 +59,7 @@ class BenchmarkSpec:
     :param checkpoints: numbers of datapoints, increasing, at which performance is reported.
     :param steps: training steps an arrival, the same for every row.
     :param optimizer: the outer optimiser; what a row does not change of it.
-    :param measures: what else is measured round by round: names in `ftml_bench.measures.MEASURES`.
+    :param measures: what else is measured round by round: names in `ftml_bench.metrics.measures.MEASURES`.
     """
 
     name: str

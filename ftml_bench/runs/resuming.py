@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ftml_bench import saving
 from ftml_bench.errors import UsageError
 from ftml_bench.runs.record import SAVED_STATE, RunWriter
-from ftml_bench.strategies.base import Learner
+from ftml_bench.strategies.avalanche.base import Learner
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption may cost, beside the arrival that it falls in
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ftml_bench.adaptation.graphs import fixed_by
-from ftml_bench.strategies.meta_step import MetaStep, acts_after_training
+from ftml_bench.recorded.graphs import fixed_by
+from ftml_bench.recorded.training_step import MetaStep, acts_after_training
 
 if TYPE_CHECKING:
     from ftml_bench.strategies.ftml import FTML

@@ -25,12 +25,12 @@ from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
+from ftml_bench.random_state import preserved_random_state
 from ftml_bench.seeding import derive
-from ftml_bench.strategies.avalanche_repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
-from ftml_bench.strategies.base import preserved_random_state
+from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def on_arrivals(strategy_class: type[BaseSGDTemplate]) -> type[BaseSGDTemplate]:
     """A strategy class that is `strategy_class` with rounds for experiences and `steps` training steps an arrival.
 
     Its constructor takes that class's keywords, those of its base classes, `steps` and `seed`, but not `train_epochs`:
-    epochs are repeated until the steps are spent. Further attributes: `cost`, see `ftml_bench.cost`.
+    epochs are repeated until the steps are spent. Further attributes: `cost`, a `Cost`.
 
     :raises UsageError: for anything but a supervised strategy of Avalanche, and for those that cannot run (`REFUSED`).
     """

@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
@@ -26,11 +24,7 @@ from torch.utils.data.dataloader import default_collate
 
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.weights import has_functions, see_that_it_follows
-from ftml_bench.benchmarks.stacked import as_input
-from ftml_bench.buffer import Batch, TaskBuffer
-from ftml_bench.cost import Cost
-from ftml_bench.errors import UsageError, unknown
-from ftml_bench.experiences import (
+from ftml_bench.benchmarks.experiences import (
     batch_of,
     label_place,
     number_of,
@@ -39,14 +33,19 @@ from ftml_bench.experiences import (
     whole_of,
     with_labels_in_minibatches,
 )
+from ftml_bench.benchmarks.stacked import as_input
+from ftml_bench.buffer import Batch, TaskBuffer
+from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
-from ftml_bench.plain_state import settings_of_parts
+from ftml_bench.random_state import preserved_random_state
+from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import derive, generator
-from ftml_bench.strategies.avalanche_repairs import Companion, as_arrival, with_repairs
-from ftml_bench.strategies.per_round import PerRound
-from ftml_bench.strategies.task_copies import TaskCopies
-from ftml_bench.strategies.unfit import refuse_unfit, replaced
+from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.per_round import PerRound
+from ftml_bench.strategies.avalanche.repairs import Companion, as_arrival, with_repairs
+from ftml_bench.strategies.avalanche.task_copies import TaskCopies
+from ftml_bench.strategies.avalanche.unfit import refuse_unfit, replaced
 
 
 def grows(model: nn.Module) -> bool:
@@ -531,15 +530,3 @@ def _by_task(experience: DatasetExperience) -> list[DatasetExperience]:
             vars(one)["origin_experience"] = _by_task(origin)[0]
         copies.append(one)
     return copies
-
-
-@contextmanager
-def preserved_random_state(device: torch.device) -> Iterator[None]:
-    """Inside, draws from the global generators of Python, NumPy and PyTorch leave no trace."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

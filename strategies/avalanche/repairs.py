@@ -36,9 +36,9 @@ from avalanche.training.utils import ParamData, cycle, zerolike_params_dict
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ftml_bench.cost import Cost
 from ftml_bench.errors import UsageError
-from ftml_bench.strategies.per_round import PerRound, per_round
+from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.per_round import PerRound, per_round
 
 
 class Companion(SupervisedPlugin):

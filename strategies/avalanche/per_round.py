@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
 
-from ftml_bench.experiences import identity_of
+from ftml_bench.benchmarks.experiences import identity_of
 
 HOOKS = [name for name in dir(SupervisedPlugin) if name.startswith(("before_", "after_"))]
 

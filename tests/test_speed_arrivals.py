@@ -6,9 +6,11 @@ import itertools
 
 import torch
 
-from ftml_bench import buffer_speed, memory, profile
-from ftml_bench.profile import LOOP, META_GRADIENT, UPDATE, WATCHED, Stopwatch
+from ftml_bench import memory
 from ftml_bench.protocol import run
+from ftml_bench.speed import arrivals as profile
+from ftml_bench.speed import buffers as buffer_speed
+from ftml_bench.speed.arrivals import LOOP, META_GRADIENT, UPDATE, WATCHED, Stopwatch
 from ftml_bench.strategies import FTML
 
 

@@ -22,12 +22,20 @@ from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Generator, Tensor
 
 from ftml_bench.benchmarks.arrivals import balanced_order
+from ftml_bench.benchmarks.experiences import (
+    batch_of,
+    dataset_key,
+    identity_of,
+    labels_of,
+    number_of,
+    point_labels_of,
+    whole_of,
+)
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.benchmarks.stream import avalanche_dataset
+from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
 from ftml_bench.errors import UsageError
-from ftml_bench.experiences import batch_of, dataset_key, identity_of, labels_of, number_of, point_labels_of, whole_of
 from ftml_bench.seeding import generator
-from ftml_bench.storage import FileStorage, SharedStorage, Storage
 
 Batch = tuple[Tensor, Tensor]
 Labels = tuple[int | None, ...]  # task labels; None: that of data of which nothing says it
@@ -142,7 +150,7 @@ class TaskBuffer(ExemplarsBuffer):
 
     :param device: where drawn batches go; bytes become floats there.
     :param folder: keep the inputs of streams of stacked tensors in a file in this folder instead of in memory (see
-        `ftml_bench.storage.FileStorage`). Draws are the same.
+        `ftml_bench.buffer.storage.FileStorage`). Draws are the same.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, folder: str | os.PathLike[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ftml_bench.adaptation.draws import host_state, random_state, replayed
+from ftml_bench.random_state import host_state, random_state, replayed
 
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate what they keep
 MOST_RECORDINGS = 4  # of a function at a time; each keeps the memory of its forward pass

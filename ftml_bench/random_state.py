@@ -54,6 +54,18 @@ def replayed(state: RandomState | None, device: torch.device) -> Iterator[None]:
         restore(before, device)
 
 
+@contextmanager
+def preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Inside, draws from the global generators of Python, NumPy and PyTorch leave no trace."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
 def _put_back(generator: Any) -> Callable[[], object]:
     """What puts a generator back to where it is now."""
     if isinstance(generator, torch.Generator):

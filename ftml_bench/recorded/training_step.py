@@ -11,8 +11,9 @@ from avalanche.evaluation import GenericPluginMetric, PluginMetric
 from avalanche.training.templates.base_sgd import PeriodicEval
 from torch import Tensor
 
-from ftml_bench.adaptation.draws import host_state
-from ftml_bench.adaptation.graphs import (
+from ftml_bench.random_state import host_state
+from ftml_bench.recorded.device_draws import DeviceDraws
+from ftml_bench.recorded.graphs import (
     DRAWS_ON_HOST,
     WARM_UP,
     first_line,
@@ -21,8 +22,7 @@ from ftml_bench.adaptation.graphs import (
     recording,
     why_not_recorded,
 )
-from ftml_bench.device_draws import DeviceDraws
-from ftml_bench.strategies.per_round import PerRound
+from ftml_bench.strategies.avalanche.per_round import PerRound
 
 if TYPE_CHECKING:
     from ftml_bench.strategies.ftml import FTML

@@ -28,6 +28,7 @@ from ftml_bench.buffer import TaskBuffer
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import held_out
+from ftml_bench.recorded.training_step import MetaStep
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs.building import build_strategy
@@ -36,7 +37,6 @@ from ftml_bench.runs.record import RunWriter
 from ftml_bench.seeding import generator
 from ftml_bench.speed.machine import clock_of
 from ftml_bench.strategies import FTML
-from ftml_bench.strategies.meta_step import MetaStep
 
 EARLY, LATE = 6, 56  # rounds, counted from 1
 META_GRADIENT, UPDATE = "meta-gradient", "update procedure"

@@ -12,7 +12,7 @@ from avalanche.training.losses import ICaRLLossPlugin
 from torch import nn
 
 from ftml_bench.errors import UsageError
-from ftml_bench.strategies.per_round import PerRound
+from ftml_bench.strategies.avalanche.per_round import PerRound
 
 WhyNot = Callable[[Any, Any], str | None]  # of a plugin and a strategy; None: they go together
 

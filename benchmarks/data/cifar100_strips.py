@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ftml_bench.benchmarks.cifar100 import CLASSES, SUBSET_IMAGES, read_cifar100, strip_file, subset_of_whole
+from ftml_bench.benchmarks.data.cifar100 import CLASSES, SUBSET_IMAGES, read_cifar100, strip_file, subset_of_whole
 from ftml_bench.errors import UsageError
 
 

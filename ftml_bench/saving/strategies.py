@@ -1,18 +1,4 @@
-"""Saving a strategy of ours and going on with it, bit by bit as if it had not been stopped (on a CPU).
-
-::
-
-    stream = [arrival for round in benchmark.train_stream for arrival in arrivals(round, 100)]
-    done = load(strategy, "state.pt", stream)     # the strategy built as before
-    for arrival in stream[done:]:
-        strategy.train(arrival)
-        save(strategy, "state.pt")
-
-A saved state holds the model, the optimiser, every generator that training draws from, the cost, the clock, and the
-plugins and metrics (see `ftml_bench.plain_state`), as tensors and plain values: `torch.load(..., weights_only=True)`
-reads it. It holds no data: those come again from the stream, and are compared with what was trained on. Loggers are not
-saved: nothing reads from them.
-"""
+"""What is saved of a strategy, and how it goes on from there."""
 
 from __future__ import annotations
 
@@ -25,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,18 +21,33 @@ from avalanche.training.utils import _at_task_boundary
 from torch import nn
 
 from ftml_bench.errors import UsageError
-from ftml_bench.plain_state import (
+from ftml_bench.saving.plain_state import (
+    Built,
     from_plain,
     load_module_state,
     module_state,
     object_to_plain,
     to_plain,
 )
-from ftml_bench.strategies.base import Learner
 
 VERSION = 1
 # Where and in what portions it runs, which may differ when it goes on, and what is compared by other means.
 _NOT_SETTINGS = {"self", "model", "optimizer", "criterion", "plugins", "evaluator", "device", "eval_mb_size"}
+
+
+@runtime_checkable
+class Saveable(Protocol):
+    """What a strategy that can be saved says of itself; every `Learner` does."""
+
+    built_with: Built  # `settings_of_parts` of its plugins, of when it was built
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has come to, beside model, optimiser and plugins: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
+        """Go back to what `state_dict` gave, after these experiences."""
+        ...
 
 
 def save(strategy: SupervisedTemplate, path: str | Path, **more: Any) -> None:
@@ -108,7 +109,7 @@ def _place(device: str, storage: Any, saved_on: str) -> Any:
 
 def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
     """What `save` writes: tensors (copies) and plain values."""
-    if not isinstance(strategy, Learner):
+    if not _is_saveable(strategy):
         raise UsageError(f"{type(strategy).__name__} cannot be saved: it is no strategy of ftml_bench")
     if strategy.experience is not None or strategy._eval_streams is not None:
         raise UsageError("a strategy is saved between two calls of train and eval, not within one")
@@ -127,12 +128,15 @@ def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
     }
 
 
+def _is_saveable(strategy: object) -> bool:
+    return isinstance(strategy, Saveable)
+
+
 def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stream: Iterable[DatasetExperience]) -> int:
     """Bring `strategy` to the state that `state_dict` gave; see `load`."""
     with _damage_named():
         _compare(strategy, state)
         trained_on = state["experiences"]
-    assert isinstance(strategy, Learner)
     seen = list(itertools.islice(stream, trained_on))
     if len(seen) < trained_on:
         raise UsageError(f"{trained_on} experiences had been trained on; the stream has {len(seen)}")
@@ -167,7 +171,6 @@ def _compare(strategy: SupervisedTemplate, state: Mapping[str, Any]) -> None:
         raise UsageError(f"a saved state of version {version}; this ftml_bench reads version {VERSION}")
     if state["strategy"] != type(strategy).__name__:
         raise UsageError(f"a saved state of {state['strategy']}, this strategy is {type(strategy).__name__}")
-    assert isinstance(strategy, Learner)
     settings = _settings(strategy)
     for name in dict.fromkeys([*state["settings"], *settings]):
         saved, now = state["settings"].get(name), settings.get(name)
@@ -178,7 +181,7 @@ def _compare(strategy: SupervisedTemplate, state: Mapping[str, Any]) -> None:
         raise UsageError(f"saved with these plugins and metrics: {saved}; here they are: {now}")
 
 
-def _settings(strategy: Learner) -> dict[str, Any]:
+def _settings(strategy: SupervisedTemplate) -> dict[str, Any]:
     """The arguments that the strategy was built with, as far as they are plain, and what runs it."""
     # As they were asked for: "auto" may be another engine before and after its first step.
     of_engine: dict[str, Any] = getattr(strategy, "engine_settings", {})
@@ -195,11 +198,11 @@ def _settings(strategy: Learner) -> dict[str, Any]:
     return settings
 
 
-def _plugin_names(strategy: Learner) -> list[str]:
+def _plugin_names(strategy: SupervisedTemplate) -> list[str]:
     return [type(plugin).__name__ for plugin in (*strategy.plugins, *strategy.evaluator.metrics)]
 
 
-def _grow(strategy: Learner, seen: Iterable[DatasetExperience]) -> None:
+def _grow(strategy: SupervisedTemplate, seen: Iterable[DatasetExperience]) -> None:
     """Adapt a model that grows to the experiences, as training on them did."""
     strategy.model.to(strategy.device).train()
     strategy.is_training = True
@@ -210,7 +213,7 @@ def _grow(strategy: Learner, seen: Iterable[DatasetExperience]) -> None:
     strategy.experience = None
 
 
-def _optimizer_state(strategy: Learner) -> dict[str, Any]:
+def _optimizer_state(strategy: SupervisedTemplate) -> dict[str, Any]:
     """Options and state by the parameters' names."""
     optimizer, known = strategy.optimizer, strategy.optimized_param_id
     current = {id(p): name for name, p in strategy.model.named_parameters()}
@@ -227,7 +230,7 @@ def _optimizer_state(strategy: Learner) -> dict[str, Any]:
     return {"groups": groups, "state": state, "known": None if known is None else list(known)}
 
 
-def _load_optimizer_state(strategy: Learner, saved: Mapping[str, Any]) -> None:
+def _load_optimizer_state(strategy: SupervisedTemplate, saved: Mapping[str, Any]) -> None:
     optimizer = strategy.optimizer
     named = dict(strategy.model.named_parameters())
     if len(saved["groups"]) != len(optimizer.param_groups):

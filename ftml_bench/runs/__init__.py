@@ -1,0 +1,1 @@
+"""A leaderboard, from its definition in YAML to the files of its cells."""
