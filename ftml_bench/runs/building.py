@@ -16,8 +16,8 @@ from torch import nn
 
 from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.checks import check_int
-from ftml_bench.runs.definition import BenchmarkSpec, Row
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.runs.definition import BenchmarkSpec, Row
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter

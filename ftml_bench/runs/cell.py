@@ -18,6 +18,13 @@ from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import registry
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
+from ftml_bench.errors import UsageError
+from ftml_bench.memory import keep_freed_memory
+from ftml_bench.metrics.measures import CURVES
+from ftml_bench.metrics.performance import check_classification
+from ftml_bench.models.norm import has_norm
+from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
+from ftml_bench.recorded.together import Together
 from ftml_bench.runs.building import (
     GIVEN_BY_CELL,
     build_benchmark,
@@ -31,16 +38,9 @@ from ftml_bench.runs.building import (
     version_of,
 )
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
-from ftml_bench.errors import UsageError
-from ftml_bench.metrics.measures import CURVES
-from ftml_bench.memory import keep_freed_memory
-from ftml_bench.metrics.performance import check_classification
-from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
-from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.avalanche.stock import needs_classes
-from ftml_bench.recorded.together import Together
+from ftml_bench.strategies.ftml import FTML
 
 
 def versions(definition: Definition) -> dict[str, dict[str, int | None]]:

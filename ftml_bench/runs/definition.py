@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ftml_bench import registry
-from ftml_bench.runs import values
-from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.metrics.measures import MEASURES
+from ftml_bench.runs import values
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "report.html", "figures")

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ftml_bench import __version__
-from ftml_bench.runs import definition as definitions
-from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.errors import UsageError
 from ftml_bench.files import is_there
+from ftml_bench.runs import definition as definitions
+from ftml_bench.runs.definition import Cell, Definition
 
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")

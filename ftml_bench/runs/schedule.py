@@ -20,10 +20,10 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from ftml_bench.errors import UsageError
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record, versions
 from ftml_bench.runs.definition import Cell, Definition
-from ftml_bench.errors import UsageError
 
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
 # By name, because it is imported where it runs: this module and the command line stay free of torch.
