@@ -3,8 +3,8 @@
 `record.json` holds provenance (definition, versions, commit, device, engine, command, started, finished), `protocol`,
 `cost` and `status`; it is replaced as a whole. The tables are appended row by row and flushed, so that a run that was
 cut off keeps what it had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss
-and accuracy was measured (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on
-if it is interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved.
+and accuracy was measured (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it
+goes on if it is interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved.
 """
 
 from __future__ import annotations
