@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import torch
-from avalanche.training.plugins.evaluation import default_evaluator
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
+from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
 
 FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
@@ -22,49 +22,30 @@ FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
 class FollowTheLeader(JointLearner):
     """Trains jointly on the rounds before t; is evaluated after fine-tuning a copy on D_t by full batches.
 
-    In the first round there is nothing to train on, and no step is taken. The first arguments are Avalanche's own (see
-    `SupervisedTemplate`); `train_mb_size` is the size of a minibatch, drawn in per-task groups from the rounds before.
+    In the first round there is nothing to train on, and no step is taken. Minibatches are drawn in per-task groups from
+    the rounds before.
 
-    :param steps: training steps an arrival; None: ceil(n / train_mb_size).
     :param fine_tuning: "gd" (FTML's update procedure) or "adam".
     :param inner_lr: step size of the fine-tuning.
     :param inner_clip: c: every entry of a gradient of the fine-tuning is cut to [-c, c]; None: as it is.
     :param update_steps: steps of the fine-tuning.
-    :param update_size: at most so many points of D_t in the fine-tuning.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
     :param group_size: points of a group of one task.
     :param draw: "tasks": groups of tasks drawn uniformly; "all": every step is on all data of the rounds before,
         whatever `train_mb_size` (exact gradients; rounds of one size).
-    :param seed: of the draws.
-    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
-        tensors); the file is gone with the learner.
     """
 
     def __init__(
         self,
         *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        criterion: nn.Module = nn.CrossEntropyLoss(),  # noqa: B008 (as Avalanche's own)
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins=None,
-        evaluator=default_evaluator,
-        eval_every: int = -1,
-        peval_mode: str = "epoch",
-        steps: int | None = None,
         fine_tuning: Literal["gd", "adam"] = "gd",
         inner_lr: float = 0.1,
         inner_clip: float | None = None,
         update_steps: int = 5,
-        update_size: int = 1000,
         batch_norm: Literal["support", "transductive"] = "support",
         group_size: int = 20,
         draw: Literal["tasks", "all"] = "tasks",
-        seed: int = 0,
-        buffer_folder: str | os.PathLike[str] | None = None,
+        **learner: Unpack[LearnerKeywords],
     ) -> None:
         if fine_tuning not in FINE_TUNINGS:
             raise unknown("fine-tuning", fine_tuning, FINE_TUNINGS)
@@ -74,26 +55,7 @@ class FollowTheLeader(JointLearner):
             raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
         if inner_clip is not None and not inner_clip > 0:
             raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            peval_mode=peval_mode,
-            steps=steps,
-            batch_norm=batch_norm,
-            group_size=group_size,
-            draw=draw,
-            update_size=update_size,
-            seed=seed,
-            buffer_folder=buffer_folder,
-        )
+        super().__init__(batch_norm=batch_norm, group_size=group_size, draw=draw, **learner)
         self.fine_tuning = fine_tuning
         self.inner_lr = inner_lr
         self.inner_clip = inner_clip

@@ -2,76 +2,37 @@
 
 from __future__ import annotations
 
-import os
 from copy import deepcopy
 from typing import Any, Literal
 
-import torch
-from avalanche.training.plugins.evaluation import default_evaluator
-from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from typing_extensions import Unpack
 
 from ftml_bench.errors import UsageError
+from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
 
 
 class FromScratch(JointLearner):
     """Starts every round with the first parameters and a new optimiser state; trains on through its arrivals.
 
-    The control of every comparison: it cannot learn across rounds. The first arguments are Avalanche's own (see
-    `SupervisedTemplate`); `train_mb_size` is the size of a minibatch, drawn from the current round.
+    The control of every comparison: it cannot learn across rounds. A minibatch is of the current round.
 
-    :param steps: training steps an arrival; None: ceil(n / train_mb_size).
     :param step_factor: takes so many times the steps: equal steps starve a learner that starts anew each round.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
-    :param update_size: at most so many points of D_t for its statistics.
-    :param seed: of the draws.
-    :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
-        tensors); the file is gone with the learner.
     """
 
     def __init__(
         self,
         *,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        criterion: nn.Module = nn.CrossEntropyLoss(),  # noqa: B008 (as Avalanche's own)
-        train_mb_size: int = 1,
-        train_epochs: int = 1,
-        eval_mb_size: int | None = None,
-        device: str | torch.device = "cpu",
-        plugins=None,
-        evaluator=default_evaluator,
-        eval_every: int = -1,
-        peval_mode: str = "epoch",
-        steps: int | None = None,
         step_factor: int = 1,
         batch_norm: Literal["support", "transductive"] = "support",
-        update_size: int = 1000,
-        seed: int = 0,
-        buffer_folder: str | os.PathLike[str] | None = None,
+        **learner: Unpack[LearnerKeywords],
     ) -> None:
         if step_factor < 1:
             raise UsageError(f"step_factor={step_factor}: expected a number of at least 1")
-        super().__init__(
-            model=model,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_mb_size=train_mb_size,
-            train_epochs=train_epochs,
-            eval_mb_size=eval_mb_size,
-            device=device,
-            plugins=plugins,
-            evaluator=evaluator,
-            eval_every=eval_every,
-            peval_mode=peval_mode,
-            steps=steps,
-            batch_norm=batch_norm,
-            group_size=train_mb_size,  # a minibatch is one group: all of it is of one task
-            update_size=update_size,
-            seed=seed,
-            buffer_folder=buffer_folder,
-        )
+        # a minibatch is one group: all of it is of one task
+        super().__init__(batch_norm=batch_norm, group_size=learner.get("train_mb_size", 1), **learner)
         self.step_factor = step_factor
         self._first_state = deepcopy(self.model.state_dict())
 

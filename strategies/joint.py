@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from avalanche.models import MultiTaskModule, avalanche_forward
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.avalanche.base import Learner
+from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 
 DRAWS = ("tasks", "datapoints", "all")
 
@@ -29,12 +31,19 @@ class JointLearner(Learner):
         is on all data of the rounds, whatever `train_mb_size` (exact gradients; groups are rounds, of one size).
     """
 
-    def __init__(self, *, group_size: int = 20, draw: str = "tasks", **learner) -> None:
+    def __init__(
+        self,
+        *,
+        batch_norm: str = "support",
+        group_size: int = 20,
+        draw: str = "tasks",
+        **learner: Unpack[LearnerKeywords],
+    ) -> None:
         if group_size < 1:
             raise UsageError(f"group_size={group_size}: expected a number of at least 1")
         if draw not in DRAWS:
             raise unknown("value of draw", draw, DRAWS)
-        super().__init__(**learner)
+        super().__init__(batch_norm=batch_norm, **learner)
         self.group_size = min(group_size, self.train_mb_size)
         self.draw = draw
 

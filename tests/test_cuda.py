@@ -221,10 +221,10 @@ def test_a_recorded_step_is_the_step_of_avalanches_loop(digits, settings):
     at_once, in_loop = learner(**settings), learner(plugins=[watching], **settings)
     curves = [[e.loss for e in evaluations(strategy, digits, 20)] for strategy in (at_once, in_loop)]
     torch.backends.cudnn.deterministic = False
-    assert at_once._meta_step.note == ""
-    assert at_once._meta_step._graph is not None
+    assert at_once.execution.recorded.note == ""
+    assert at_once.execution.recorded._graph is not None
     assert watching.iterations == 8 * 9
-    assert in_loop._meta_step._graph is None
+    assert in_loop.execution.recorded._graph is None
     assert at_once.cost == in_loop.cost
     assert at_once.clock.train_iterations == in_loop.clock.train_iterations == 8 * 9
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
@@ -277,7 +277,7 @@ def test_nothing_waits_for_the_device_inside_an_arrival(digits):
     pieces = list(stream_of(digits))
     for arrival in pieces[:3]:
         strategy.train(arrival, eval_streams=[])
-    graph = strategy._meta_step._graph
+    graph = strategy.execution.recorded._graph
     epoch = strategy.training_epoch
 
     def watched(**kwargs):
@@ -289,7 +289,7 @@ def test_nothing_waits_for_the_device_inside_an_arrival(digits):
 
     strategy.training_epoch = watched
     strategy.train(pieces[3], eval_streams=[])  # the tables have room for it
-    assert strategy._meta_step._graph is graph is not None
+    assert strategy.execution.recorded._graph is graph is not None
     watching = learner(plugins=[Watching()])
     watching.train(pieces[0], eval_streams=[])
     epoch, watching.training_epoch = watching.training_epoch, watched
@@ -322,7 +322,7 @@ def test_every_learner_learns_on_a_gpu(digits, cls):
 
 def test_what_has_no_tables_is_drawn_on_the_host(digits):
     strategy = learner(class_balanced=True)
-    assert strategy.device_draws is None
+    assert strategy.execution.draws is None
     curve = list(evaluations(strategy, digits, 30))
     assert len(curve) == 6
 
@@ -334,14 +334,14 @@ def test_seeds_that_step_together_come_to_what_they_come_to_alone(digits):
         trained(strategy, stream_of(digits))
     learners, together = [learner(seed=seed) for seed in range(3)], Together()
     for strategy in learners:
-        strategy.together = together
+        strategy.execution.together = together
     for arrival in stream_of(digits):
         for strategy in learners:
             strategy.train(arrival, eval_streams=[])
         together.take_steps()
     torch.backends.cudnn.deterministic = False
     assert together.note == "steps taken together by 3 seeds"
-    assert together._meta_step._graph is not None
+    assert together._recorded._graph is not None
     for one, other in zip(learners, alone, strict=True):
         assert one.cost == other.cost
         assert one.clock.train_iterations == other.clock.train_iterations

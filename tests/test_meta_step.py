@@ -35,6 +35,11 @@ def filled(benchmark, sizes=(40, 40, 40)):
     return buffer, draws
 
 
+def flat(drawn):
+    support, query, labels = drawn
+    return [*support, *query, labels]
+
+
 def points_of(buffer, number):
     """The images and classes of a round by the bytes of the image."""
     x, y = buffer._batch([(number, torch.arange(len(buffer.rounds[number])))])
@@ -48,10 +53,10 @@ def test_support_and_query_are_disjoint_points_of_their_round_with_their_labels(
     buffer, draws = filled(digits, (size, 40, 40))
     assert draws.take_in({0: 1.0})
     known = points_of(buffer, 0)
-    support_x, support_y, query_x, query_y, labels = draws.split(6, support, query)
+    (support_x, support_y), (query_x, query_y), labels = draws.split(6, support, query)
     assert support_x.shape[:2] == support_y.shape == (6, support)
     assert query_x.shape[:2] == query_y.shape == (6, query)
-    assert labels.tolist() == [buffer.rounds[0].task_label] * 6
+    assert labels.tolist() == [[buffer.rounds[0].task_label] * query] * 6
     for task in range(6):
         first = [image.numpy().tobytes() for image in support_x[task]]
         second = [image.numpy().tobytes() for image in query_x[task]]
@@ -72,7 +77,8 @@ def test_rounds_are_drawn_by_weight_and_points_evenly(digits):
     counts = torch.zeros(3)
     seen: dict[bytes, int] = {}
     for _ in range(60):
-        support_x, _, _, _, labels = draws.split(100, 2, 2)
+        (support_x, _), _, labels = draws.split(100, 2, 2)
+        labels = labels[:, 0]
         counts += labels.bincount(minlength=3)
         for task, label in zip(support_x, labels, strict=True):
             if label == 0:
@@ -103,14 +109,14 @@ def test_tables_follow_the_buffer_and_keep_their_place_until_they_are_full(digit
     buffer.add(pieces[1])
     assert draws.take_in({0: 1.0})
     assert draws.places[:4] == tables
-    support_x, _, query_x, _, _ = draws.split(4, 20, 20)
+    (support_x, _), (query_x, _), _ = draws.split(4, 20, 20)
     whole = set(points_of(buffer, 0))
     for task in torch.cat([support_x, query_x], dim=1):
         assert {image.numpy().tobytes() for image in task} == whole
     buffer.add(third)
     assert draws.take_in({2: 1.0})
     assert draws.places[:4] != tables, "three rounds need a longer table"
-    assert draws.split(3, 5, 5)[4].tolist() == [buffer.rounds[2].task_label] * 3
+    assert draws.split(3, 5, 5)[2].tolist() == [[buffer.rounds[2].task_label] * 5] * 3
 
 
 def test_a_buffer_in_a_file_has_no_tensors_to_draw_from(digits, tmp_path):
@@ -138,17 +144,17 @@ def learner(evaluator=None, plugins=None, cls=FTML, optimizer=torch.optim.Adam, 
 
 def drawing_on_device(strategy, *, at_once):
     """As on a GPU, but for the recording: every step is taken as it is."""
-    strategy.device_draws = DeviceDraws(strategy.buffer, seed=1)
-    strategy._meta_step._record = lambda: False
+    strategy.execution.draws = DeviceDraws(strategy.buffer, seed=1)
+    strategy.execution.recorded._record = lambda: False
     if not at_once:
-        strategy._meta_step.possible = lambda: False
+        strategy.execution.recorded.possible = lambda: False
     return strategy
 
 
 def recordable():
     """A learner on what is taken for a GPU, in the middle of a stream."""
     strategy = learner(optimizer=torch.optim.Adam, capturable=True)
-    strategy.device_draws = DeviceDraws(strategy.buffer, seed=1)
+    strategy.execution.draws = DeviceDraws(strategy.buffer, seed=1)
     return strategy
 
 
@@ -168,7 +174,7 @@ CHANGES = {
     "another layer": lambda s: setattr(s.model, "relu1", nn.Tanh()),
     "a hook of a layer": lambda s: s.model[0].register_forward_hook(lambda *_: None),
     "query size": lambda s: setattr(s, "query_size", 3),
-    "the draws' tables": lambda s: s.device_draws._make_room(200, 2000),
+    "the draws' tables": lambda s: s.execution.draws._make_room(200, 2000),
     "a hook of the optimiser": lambda s: s.optimizer.register_step_post_hook(lambda *_: None),
 }
 
@@ -178,8 +184,8 @@ def test_a_step_is_recorded_anew_when_anything_that_it_fixed_has_changed(digits,
     strategy = recordable()
     for number, round in enumerate(digits.train_stream[:2]):
         strategy.buffer.add(round)
-        strategy.device_draws.take_in(dict.fromkeys(range(number + 1), 1.0))
-    key = strategy._meta_step._found_key
+        strategy.execution.draws.take_in(dict.fromkeys(range(number + 1), 1.0))
+    key = strategy.execution.recorded._found_key
     before = key()
     assert key() == before
     first, again = strategy.engine, CHANGES[change]
@@ -193,11 +199,11 @@ def test_new_data_alone_need_no_new_recording(digits):
     pieces = list(arrivals(digits.train_stream[0], [10, 20, 30, 40]))
     strategy.buffer.add(digits.train_stream[1])
     strategy.buffer.add(pieces[0])
-    strategy.device_draws.take_in({0: 1.0})
-    before = strategy._meta_step._found_key()
+    strategy.execution.draws.take_in({0: 1.0})
+    before = strategy.execution.recorded._found_key()
     strategy.buffer.add(pieces[1])
-    strategy.device_draws.take_in({0: 1.0, 1: 2.0})
-    assert strategy._meta_step._found_key() == before
+    strategy.execution.draws.take_in({0: 1.0, 1: 2.0})
+    assert strategy.execution.recorded._found_key() == before
 
 
 class Counting(torch.optim.SGD):
@@ -216,7 +222,7 @@ class Counting(torch.optim.SGD):
     ],
 )
 def test_an_optimiser_that_counts_on_the_host_steps_between_replays(optimizer, settings, inside):
-    assert learner(optimizer=optimizer, **settings)._meta_step._updates_inside is inside
+    assert learner(optimizer=optimizer, **settings).execution.recorded._updates_inside is inside
 
 
 def test_steps_at_once_are_the_steps_of_avalanches_loop(digits):
@@ -288,11 +294,11 @@ def test_a_saved_state_holds_the_draws_of_the_device(digits):
     pieces = list(arrivals(digits.train_stream[0], 20))
     strategy.train(pieces[0], eval_streams=[])
     state = strategy.state_dict()
-    expected = strategy.device_draws.split(3, 4, 4)
+    expected = strategy.execution.draws.split(3, 4, 4)
     other = drawing_on_device(learner(), at_once=True)
     other.load_state_dict(state, pieces[:1])
-    other.device_draws.take_in({0: 1.0})
-    for a, b in zip(other.device_draws.split(3, 4, 4), expected, strict=True):
+    other.execution.draws.take_in({0: 1.0})
+    for a, b in zip(flat(other.execution.draws.split(3, 4, 4)), flat(expected), strict=True):
         assert torch.equal(a, b)
 
 

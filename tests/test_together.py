@@ -18,11 +18,11 @@ from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP
 from ftml_bench.protocol import evaluations, in_two_parts
 from ftml_bench.recorded.device_draws import DeviceDraws
 from ftml_bench.recorded.together import Together
-from ftml_bench.recorded.training_step import MetaStep, acts_after_training
+from ftml_bench.recorded.training_step import RecordedStep, acts_after_training
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict
-from ftml_bench.strategies import FTML, ftml
+from ftml_bench.strategies import FTML, meta_learner
 from ftml_bench.strategies.avalanche.per_round import per_round
 
 SMOOTHED = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -132,8 +132,8 @@ def learner(seed=0, plugins=None, evaluator=None, cls=FTML, optimizer=torch.opti
         seed=seed,
         **{"meta_batch_size": 3, "steps": 6, "eval_mb_size": 50, **settings},
     )
-    strategy.device_draws = DeviceDraws(strategy.buffer, seed)
-    strategy._meta_step._record = lambda: False
+    strategy.execution.draws = DeviceDraws(strategy.buffer, seed)
+    strategy.execution.recorded._record = lambda: False
     return strategy
 
 
@@ -141,9 +141,10 @@ def trained_together(learners, streams, sizes=20):
     """Their curves, how many learners took each pass of steps together, and the steps that were taken apart."""
     together, at_once, apart = Together(), [], []
     for strategy in learners:
-        strategy.together = together
-        strategy.take_steps = lambda steps, own=strategy.take_steps: (apart.append(steps), own(steps))
-    build = together._meta_step_of
+        strategy.execution.together = together
+        own = strategy.execution.take_alone
+        strategy.execution.take_alone = lambda steps, own=own: (apart.append(steps), own(steps))
+    build = together._recorded_of
 
     def meta_step_of(some):
         meta_step = build(some)
@@ -151,7 +152,7 @@ def trained_together(learners, streams, sizes=20):
         at_once.append(len(some))
         return meta_step
 
-    together._meta_step_of = meta_step_of
+    together._recorded_of = meta_step_of
     curves = [[] for _ in learners]
     running = {i: in_two_parts(*pair, sizes) for i, pair in enumerate(zip(learners, streams, strict=True))}
     while running:
@@ -198,7 +199,7 @@ def test_seeds_that_step_together_come_to_what_they_come_to_alone(streams, setti
 
 def test_until_they_are_taken_steps_are_only_noted(streams):
     strategy, together = learner(), Together()
-    strategy.together = together
+    strategy.execution.together = together
     before = deepcopy(strategy.model.state_dict())
     strategy.train(next(iter(arrivals(streams[0].train_stream[0], 20))), eval_streams=[])
     assert strategy.cost.steps == strategy.clock.train_iterations == 0
@@ -252,13 +253,13 @@ def test_one_that_ends_leaves_the_others_to_themselves(streams):
     [
         lambda s: s.optimizer.param_groups[0].update(weight_decay=0.5),
         lambda s: next(s.model.parameters()).requires_grad_(False),
-        lambda s: s.device_draws._make_room(500, 2000),
+        lambda s: s.execution.draws._make_room(500, 2000),
         lambda s: s.model[-1].eval(),
     ],
 )
 def test_a_change_of_any_of_them_is_seen_by_what_was_recorded(streams, which, change):
     learners = [learner(seed, optimizer=torch.optim.SGD) for seed in range(2)]
-    meta_step = MetaStep(learners)
+    meta_step = RecordedStep(learners)
     before = meta_step._found_key()
     assert meta_step._found_key() == before
     change(learners[which])
@@ -269,10 +270,10 @@ def test_a_step_that_cannot_be_recorded_together_is_taken_apart(streams):
     learners, apart = [learner(seed) for seed in range(2)], []
     together = Together()
     for strategy, stream in zip(learners, streams, strict=False):
-        strategy.together = together
-        strategy.take_steps = lambda steps, strategy=strategy: apart.append((strategy, steps))
+        strategy.execution.together = together
+        strategy.execution.take_alone = lambda steps, strategy=strategy: apart.append((strategy, steps))
         strategy.train(next(iter(arrivals(stream.train_stream[0], 20))), eval_streams=[])
-    together._meta_step_of(learners).note = "no CUDA graph of the training step (a reason)"
+    together._recorded_of(learners).note = "no CUDA graph of the training step (a reason)"
     together.take_steps()
     assert apart == [(strategy, 6) for strategy in learners]
 
@@ -294,17 +295,17 @@ def test_a_recording_that_fails_lets_go_of_what_was_recorded_alone(streams):
     learners, together = [learner(seed) for seed in range(2)], Together()
     for strategy, stream in zip(learners, streams, strict=False):
         strategy.train(next(iter(arrivals(stream.train_stream[0], 20))), eval_streams=[])
-        strategy._meta_step._key = strategy._meta_step._found_key()  # as if its step had been recorded
-        strategy.together = together
+        strategy.execution.recorded._key = strategy.execution.recorded._found_key()  # as if its step had been recorded
+        strategy.execution.together = together
         strategy.train(next(iter(arrivals(stream.train_stream[1], 20))), eval_streams=[])
     together.take_steps()  # there is no GPU to record on
     assert together.note.startswith("not together: no CUDA graph of the training step (")
     assert [strategy.cost.steps for strategy in learners] == [12, 12]
-    assert all(strategy._meta_step._key is None for strategy in learners)
+    assert all(strategy.execution.recorded._key is None for strategy in learners)
     for strategy, stream in zip(learners, streams, strict=False):
         strategy.train(next(iter(arrivals(stream.train_stream[2], 20))), eval_streams=[])
     together.take_steps()
-    assert together._meta_step.strategies == learners, "it is not tried again"
+    assert together._recorded.strategies == learners, "it is not tried again"
     assert [strategy.cost.steps for strategy in learners] == [18, 18]
 
 
@@ -325,7 +326,7 @@ class Hooked(FTML):
 def test_what_acts_after_the_steps_inside_train_finds_them_taken(streams):
     after = After()
     strategy = learner(plugins=[after])
-    strategy.together = Together()
+    strategy.execution.together = Together()
     for arrival in arrivals(streams[0].train_stream[0], 20):
         strategy.train(arrival, eval_streams=[])
     assert after.steps == [6, 12]
@@ -395,7 +396,7 @@ def test_tasks_that_are_evaluated_are_adapted_in_one_pass(streams, experiences, 
 
 
 def test_a_pass_holds_so_many_tasks_at_most(streams, monkeypatch):
-    monkeypatch.setattr(ftml, "UPDATES_AT_ONCE", 2)
+    monkeypatch.setattr(meta_learner, "UPDATES_AT_ONCE", 2)
     found, _, passes = evaluated(streams[0], lambda s: s, in_one_pass=True, sizes=(40, 40, 40))
     expected, _, _ = evaluated(streams[0], lambda s: s, in_one_pass=False, sizes=(40, 40, 40))
     assert passes == [2, 1]
@@ -440,11 +441,11 @@ def _as_on_a_gpu(monkeypatch):
     def on_device(*arguments, **settings):
         strategy = build(*arguments, **settings)
         if isinstance(strategy, FTML):
-            strategy.device_draws = DeviceDraws(strategy.buffer, strategy.seed)
+            strategy.execution.draws = DeviceDraws(strategy.buffer, strategy.seed)
         return strategy
 
     monkeypatch.setattr(cells, "build_strategy", on_device)
-    monkeypatch.setattr(MetaStep, "_record", lambda self: False)
+    monkeypatch.setattr(RecordedStep, "_record", lambda self: False)
     monkeypatch.setattr(schedule, "_one_thread", lambda: None)
 
 

@@ -159,7 +159,7 @@ class TaskBuffer(ExemplarsBuffer):
         self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
         self._objects: WeakKeyDictionary[DatasetExperience, int] = WeakKeyDictionary()
         self._identities: dict[Hashable, int] = {}
-        self._in_file = folder is not None
+        self.in_a_file = folder is not None
         self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
 
     @property
@@ -225,7 +225,7 @@ class TaskBuffer(ExemplarsBuffer):
         if found is None:
             self._identities[self._identity(experience)] = number
         numbers = None if stacked is None else self._file(stacked, None if is_part else before)
-        is_in_file = stacked is not None and self._in_file
+        is_in_file = stacked is not None and self.in_a_file
         dataset = None if is_in_file else experience.dataset
         self.rounds[number].add(dataset, numbers, labels, len(experience.dataset))
         return number

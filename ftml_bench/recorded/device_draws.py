@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.benchmarks.stacked import as_input
-from ftml_bench.buffer import Round, TaskBuffer
+from ftml_bench.buffer import Batch, Round, TaskBuffer
 from ftml_bench.seeding import derive
 
 
@@ -73,10 +73,11 @@ class DeviceDraws:
         tensors = self._buffer.tensors() or ()
         return tuple(t.data_ptr() for t in (self._numbers, self._sizes, self._labels, self._weights, *tensors))
 
-    def split(self, tasks: int, support: int, query: int) -> list[Tensor]:
-        """Support x (T, S, *input) and y, query x (T, Q, *input) and y, and the task labels of the T tasks, (T,).
+    def split(self, tasks: int, support: int, query: int) -> tuple[Batch, Batch, Tensor]:
+        """Support x (T, S, *input) and y, query x (T, Q, *input) and y, and its points' task labels, (T, Q).
 
-        A round with fewer than S + Q points is cut into two disjoint halves, each repeated in turn.
+        As `TaskBuffer.labelled_split`: a round with fewer than S + Q points is cut into two disjoint halves, each
+        repeated in turn.
         """
         tensors = self._buffer.tensors()
         assert tensors is not None
@@ -92,13 +93,11 @@ class DeviceDraws:
         numbers = self._numbers[chosen].gather(1, order.gather(1, _positions(sizes, support, query))).flatten()
         x = base.index_select(0, rows.index_select(0, numbers)).unflatten(0, (tasks, -1))
         targets = y.index_select(0, numbers).unflatten(0, (tasks, -1))
-        return [
-            as_input(x[:, :support].contiguous()),
-            targets[:, :support].contiguous(),
-            as_input(x[:, support:].contiguous()),
-            targets[:, support:].contiguous(),
-            self._labels[chosen],
-        ]
+        return (
+            (as_input(x[:, :support].contiguous()), targets[:, :support].contiguous()),
+            (as_input(x[:, support:].contiguous()), targets[:, support:].contiguous()),
+            self._labels[chosen].unsqueeze(1).expand(-1, query),
+        )
 
 
 def _positions(sizes: Tensor, support: int, query: int) -> Tensor:

@@ -1,17 +1,13 @@
-"""Several seeds of FTML in one process: their training steps go through the device in one pass.
+"""Several seeds of a learner in one process: their training steps go through the device in one pass.
 
 A meta-batch of 25 tasks does not fill a GPU, so that two of them take less than twice as long as one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ftml_bench.recorded.graphs import fixed_by
-from ftml_bench.recorded.training_step import MetaStep, acts_after_training
-
-if TYPE_CHECKING:
-    from ftml_bench.strategies.ftml import FTML
+from ftml_bench.recorded.training_step import RecordedStep, acts_after_training
 
 
 class Together:
@@ -23,7 +19,7 @@ class Together:
 
     >>> together = Together()
     >>> for learner in learners:  # doctest: +SKIP
-    ...     learner.together = together
+    ...     learner.execution.together = together
     >>> for learner, arrival in zip(learners, arrivals):  # doctest: +SKIP
     ...     learner.train(arrival, eval_streams=[])
     >>> together.take_steps()
@@ -31,41 +27,33 @@ class Together:
 
     def __init__(self) -> None:
         self.note = ""  # for a record: with how many, or why not
-        self._noted: dict[FTML, int] = {}
-        self._meta_step: MetaStep | None = None
+        self._noted: dict[Any, int] = {}
+        self._recorded: RecordedStep | None = None
 
-    def may_take(self, learner: FTML) -> bool:
+    def may_take(self, learner: Any) -> bool:
         """Whether the steps of `learner` may be noted now and taken later."""
-        return learner.engine.takes_each and learner.train_epochs == 1 and not acts_after_training(learner)
+        return learner.takes_steps_together and not acts_after_training(learner)
 
-    def note_steps(self, learner: FTML, steps: int) -> None:
+    def note_steps(self, learner: Any, steps: int) -> None:
         """Steps that `learner` is to take."""
         self._noted[learner] = self._noted.get(learner, 0) + steps
 
     def take_steps(self) -> None:
         """Take all steps that are noted."""
         noted, self._noted = self._noted, {}
-        alike = len(noted) > 1 and len({*map(_kind, noted)}) == len(set(noted.values())) == 1
-        meta_step = self._meta_step_of(list(noted)) if alike else None
-        self._meta_step = meta_step  # none: the memory of its graph is free
-        if meta_step is None or meta_step.note:
+        alike = len(noted) > 1 and len({learner.alike() for learner in noted}) == len(set(noted.values())) == 1
+        recorded = self._recorded_of(list(noted)) if alike else None
+        self._recorded = recorded  # none: the memory of its graph is free
+        if recorded is None or recorded.note:
             for learner, steps in noted.items():
-                learner.take_steps(steps)
+                learner.execution.take_alone(steps)
             return
-        meta_step.train(next(iter(noted.values())))
-        reason = meta_step.note
+        recorded.train(next(iter(noted.values())))
+        reason = recorded.note
         self.note = f"not together: {reason}" if reason else f"steps taken together by {len(noted)} seeds"
 
-    def _meta_step_of(self, learners: list[FTML]) -> MetaStep:
-        if self._meta_step is None or self._meta_step.strategies != learners:
-            self._meta_step = None  # the memory of its graph is free for the next
-            self._meta_step = MetaStep(learners)
-        return self._meta_step
-
-
-def _kind(learner: FTML) -> tuple:
-    """What learners must have in common to take their steps in one pass."""
-    shapes = tuple((name, p.shape, p.requires_grad) for name, p in learner.model.named_parameters())
-    sizes = (learner.meta_batch_size, learner.support_size, learner.query_size)
-    numbers, _ = fixed_by(learner.model, learner._criterion)
-    return (type(learner), learner.engine.name, repr(learner.engine_settings), sizes, shapes, numbers, learner.device)
+    def _recorded_of(self, learners: list[Any]) -> RecordedStep:
+        if self._recorded is None or self._recorded.strategies != learners:
+            self._recorded = None  # the memory of its graph is free for the next
+            self._recorded = RecordedStep(learners)
+        return self._recorded

@@ -1,9 +1,9 @@
-"""FTML's whole training step as one CUDA graph: draw, adapt, predict, derive, update."""
+"""A learner's whole training step as one CUDA graph: draw, adapt, predict, derive, update."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from avalanche.core import BasePlugin, BaseSGDPlugin, SupervisedPlugin
@@ -22,10 +22,6 @@ from ftml_bench.recorded.graphs import (
     recording,
     why_not_recorded,
 )
-from ftml_bench.strategies.avalanche.per_round import PerRound
-
-if TYPE_CHECKING:
-    from ftml_bench.strategies.ftml import FTML
 
 HOOKS = [
     f"{when}_{part}" for part in ("training_iteration", "forward", "backward", "update") for when in ("before", "after")
@@ -36,7 +32,49 @@ _CALLED = [*(f"_{hook}" for hook in HOOKS), "forward", "criterion", "backward", 
 _EMPTY = (BasePlugin, BaseSGDPlugin, SupervisedPlugin, PluginMetric)  # their hooks do nothing
 
 
-class MetaStep:
+class Recordable(Protocol):
+    """What a learner says of itself whose steps are to be recorded, beside what it is as an Avalanche strategy.
+
+    The class that these steps are written for has an attribute `recordable` of its own, True; a subclass that overrides
+    what is called in an iteration does there what no recording would repeat, and is left to Avalanche's loop.
+    """
+
+    model: Any
+    optimizer: Any
+    mbatch: Any
+    mb_output: Any
+    loss: Any
+    clock: Any
+    cost: Any
+
+    @property
+    def draws(self) -> DeviceDraws:
+        """What draws its minibatches, on the device."""
+        ...
+
+    def forward_with(self, others: Sequence[Any]) -> None:
+        """Set `mb_output` of this learner and the others, which are alike (`alike`): theirs in one pass."""
+        ...
+
+    def alike(self) -> Hashable:
+        """What learners have to have in common to take their steps in one pass."""
+        ...
+
+    def fixed(self) -> Hashable:
+        """What a recorded step has fixed, beside model, criterion, optimiser and the places of draws."""
+        ...
+
+    @property
+    def takes_steps_together(self) -> bool:
+        """Whether it can, at present, take its steps in one pass with others that are alike."""
+        ...
+
+    def parts_that_act(self, *, inside_iterations: bool) -> Iterator[Any]:
+        """Plugins, metrics and loggers, whose hooks are called in training."""
+        ...
+
+
+class RecordedStep:
     """Takes the training steps of an arrival one after the other without returning to Avalanche's loop.
 
     The first steps are taken as they are, which warms up; then one is recorded, and replayed for the others. It is
@@ -47,8 +85,8 @@ class MetaStep:
         the meta-batches of all go through the engine in one pass, and every strategy gets the step that it takes alone.
     """
 
-    def __init__(self, strategies: Sequence[FTML]) -> None:
-        self.strategies = list(strategies)
+    def __init__(self, strategies: Sequence[Recordable]) -> None:
+        self.strategies: list[Any] = list(strategies)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._key: tuple | None = None
         self._gradients: list[Tensor | None] = []
@@ -94,38 +132,14 @@ class MetaStep:
         """A training step as Avalanche's loop takes it, up to the update if that is done outside."""
         for strategy in self.strategies:
             strategy.mbatch = strategy._draw()
-        self._forward()
+        first, *others = self.strategies
+        first.forward_with(others)
         for strategy in self.strategies:
             strategy.loss = strategy._make_empty_loss() + strategy.criterion()
         # no parameter is in two losses: each gets the gradient of its own
         torch.stack([strategy.loss for strategy in self.strategies]).sum().backward()
         if self._updates_inside:
             self._update()
-
-    def _forward(self) -> None:
-        """Post-adaptation outputs on the query points; those of several strategies in one pass."""
-        first, *others = self.strategies
-        if not others:
-            with first.engine.graphs.off():
-                first.mb_output = first.forward()
-            return
-        tasks = len(first.mbatch[2])
-        for strategy in self.strategies:
-            strategy._note_support_statistics(strategy.mbatch[2], strategy.mbatch[4].unflatten(0, (tasks, -1))[:, :1])
-        support_x, support_y = (torch.cat([s.mbatch[part] for s in self.strategies]) for part in (2, 3))
-        query_x = torch.cat([s.mb_x.unflatten(0, (tasks, -1)) for s in self.strategies])
-        # chosen by each for itself, as alone; alike, since they differ in nothing that it depends on
-        memory = [
-            s.engine.choose_memory(dict(s.model.named_parameters()), (s.mbatch[2], s.mbatch[3]))
-            for s in self.strategies
-        ]
-        parameters = {
-            name: torch.cat([s.model.get_parameter(name).expand(tasks, *p.shape) for s in self.strategies])
-            for name, p in first.model.named_parameters()
-        }
-        outputs = first.engine.predict_each(parameters, (support_x, support_y), query_x, memory[0])
-        for strategy, own in zip(self.strategies, outputs.split(tasks), strict=True):
-            strategy.mb_output = own.flatten(0, 1)
 
     @property
     def _updates_inside(self) -> bool:
@@ -147,12 +161,12 @@ class MetaStep:
             strategy.mb_output = strategy.loss = strategy._make_empty_loss()
         try:
             graph = torch.cuda.CUDAGraph()
-            with recording(graph, *(_draws(strategy).rng for strategy in self.strategies)):
+            with recording(graph, *(strategy.draws.rng for strategy in self.strategies)):
                 self._step()
         except Exception as error:  # whatever a criterion or an optimiser runs into
             self.note = f"no CUDA graph of the training step ({first_line(error)})"
             for strategy in self.strategies:  # what they have recorded alone draws from generators as they were
-                strategy.forget_recorded_steps()
+                strategy.execution.forget()
             return False
         self._graph, self._key = graph, self._found_key()
         self._gradients = [p.grad for p in self._parameters()]
@@ -195,14 +209,9 @@ def _works_on_device(optimizer: torch.optim.Optimizer) -> bool:
     return all(group.get("capturable", False) for group in optimizer.param_groups)
 
 
-def _draws(strategy: FTML) -> DeviceDraws:
-    assert strategy.device_draws is not None
-    return strategy.device_draws
-
-
-def _fixed(strategy: FTML, *, updates: bool) -> tuple:
+def _fixed(strategy: Any, *, updates: bool) -> tuple:
     """What a recorded step fixes of one strategy; `updates`: the optimiser's step is recorded too."""
-    engine, optimizer = strategy.engine, strategy.optimizer
+    optimizer = strategy.optimizer
     tensors = [*strategy.model.parameters(), *strategy.model.buffers()]
     numbers: list[Any] = []
     if updates:
@@ -212,15 +221,14 @@ def _fixed(strategy: FTML, *, updates: bool) -> tuple:
     return (
         tuple(t.data_ptr() for t in tensors),
         tuple(p.requires_grad for p in strategy.model.parameters()),
-        _draws(strategy).places,
+        strategy.draws.places,
         tuple(numbers),
         fixed_by(strategy.model, strategy._criterion),
-        (id(engine), engine.built, engine.inner_lr, engine.inner_steps, engine.second_order),
-        (strategy.meta_batch_size, strategy.support_size, strategy.query_size),
+        strategy.fixed(),
     )
 
 
-def _count(strategy: FTML, steps: int) -> None:
+def _count(strategy: Any, steps: int) -> None:
     clock = strategy.clock
     images, gradient_evaluations = strategy._step_cost()
     strategy.cost.steps += steps
@@ -230,26 +238,23 @@ def _count(strategy: FTML, steps: int) -> None:
         setattr(clock, counter, getattr(clock, counter) + steps)
 
 
-def acts_inside_iterations(strategy: FTML) -> bool:
+def acts_inside_iterations(strategy: Any) -> bool:
     """Whether a plugin, a metric, a logger or a subclass does anything inside a training iteration."""
     return _acts(strategy, HOOKS, _CALLED)
 
 
-def acts_after_training(strategy: FTML) -> bool:
+def acts_after_training(strategy: Any) -> bool:
     """Whether a plugin, a metric, a logger or a subclass does anything between the steps and the end of `train`."""
     return _acts(strategy, LATER_HOOKS, [f"_{hook}" for hook in LATER_HOOKS])
 
 
-def _acts(strategy: FTML, hooks: list[str], methods: list[str]) -> bool:
-    from ftml_bench.strategies.ftml import FTML
-
-    if any(name in vars(strategy) or getattr(type(strategy), name) is not getattr(FTML, name) for name in methods):
+def _acts(strategy: Any, hooks: list[str], methods: list[str]) -> bool:
+    known = next((c for c in type(strategy).__mro__ if vars(c).get("recordable")), None)
+    if known is None or any(
+        name in vars(strategy) or getattr(type(strategy), name) is not getattr(known, name) for name in methods
+    ):
         return True
-    evaluator = strategy.evaluator
-    # which passes on what comes inside an iteration, and counts after it
-    plugins = [p.plugin if isinstance(p, PerRound) and hooks is HOOKS else p for p in strategy.plugins]
-    parts = [p for p in plugins if p is not evaluator and p is not strategy.clock]
-    return any(_has_one_of(part, hooks) for part in [*parts, *evaluator.metrics, *evaluator.loggers])
+    return any(_has_one_of(part, hooks) for part in strategy.parts_that_act(inside_iterations=hooks is HOOKS))
 
 
 def _has_one_of(part: Any, hooks: list[str]) -> bool:

@@ -40,7 +40,7 @@ from ftml_bench.runs.building import (
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
 from ftml_bench.strategies.avalanche.stock import needs_classes
-from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.meta_learner import MetaLearner
 
 
 def versions(definition: Definition) -> dict[str, dict[str, int | None]]:
@@ -165,8 +165,8 @@ def _running(
     begun = begin_or_go_on(folder, header, strategy, all_arrivals(benchmark, arrivals, seed=cell.seed))
     if begun.spoiled:
         strategy = build()
-    if isinstance(strategy, FTML):
-        strategy.together = together
+    if isinstance(strategy, MetaLearner):
+        strategy.execution.together = together
     events = TensorboardLogger(str(folder / "tb"))
     strategy.evaluator.loggers.append(events)
     total = total_evaluations(benchmark, arrivals)

@@ -28,7 +28,7 @@ from ftml_bench.buffer import TaskBuffer
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import held_out
-from ftml_bench.recorded.training_step import MetaStep
+from ftml_bench.recorded.training_step import RecordedStep
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs.building import build_strategy
@@ -62,7 +62,7 @@ WATCHED: list[tuple[type, str, str]] = [
 _IN_A_STEP = {"forward", "backward", "_note_support_statistics", "optimizer_step", "_draw"}
 WATCHED_ON_GPU = [
     *((owner, name, part) for owner, name, part in WATCHED if name not in _IN_A_STEP),
-    (MetaStep, "train", META_STEP),
+    (RecordedStep, "train", META_STEP),
 ]
 
 
