@@ -89,7 +89,7 @@ class KeywordError(UsageError, TypeError):
     """A keyword that a learner does not take: Python's error for it, in our words."""
 
 
-def _constructor(cls: type) -> Callable[..., None]:
+def _constructor(cls: Any) -> Callable[..., None]:
     """That of `cls` with its whole signature, which refuses keywords that it does not take.
 
     Avalanche, which takes positional arguments for keywords, lets go of those that are left. `train_passes`, as its
@@ -123,7 +123,7 @@ def _documentation(cls: type) -> str:
     return "\n".join([own, *([""] if missing and not documented else []), *missing])
 
 
-def _whole_signature(cls: type) -> inspect.Signature:
+def _whole_signature(cls: Any) -> inspect.Signature:
     """The constructor's, with its `**keywords` written out: those of `Unpack[...]`, else those of the base class."""
     own: Callable[..., None] = cls.__init__
     signature = inspect.signature(own)
@@ -134,9 +134,9 @@ def _whole_signature(cls: type) -> inspect.Signature:
     base = inspect.signature(super(cls, cls).__init__).parameters.values()
     shared = [p for p in base if p.name not in signature.parameters] if kind is None else _parameters_of(kind)
     first = [p for p in shared if p.name in AvalancheKeywords.__annotations__]  # as Avalanche takes them by position
-    own = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
+    more = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     others = [p for p in shared if p.name not in AvalancheKeywords.__annotations__]
-    return signature.replace(parameters=[parameters[0], *first, *own, *others])
+    return signature.replace(parameters=[parameters[0], *first, *more, *others])
 
 
 def _unpacked(function: Callable[..., Any]) -> type | None:
