@@ -75,8 +75,9 @@ class FTML(MetaLearner):
         if self.execution.draws_on_device:
             sizes: Any = (self.meta_batch_size, self.support_size, self.query_size)  # none of them is None here
             return self._minibatch(*self.draws.split(*sizes))
-        rounds = self._rounds()
-        tasks = sample_tasks(rounds, self._weights(rounds), self.meta_batch_size, self.rng)
+        tasks = self._rounds()
+        if self.meta_batch_size is not None:
+            tasks = sample_tasks(tasks, self._weights(tasks), self.meta_batch_size, self.rng)
         return self._minibatch(
             *self.buffer.labelled_split(
                 tasks,

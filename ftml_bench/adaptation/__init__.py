@@ -9,6 +9,7 @@ from ftml_bench.adaptation.batched import BatchedEngine
 from ftml_bench.adaptation.higher_engine import HigherEngine
 from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, adapted_names, update_procedure
 from ftml_bench.adaptation.loop import LoopEngine
+from ftml_bench.adaptation.rule import InnerRule
 from ftml_bench.adaptation.vmap import VmapEngine
 from ftml_bench.errors import unknown
 
@@ -42,4 +43,4 @@ def make_engine(name: str, model: nn.Module, criterion: Criterion, **settings) -
     return TriedEngine(AUTO if name == "auto" else [ENGINES[name]], model, criterion, settings)
 
 
-__all__ = ["ENGINES", "Engine", "InnerLoop", "adapted_names", "make_engine", "update_procedure"]
+__all__ = ["ENGINES", "Engine", "InnerLoop", "InnerRule", "adapted_names", "make_engine", "update_procedure"]

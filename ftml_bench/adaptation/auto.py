@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import random_state, restore
@@ -83,16 +84,29 @@ class TriedEngine:
         notes = [*self._notes, *filter(None, [chosen.get("engine_note")])]
         return {**chosen, **({"engine_note": "; ".join(notes)} if notes else {})}
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`.
 
         :raises UsageError: also for parameters that are not all there, or for sets that do not fit each other.
         """
         x, y, query_x = usable((*support, query_x))
         self._check(parameters, x, y, query_x)
+        if every_step and not self._engine.inner_steps:
+            raise UsageError("every_step: there are outputs after each inner step, and inner_steps=0")
         with outside_inference_mode():
             return self._by_the_first(
-                lambda engine: engine.predict(parameters, (x, y), query_x), parameters, (x, y), query_x
+                lambda engine: engine.predict(parameters, (x, y), query_x, rule=rule, every_step=every_step),
+                parameters,
+                (x, y),
+                query_x,
             )
 
     def predict_each(
@@ -106,12 +120,14 @@ class TriedEngine:
             lambda engine: engine.predict_each(parameters, support, query_x, memory), first, support, query_x
         )
 
-    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def adapt(
+        self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
         self._notice_changes()
         x, y = usable((x, y))
         with outside_inference_mode():
-            return self._engine.adapt(parameters, x, y, steps)
+            return self._engine.adapt(parameters, x, y, steps, rule=rule)
 
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""

@@ -25,6 +25,7 @@ from ftml_bench.adaptation.inner_loop import (
     without_labels,
 )
 from ftml_bench.adaptation.kernels import batch_norm, batch_norm_by_first, conv2d
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, has_norm, normalise
 from ftml_bench.models.pose_net import BiasTransformation, SpatialSoftArgmax
@@ -52,8 +53,17 @@ class BatchedEngine(WrittenSteps):
         self.takes_each = not self.common
         self.rows_ride = self.query_needs_support and any(has_norm(layer) for _, layer in self.layers)
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`."""
+        self._rule, self._every_step = rule, every_step
         x, query_x = without_labels(self.name, support[0], query_x)
         if torch.is_autocast_enabled(x.device.type):
             raise UntreatableError(self.name, "takes no autocast")
@@ -69,12 +79,14 @@ class BatchedEngine(WrittenSteps):
         """See `Engine.predict_each`."""
         if not self.takes_each:
             return super().predict_each(parameters, support, query_x, memory)
+        self._rule, self._every_step = PLAIN, False
         self._refuse_shapes(support[0])
         return self._adapted_outputs(dict(parameters), *support, query_x, memory)
 
     @torch.no_grad()
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`; as many tasks in one pass as `memory_budget` allows."""
+        self._rule = PLAIN
         one = self._common_features(parameters, x[:1])
         self._refuse_shapes(one)
         at_once = max(1, self.memory_budget // self._bytes_of_a_step(self._copies(parameters, 1), one, y[:1]))
@@ -82,9 +94,9 @@ class BatchedEngine(WrittenSteps):
         for some_x, some_y in zip(x.split(at_once), y.split(at_once), strict=True):
             features = self._common_features(parameters, some_x)
             fast = self._copies(parameters, len(some_x))
-            for _ in range(steps):
+            for step in range(steps):
                 # a layer may write into what it is given, and no trial may have been yet that would have found out
-                self._move(fast, self._gradients(fast, features.clone(), some_y))
+                self._move(fast, self._gradients(fast, features.clone(), some_y), step)
             for task in range(len(some_x)):
                 own = {name: weights[task] for name, weights in fast.items()}
                 found.append({name: own.get(name, p).detach() for name, p in parameters.items()})
@@ -94,7 +106,9 @@ class BatchedEngine(WrittenSteps):
         x, query_x = self._features(parameters, x, query_x)
         self._refuse_shapes(x)
         memory = self._memory_of(parameters, x, y)
-        return self._adapted_outputs(self._copies(parameters, len(x)), x, y, query_x, memory)
+        beside = self._rule.tensors(parameters, self.adapted)
+        fast = self._copies(parameters, len(x)) | {n: t.expand(len(x), *t.shape) for n, t in beside.items()}
+        return self._adapted_outputs(fast, x, y, query_x, memory)
 
     def _refuse_shapes(self, x: Tensor) -> None:
         """See that x (T, N, *input) has the shape that each layer's form is written for.

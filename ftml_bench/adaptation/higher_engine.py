@@ -18,6 +18,7 @@ from ftml_bench.adaptation.inner_loop import (
     hooked,
     without_labels,
 )
+from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance
 from ftml_bench.recorded.graphs import first_line
 
 Gradients = list[Tensor | None]
@@ -34,19 +35,33 @@ class HigherEngine(InnerLoop):
         if hooked(self.model):
             raise UntreatableError(self.name, f"leaves out the hooks of {hooked(self.model)}")
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`."""
         x, query_x = without_labels(self.name, support[0], query_x)
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
-            outputs = torch.stack([self._task(parameters, *task) for task in zip(x, support[1], query_x, strict=True)])
+            sets = zip(x, support[1], query_x, strict=True)
+            tasks = [self._task(parameters, rule, every_step, *task) for task in sets]
+            outputs = torch.stack([torch.stack(t) if every_step else t[-1] for t in tasks], dim=1 if every_step else 0)
         return outputs if wanted else outputs.detach()
 
-    def _task(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
+    def _task(
+        self, parameters: Parameters, rule: InnerRule, every_step: bool, x: Tensor, y: Tensor, query_x: Tensor
+    ) -> list[Tensor]:
+        """The query's outputs after every step, or after the last alone."""
         import higher  # only where it is used: the package is not maintained, and no other engine needs it
 
         named = dict(self.model.named_parameters())
-        optimizer = torch.optim.SGD([named[n] for n in self.adapted], lr=self.inner_lr)
+        beside = rule.tensors(parameters, self.adapted)
+        optimizer = torch.optim.SGD([{"params": [named[n]]} for n in self.adapted], lr=self.inner_lr)
         with ExitStack() as stack:
             try:
                 model, inner = stack.enter_context(
@@ -62,9 +77,18 @@ class HigherEngine(InnerLoop):
                     for n, p in ((name, parameters[name]) for name in named)
                 ]
             )
-            for _ in range(self.inner_steps):
-                inner.step(self._support_loss(model, x, y), grad_callback=self._callback())
-            return self._query_outputs(model, x, query_x)
+            outputs = []
+            for step in range(self.inner_steps):
+                loss = self._support_loss(model, x, y)
+                if rule.penalty:
+                    loss = loss + rule.penalty / 2 * squared_distance(
+                        beside | dict(zip(named, model.parameters(), strict=True))
+                    )
+                rates = None if rule.rates is None else {"lr": [rule.rate(beside, step, n) for n in self.adapted]}
+                inner.step(loss, override=rates, grad_callback=self._callback())
+                if every_step or step == self.inner_steps - 1:
+                    outputs.append(self._query_outputs(model, x, query_x))
+            return outputs or [self._query_outputs(model, x, query_x)]
 
     def _callback(self) -> Callable[[Gradients], Gradients] | None:
         """What becomes of the inner gradients before a step: clipped, and in first order cut from their graph.

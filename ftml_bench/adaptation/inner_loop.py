@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
@@ -63,14 +64,25 @@ class Engine(Protocol):
         """What was chosen and why, for a record: "engine", "engine_memory", "engine_note"."""
         ...
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
 
         :param parameters: of the model, by name, as `dict(model.named_parameters())`.
         :param support: x (T, S, *input) and y (T, S, *target).
         :param query_x: (T, Q, *input). For models that take task labels x is the tuple (inputs, labels), a label a
             point; the engine "loop" alone passes them on.
+        :param rule: what an inner step is beside plain gradient descent; outputs are differentiable in its tensors.
+        :param every_step: the outputs after every inner step, (K, T, Q, *output), for losses of each of them.
         :return: (T, Q, *output).
+        :raises UsageError: for a rule that does not fit the parameters, or `every_step` of no step.
         """
         ...
 
@@ -91,7 +103,9 @@ class Engine(Protocol):
         """
         ...
 
-    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def adapt(
+        self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> dict[str, Tensor]:
         """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
 
         :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
@@ -183,7 +197,15 @@ class InnerLoop:
         chosen = {"engine": self.name, "engine_memory": self.chosen_memory}
         return chosen | ({"engine_note": "; ".join(notes)} if notes else {})
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`."""
         raise NotImplementedError
 
@@ -197,8 +219,11 @@ class InnerLoop:
         """See `Engine.predict_each`."""
         raise UntreatableError(self.name, "starts all tasks from the same parameters")
 
-    def adapt(self, parameters: Parameters, x: Input, y: Tensor, steps: int) -> dict[str, Tensor]:
+    def adapt(
+        self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
+        beside = rule.tensors(parameters, self.adapted)
         return update_procedure(
             self.model,
             parameters,
@@ -206,9 +231,10 @@ class InnerLoop:
             x,
             y,
             steps=steps,
-            optimizer=lambda ps: torch.optim.SGD(ps, lr=self.inner_lr),
+            optimizer=lambda ps: rule.descent(ps, beside, self.adapted, self.inner_lr),
             adapted=self.adapted,
             clip=self.inner_clip,
+            penalty=rule.penalty_on(beside, self.adapted),
         )
 
     def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
@@ -356,6 +382,7 @@ def update_procedure(
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     adapted: list[str],
     clip: float | None = None,
+    penalty: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
@@ -364,6 +391,7 @@ def update_procedure(
     :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
     :param optimizer: builds the optimiser for the adapted copies.
     :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
+    :param penalty: of the adapted weights, added to the loss.
     :return: the adapted copy by name, detached.
     :raises UsageError (NoGradientError): if the loss depends on no parameter.
     """
@@ -378,6 +406,8 @@ def update_procedure(
         loss = scalar(criterion(model(*(part.clone() for part in inputs)), y))
         if not loss.requires_grad:
             raise NoGradientError(f"the loss of {type(model).__name__} does not depend on its parameters")
+        if penalty is not None:
+            loss = loss + penalty(leaves)
         # `inputs` only where something else asks for a gradient: not every model can be derived so
         loss.backward(inputs=leaves) if trained_in(criterion, model) else loss.backward()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters
+from ftml_bench.adaptation.rule import PLAIN, InnerRule, weights_among
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.adaptation.weights import call_with, while_holding
 from ftml_bench.models.norm import batch_statistics
@@ -29,15 +30,24 @@ class LoopEngine(WrittenSteps):
         super().__init__(model, criterion, **settings)
         self._label: Tensor | None = None  # of the task at hand, for a model that takes task labels
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`; of a model that takes task labels each task has one, that of its first point."""
-        fast = dict(parameters)
+        self._rule, self._every_step = rule, every_step
+        fast = {**parameters, **rule.tensors(parameters, self.adapted)}
         outputs = []
         for engine, x, y, query in self._tasks(*support, query_x):
-            memory = engine._memory_for(len(support[1]), partial(lambda *task: task, fast, x, y))
+            memory = engine._memory_for(len(support[1]), partial(lambda *task: task, dict(parameters), x, y))
             outputs.append(engine._adapted_outputs(fast, x, y, query, memory))
             self.chosen_memory, self.memory_note = engine.chosen_memory, engine.memory_note
-        return torch.stack(outputs)
+        return torch.stack(outputs, dim=1 if every_step else 0)
 
     def _tasks(self, x: Input, y: Tensor, query_x: Input) -> Iterator[tuple[LoopEngine, Tensor, Tensor, Tensor]]:
         """What takes each task, and its data."""
@@ -51,17 +61,17 @@ class LoopEngine(WrittenSteps):
 
     def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         # a criterion may look at the model's weights, too: a penalty on them, for one
-        return while_holding(self.model, fast, lambda: self._support_loss(self._call_as_it_is, x, y))
+        return while_holding(self.model, weights_among(fast), lambda: self._support_loss(self._call_as_it_is, x, y))
 
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return self._query_outputs(partial(self._call, fast), support_x, query_x)
 
     def _held(self, fast: Weights, function: Callable[[], list], first: int | None = None) -> list:
         with batch_statistics(first=first):
-            return while_holding(self.model, fast, function)
+            return while_holding(self.model, weights_among(fast), function)
 
     def _call(self, fast: Weights, x: Tensor) -> Tensor:
-        return call_with(self.model, fast, x, *self._labels(x))
+        return call_with(self.model, weights_among(fast), x, *self._labels(x))
 
     def _call_as_it_is(self, x: Tensor) -> Tensor:
         return self.model(x, *self._labels(x))

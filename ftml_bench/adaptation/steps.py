@@ -1,21 +1,20 @@
 """The inner steps of the engines that write them out, and the two ways to differentiate through them.
 
-*Unrolled*, autograd keeps the graph of every step: fast, but memory grows with the steps. By the *adjoint*, only the
-weights before each step are kept, and the reverse pass over the steps multiplies by the Hessian of the support loss at
-them. The gradient is the same; every step is computed twice.
+*Unrolled*, autograd keeps the graph of every step: fast, but memory grows with the steps. By the *adjoint* (see
+`adjoint`), only the weights before each step are kept. The gradient is the same; every step is computed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from ftml_bench.adaptation.adjoint import Adjoint
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
+from ftml_bench.adaptation.rule import PLAIN, squared_distance
 from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
 from ftml_bench.recorded.graphs import fixed_by
 
@@ -29,6 +28,7 @@ class WrittenSteps(InnerLoop):
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
+        self._rule, self._every_step = PLAIN, False  # of the call at hand
         self._draws = False
         layer = own_generator(self.model)
         if layer and self.memory == "adjoint":
@@ -57,7 +57,7 @@ class WrittenSteps(InnerLoop):
         self, predict: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor
     ) -> Tensor:
         """`predict(parameters, x, y, query_x)`, on a GPU by CUDA graphs."""
-        if not x.is_cuda:
+        if not x.is_cuda or not self._is_plain:
             return predict(parameters, x, y, query_x)
         names = list(parameters)
 
@@ -73,16 +73,30 @@ class WrittenSteps(InnerLoop):
         if memory == "adjoint" and torch.is_grad_enabled() and y.requires_grad:
             raise UntreatableError(self.name, "by the adjoint takes no derivative in targets")
         if memory == "adjoint" or not wanted:  # which keeps no graph
-            return _Adjoint.apply(self, list(fast), x, y, query_x, *fast.values())
+            return Adjoint.apply(self, list(fast), x, y, query_x, *fast.values())
         # what asks for no gradient is adapted all the same
         fast = {
             n: w if w.requires_grad or n not in self.adapted else w.detach().requires_grad_() for n, w in fast.items()
         }
-        if x.is_cuda:
+        if x.is_cuda and self._is_plain:
             return self._adapted_outputs_of_one_tensor(fast, x, y, query_x)
-        for _ in range(self.inner_steps):
-            self._move(fast, self._derive(self._loss(fast, x, y), [fast[n] for n in self.adapted], self.second_order))
-        return self._outputs(fast, x, query_x)
+        after_steps = []
+        for step in range(self.inner_steps):
+            loss = self._inner_loss(fast, x, y)
+            self._move(fast, self._derive(loss, [fast[n] for n in self.adapted], self.second_order), step)
+            if self._every_step:
+                after_steps.append(self._outputs(fast, x, query_x))
+        return torch.stack(after_steps) if self._every_step else self._outputs(fast, x, query_x)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the call at hand is of plain gradient steps, and asks for nothing but the outputs at their end."""
+        return self._rule is PLAIN and not self._every_step
+
+    def _inner_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
+        """The support loss, and the penalty of the inner loop if it has one."""
+        loss = self._loss(fast, x, y)
+        return loss + self._rule.penalty / 2 * squared_distance(fast) if self._rule.penalty else loss
 
     def _derive(self, loss: Tensor, weights: list[Tensor], create_graph: bool) -> list[Tensor]:
         """The (clipped) gradients of the support loss; zero where the loss does not depend on a weight."""
@@ -112,10 +126,21 @@ class WrittenSteps(InnerLoop):
         pieces = flat.split(sizes, dim=self.task_dimensions)
         return {**fast, **{n: piece.view(fast[n].shape) for n, piece in zip(self.adapted, pieces, strict=True)}}
 
-    def _move(self, fast: Weights, gradients: Any) -> None:
-        """One gradient step, in the dictionary."""
+    def _move(self, fast: Weights, gradients: Any, step: int) -> None:
+        """One gradient step, in the dictionary.
+
+        :param step: which, from 0.
+        """
         for name, gradient in zip(self.adapted, gradients, strict=True):
-            fast[name] = torch.sub(fast[name], gradient, alpha=self.inner_lr)
+            if self._rule.rates is None:
+                fast[name] = torch.sub(fast[name], gradient, alpha=self.inner_lr)
+            else:
+                fast[name] = fast[name] - self._rate(fast, step, name) * gradient
+
+    def _rate(self, fast: Weights, step: int, name: str) -> Tensor:
+        """The rate of a weight, spread over it."""
+        rate = self._rule.rate(fast, step, name)
+        return rate.reshape(*rate.shape, *[1] * (fast[name].dim() - rate.dim()))
 
     def _memory_for(self, tasks: int, one_task: Callable[[], tuple[Weights, Tensor, Tensor]]) -> str:
         """ "unroll" or "adjoint"; where the engine may choose, by what the graph of all steps would take.
@@ -176,7 +201,7 @@ class WrittenSteps(InnerLoop):
         leaves = _leaves(fast, self.adapted)
         moved = {**fast, **leaves}
         with torch.enable_grad():
-            return self._held(moved, lambda: self._derive(self._loss(moved, x, y), list(leaves.values()), False))
+            return self._held(moved, lambda: self._derive(self._inner_loss(moved, x, y), list(leaves.values()), False))
 
     def _hessian_product(
         self, fast: Weights, x: Tensor, y: Tensor, direction: list[Tensor], wanted: list[str], wants_x: bool
@@ -189,7 +214,7 @@ class WrittenSteps(InnerLoop):
 
         def products() -> list[Tensor | None]:
             with torch.enable_grad():
-                gradients = self._derive(self._loss(moved, x, y), [leaves[n] for n in self.adapted], True)
+                gradients = self._derive(self._inner_loss(moved, x, y), [leaves[n] for n in self.adapted], True)
             # a gradient that depends on nothing (of a linear loss) has no graph
             pairs = [(g, d) for g, d in zip(gradients, direction, strict=True) if g.requires_grad]
             if not pairs or not inputs:
@@ -218,96 +243,3 @@ class WrittenSteps(InnerLoop):
 
 def _leaves(fast: Weights, names: Any) -> Weights:
     return {name: fast[name].detach().requires_grad_() for name in names}
-
-
-class _Adjoint(torch.autograd.Function):
-    """The inner steps and the query's outputs; the backward goes over the steps in reverse.
-
-    With w' = w - lr g(w) and a cotangent v of w', that of w is v - lr H(w) v, where H v is the derivative of <g, v>.
-    Weights that are not adapted, and x, collect the same term.
-    """
-
-    @staticmethod
-    def forward(ctx, engine: WrittenSteps, names: list[str], x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor):
-        fast = dict(zip(names, values, strict=True))
-        kept, states = [], []
-        for _ in range(engine.inner_steps):
-            kept.append([fast[n] for n in engine.adapted])
-            states.append(_state_or_none(x))
-            engine._move(fast, engine._gradients(fast, x, y))
-        states.append(_state_or_none(x))
-        outputs = engine._outputs(fast, x, query_x)
-        ctx.save_for_backward(x, y, query_x, *values)
-        # with the settings of now: they may be others by the time of the backward pass
-        ctx.engine, ctx.names = copy(engine), names
-        if isinstance(engine.criterion, nn.Module):
-            ctx.engine.criterion = copy(engine.criterion)
-        ctx.modes = _modes(engine.model)
-        kind = x.device.type
-        ctx.precision = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-        ctx.kept = [*kept, [fast[n] for n in engine.adapted]]
-        ctx.states = states if engine._drew(states[0], x) else [None] * len(states)
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangent: Tensor):
-        modes = _modes(ctx.engine.model)
-        _set_modes(ctx.modes)
-        try:
-            with torch.autocast(*ctx.precision):
-                return _Adjoint._backward(ctx, cotangent)
-        finally:
-            _set_modes(modes)
-
-    @staticmethod
-    def _backward(ctx, cotangent: Tensor) -> tuple:
-        engine: WrittenSteps = ctx.engine
-        x, y, query_x, *values = ctx.saved_tensors
-        first = dict(zip(ctx.names, values, strict=True))
-        _, _, wants_x, _, wants_query, *wants = ctx.needs_input_grad
-        wanted = [name for name, w in zip(ctx.names, wants, strict=True) if w]
-
-        def weights(step: int) -> Weights:
-            return {**first, **dict(zip(engine.adapted, ctx.kept[step], strict=True))}
-
-        # weights that need no derivative themselves may still carry one from step to step
-        carried = list(dict.fromkeys([*wanted, *engine.adapted]))
-        with replayed(ctx.states[-1], x.device):
-            *found, of_x, of_query = engine._pullback(
-                weights(-1), x, query_x, cotangent, carried, (wants_x, wants_query)
-            )
-        v = {n: torch.zeros_like(first[n]) if f is None else f for n, f in zip(carried, found, strict=True)}
-        for step in reversed(range(engine.inner_steps) if engine.second_order else ()):
-            direction = [v[n] for n in engine.adapted]
-            with replayed(ctx.states[step], x.device):
-                *products, more = engine._hessian_product(weights(step), x, y, direction, carried, wants_x)
-            for name, product in zip(carried, products, strict=True):
-                if product is not None:
-                    v[name] = torch.sub(v[name], product, alpha=engine.inner_lr)
-            if more is not None:
-                of_x = torch.mul(more, -engine.inner_lr) if of_x is None else of_x - engine.inner_lr * more
-        return (
-            None,
-            None,
-            of_x,
-            None,
-            of_query,
-            *(v.get(n) if w else None for n, w in zip(ctx.names, wants, strict=True)),
-        )
-
-
-def _state_or_none(x: Tensor) -> RandomState | None:
-    """The random states that layers draw from; None while a CUDA graph is recorded, which has no state to read."""
-    recording = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    return None if recording else random_state(x.device)
-
-
-def _modes(model: nn.Module) -> list[tuple[nn.Module, bool]]:
-    return [(module, module.training) for module in model.modules()]
-
-
-def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        if module.training != training:
-            module.training = training

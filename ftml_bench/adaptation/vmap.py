@@ -23,6 +23,7 @@ from ftml_bench.adaptation.inner_loop import (
     hooked,
     without_labels,
 )
+from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance, weights_among
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.adaptation.weights import call_with
 
@@ -35,31 +36,45 @@ class VmapEngine(WrittenSteps):
 
     name = "vmap"
     memories = ("adjoint",)
+    task_dimensions = 1
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
         if hooked(self.model):
             raise UntreatableError(self.name, f"would hand tensors of vmap to the hooks of {hooked(self.model)}")
 
-    def predict(self, parameters: Parameters, support: tuple[Input, Tensor], query_x: Input) -> Tensor:
+    def predict(
+        self,
+        parameters: Parameters,
+        support: tuple[Input, Tensor],
+        query_x: Input,
+        *,
+        rule: InnerRule = PLAIN,
+        every_step: bool = False,
+    ) -> Tensor:
         """See `Engine.predict`."""
+        self._rule, self._every_step = rule, every_step
         x, query_x = without_labels(self.name, support[0], query_x)
         if x.requires_grad or query_x.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in its inputs")
         return self._by_graphs(self._predict, parameters, x, support[1], query_x)
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
-        copies = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
+        copies = {
+            name: p.expand(len(x), *p.shape)
+            for name, p in {**parameters, **self._rule.tensors(parameters, self.adapted)}.items()
+        }
         return self._adapted_outputs(copies, x, y, query_x, "adjoint")
 
     def _task_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
-        return self._support_loss(partial(self._call, fast), x, y)
+        loss = self._support_loss(partial(self._call, fast), x, y)
+        return loss + self._rule.penalty / 2 * squared_distance(fast) if self._rule.penalty else loss
 
     def _task_outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return self._query_outputs(partial(self._call, fast), support_x, query_x)
 
     def _call(self, fast: Weights, x: Tensor) -> Tensor:
-        return call_with(self.model, fast, x)
+        return call_with(self.model, weights_among(fast), x)
 
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return _by_task(self._task_outputs)(fast, support_x, query_x)

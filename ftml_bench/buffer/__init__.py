@@ -1,5 +1,7 @@
-"""What a learner remembers: the task buffer, and where its points lie."""
+"""What a learner remembers: the task buffer, what bounds it, and where its points lie."""
 
-from ftml_bench.buffer.task_buffer import Batch, Round, TaskBuffer
+from ftml_bench.buffer.round import Batch, Round
+from ftml_bench.buffer.rules import FirstInFirstOut, LastRounds, Reservoir, Rule, ShareOfClasses
+from ftml_bench.buffer.task_buffer import TaskBuffer
 
-__all__ = ["Batch", "Round", "TaskBuffer"]
+__all__ = ["Batch", "FirstInFirstOut", "LastRounds", "Reservoir", "Round", "Rule", "ShareOfClasses", "TaskBuffer"]

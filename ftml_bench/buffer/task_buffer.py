@@ -1,6 +1,7 @@
 """What a learner remembers: all data of all rounds, sampled in batches of tasks (the paper's task buffer B).
 
-Nothing enters but what an arrival handed over as its own dataset; nothing leaves. A round is an experience of a
+Nothing enters but what an arrival handed over as its own dataset; nothing leaves, unless a rule bounds the buffer (see
+`rules`). A round is an experience of a
 stream: another stream's experience with the same number is another round. Streams of stacked tensors are kept as
 bytes, shared with the stream or in a file, and a draw is one gather, whatever the number of rounds; any other stream's
 data are kept as the `AvalancheDataset` that arrived and read anew at each draw.
@@ -8,7 +9,6 @@ data are kept as the `AvalancheDataset` that arrived and read anew at each draw.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Hashable, Iterable, Sequence
@@ -23,8 +23,6 @@ from torch import Generator, Tensor
 
 from ftml_bench.benchmarks.arrivals import balanced_order
 from ftml_bench.benchmarks.experiences import (
-    batch_of,
-    dataset_key,
     identity_of,
     labels_of,
     number_of,
@@ -32,117 +30,11 @@ from ftml_bench.benchmarks.experiences import (
     whole_of,
 )
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
-from ftml_bench.benchmarks.stream import avalanche_dataset
+from ftml_bench.buffer.round import Batch, Labels, Round
+from ftml_bench.buffer.rules import Rule
 from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
-
-Batch = tuple[Tensor, Tensor]
-Labels = tuple[int | None, ...]  # task labels; None: that of data of which nothing says it
-
-
-class Round:
-    """The data of one round so far (D_t): one or several arrivals."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.is_labelled = True  # whether the stream says of what task the points are
-        self.point_labels = torch.empty(0, dtype=torch.int64)  # the task label of every point, (N,); 0: nothing says
-        self._tasks: set[int] = set()  # that occur among them
-        self.numbers: Tensor | None = None  # of its points in the storage, (N,) int64; None: they are in a dataset
-        self._storage = storage
-        self._dataset: AvalancheDataset | None = None
-        self._pieces: set[Hashable] = set()  # the arrivals that it came in, where they are datasets
-
-    def __len__(self) -> int:
-        return len(self.point_labels)
-
-    @property
-    def labels(self) -> tuple[int, ...] | None:
-        """The task labels that its points have; None where the stream has none."""
-        return tuple(sorted(self._tasks)) if self.is_labelled else None
-
-    @property
-    def task_label(self) -> int:
-        """The first of its task labels; 0 where the stream has none."""
-        return self.labels[0] if self.labels else 0
-
-    def has_one_of(self, labels: Labels) -> bool:
-        """Whether any of its points has one of these task labels; None: no label."""
-        return not self._tasks.isdisjoint(labels) if self.is_labelled else None in labels
-
-    def rows_of(self, labels: Labels) -> Tensor:
-        """Which of its points have one of these task labels, (n,) int64."""
-        if not self.has_one_of(labels):
-            return torch.arange(0)
-        if not self.is_labelled or self._tasks <= set(labels):
-            return torch.arange(len(self))
-        return torch.isin(self.point_labels, torch.tensor(sorted(self._tasks & set(labels)))).nonzero().flatten()
-
-    @property
-    def dataset(self) -> AvalancheDataset:
-        """The data as one dataset."""
-        if self._dataset is not None:
-            return self._dataset
-        assert isinstance(self._storage, FileStorage)
-        assert self.numbers is not None
-        return avalanche_dataset(self.task_label, self._storage.dataset(self.numbers))
-
-    @property
-    def classes(self) -> Tensor:
-        """The class of every point, (N,) int64.
-
-        :raises UsageError: if the round has no classes (regression).
-        """
-        if self.numbers is not None:
-            classes = self._storage.labels(self.numbers)
-            if not classes.is_floating_point():
-                return classes.cpu()
-        targets = getattr(self.dataset, "targets", None)
-        if targets is None:
-            raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
-        return torch.as_tensor(list(targets))
-
-    def add(
-        self, dataset: AvalancheDataset | None, numbers: Tensor | None, labels: int | Tensor | None, n: int
-    ) -> None:
-        """Append an arrival of n points: its dataset, if that is to be kept, the numbers of its points in the storage,
-        and their task labels (one for all, one of each, or None)."""
-        self.is_labelled = self.is_labelled and labels is not None
-        of_points = labels if isinstance(labels, Tensor) else torch.full((n,), labels or 0)
-        self.point_labels = torch.cat([self.point_labels, of_points])
-        self._tasks.update(of_points.unique().tolist())
-        if numbers is not None:
-            self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
-        if dataset is not None:
-            if numbers is None:
-                self._pieces.add(dataset_key(dataset))
-            self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
-
-    def holds(self, piece: AvalancheDataset) -> bool:
-        """Whether it has come with this very dataset, which are not stacked tensors."""
-        return bool(self._pieces) and dataset_key(piece) in self._pieces
-
-    def fingerprint(self) -> str:
-        """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
-
-        A dataset is not read for it: its classes are looked at, if it has any, and nothing else.
-        """
-        found = hashlib.sha256(str(len(self)).encode())
-        if self.numbers is not None:
-            ends, _ = self._storage.take(self.numbers[[0, -1]])
-            for tensor in (self._storage.labels(self.numbers), ends):
-                found.update(tensor.cpu().contiguous().numpy().tobytes())
-        elif self._dataset is not None and hasattr(self.dataset, "targets"):
-            found.update(repr([torch.as_tensor(y).tolist() for y in self.dataset.targets]).encode())
-        return found.hexdigest()
-
-    def read(self, indices: Tensor, *, train: bool) -> Batch:
-        """The points at `indices`, read from the dataset: x (N, *input) and y (N, *target).
-
-        :param train: with its training transform; else with its evaluation transform.
-        """
-        dataset = self.dataset.train() if train else self.dataset.eval()
-        return batch_of([dataset[int(i)] for i in indices], dataset)
 
 
 class TaskBuffer(ExemplarsBuffer):
@@ -151,10 +43,20 @@ class TaskBuffer(ExemplarsBuffer):
     :param device: where drawn batches go; bytes become floats there.
     :param folder: keep the inputs of streams of stacked tensors in a file in this folder instead of in memory (see
         `ftml_bench.buffer.storage.FileStorage`). Draws are the same.
+    :param rule: what is kept of earlier rounds when a round begins; None: everything.
+    :param seed: of what the rule draws.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", *, folder: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        rule: Rule | None = None,
+        seed: int = 0,
+    ) -> None:
         super().__init__(max_size=sys.maxsize)
+        self.rule, self._seed = rule, seed
         self.device = torch.device(device)
         self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
         self._objects: WeakKeyDictionary[DatasetExperience, int] = WeakKeyDictionary()
@@ -181,8 +83,8 @@ class TaskBuffer(ExemplarsBuffer):
         self.add(exp)
 
     def resize(self, strategy, new_size: int) -> None:
-        """Refused: the buffer keeps all data."""
-        raise ValueError(f"TaskBuffer keeps all data and cannot be resized to {new_size}")
+        """Refused: what the buffer keeps is said by its rule."""
+        raise ValueError(f"TaskBuffer keeps what its rule says and cannot be resized to {new_size}")
 
     def find(self, experience: DatasetExperience) -> int | None:
         """The number of an experience's round among `rounds`; None if nothing of it has arrived.
@@ -198,8 +100,8 @@ class TaskBuffer(ExemplarsBuffer):
         return identity_of(experience), labels_of(whole_of(experience))
 
     def _new_number(self, experience: DatasetExperience) -> int:
-        number = number_of(whole_of(experience))
-        return max(self.rounds, default=-1) + 1 if number is None or number in self.rounds else number
+        number, given = number_of(whole_of(experience)), {*self.rounds, *self._identities.values()}
+        return max(given, default=-1) + 1 if number is None or number in given else number
 
     def add(self, experience: DatasetExperience) -> int:
         """File an arrival under its round; an experience that is no part of a round is the whole of its round.
@@ -209,6 +111,8 @@ class TaskBuffer(ExemplarsBuffer):
         labels = point_labels_of(experience)
         found = self.find(experience)
         number = self._new_number(experience) if found is None else found
+        if number not in self.rounds:
+            self._bound()
         before = self.rounds.get(number)
         whole = whole_of(experience)
         is_part = whole is not experience
@@ -216,7 +120,7 @@ class TaskBuffer(ExemplarsBuffer):
         # Training once more on the same data brings nothing new: a whole experience stands for its round, and an
         # arrival that has been seen is not added again.
         if before is not None and is_part:
-            seen = len(before) >= getattr(experience, "n_seen_in_round", sys.maxsize)
+            seen = before.arrived >= getattr(experience, "n_seen_in_round", sys.maxsize)
             if seen or (stacked is None and before.holds(experience.dataset)):
                 return number
         else:
@@ -229,6 +133,16 @@ class TaskBuffer(ExemplarsBuffer):
         dataset = None if is_in_file else experience.dataset
         self.rounds[number].add(dataset, numbers, labels, len(experience.dataset))
         return number
+
+    def _bound(self) -> None:
+        """Let go, when a round begins, of what the rule does not keep of those before."""
+        if self.rule is None or not self.rounds:
+            return
+        for number, rows in self.rule.keep(self.rounds, self._seed).items():
+            if len(rows) == 0:
+                del self.rounds[number]
+            elif len(rows) < len(self.rounds[number]):
+                self.rounds[number].keep(rows)
 
     def _file(self, data: StackedDataset, before: Round | None) -> Tensor:
         """The numbers of the data's points in the storage, where they may lie from the last time already."""

@@ -33,8 +33,6 @@ def weights_of(rounds: Sequence[int], known: Sequence[int], sampler: TaskSampler
     return weights
 
 
-def sample_tasks(rounds: Sequence[int], weights: Tensor, number: int | None, rng: Generator) -> list[int]:
-    """`number` of the rounds, drawn with replacement; None: every round once."""
-    if number is None:
-        return list(rounds)
+def sample_tasks(rounds: Sequence[int], weights: Tensor, number: int, rng: Generator) -> list[int]:
+    """`number` of the rounds, drawn with replacement."""
     return [rounds[i] for i in torch.multinomial(weights, number, replacement=True, generator=rng).tolist()]

@@ -63,7 +63,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
 
     def __init__(self, *, batch_norm: str = "support", **learner: Unpack[LearnerKeywords]) -> None:
         avalanche = with_defaults(LearnerKeywords, learner)
-        steps, update_size, seed, folder = map(avalanche.pop, ("steps", "update_size", "seed", "buffer_folder"))
+        names = ("steps", "update_size", "seed", "buffer", "buffer_folder")
+        steps, update_size, seed, rule, folder = map(avalanche.pop, names)
         if steps is not None and steps < 1:
             raise UsageError(f"steps={steps}: expected None or a number of at least 1")
         if update_size < 1:
@@ -85,7 +86,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         self.batch_norm = batch_norm
         self.seed = seed
         self.cost = Cost()
-        self.buffer = TaskBuffer(self.device, folder=folder)
+        self.buffer = TaskBuffer(self.device, folder=folder, rule=rule, seed=seed)
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
@@ -173,8 +174,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _arrival(self) -> DatasetExperience:
         """The experience at hand, whole: Avalanche's own online splitter leaves some of it out."""
         number = self.buffer.find(self.experience)
-        round = None if number is None else self.buffer.rounds[number]
-        seen = 0 if round is None else len(round)
+        round = None if number is None else self.buffer.rounds.get(number)
+        seen = 0 if round is None else round.arrived
         if round is not None and round.holds(self.experience.dataset):
             seen -= len(self.experience.dataset)  # nothing new
         arrival = as_arrival(self.experience, seen)

@@ -20,6 +20,7 @@ from avalanche.training.plugins.evaluation import default_evaluator
 from torch import nn
 from typing_extensions import Required, TypedDict, Unpack, get_type_hints
 
+from ftml_bench.buffer import Rule
 from ftml_bench.errors import UsageError, unknown
 
 
@@ -59,6 +60,8 @@ class LearnerKeywords(AvalancheKeywords, total=False):
     :param steps: training steps an arrival (an epoch, on a stock stream); None: ceil(n / train_mb_size) for n points.
     :param update_size: at most so many points of D_t, where a copy is adapted to them or takes their statistics.
     :param seed: of everything that the learner draws.
+    :param buffer: what is kept of earlier rounds: a rule of `ftml_bench.buffer`, such as `Reservoir(1000)`; None:
+        everything.
     :param buffer_folder: keep the images of all rounds in a file there instead of in memory (streams of stacked
         tensors); the file is gone with the learner.
     """
@@ -66,6 +69,7 @@ class LearnerKeywords(AvalancheKeywords, total=False):
     steps: Annotated[int | None, None]
     update_size: Annotated[int, 1000]
     seed: Annotated[int, 0]
+    buffer: Annotated[Rule | None, None]
     buffer_folder: Annotated[str | os.PathLike[str] | None, None]
 
 
@@ -79,7 +83,7 @@ class WrittenKeywords:
 
     def __init_subclass__(cls, **kwargs) -> None:
         if "__init__" in vars(cls):  # Avalanche, next, looks there for the names of what is given by position
-            cls.__init__.__signature__ = _whole_signature(cls)  # type: ignore[attr-defined, misc]
+            cls.__init__.__signature__ = _whole_signature(cls)  # type: ignore[attr-defined]
         super().__init_subclass__(**kwargs)
         cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
         cls.__doc__ = _documentation(cls)

@@ -1,0 +1,130 @@
+"""What an inner step may be beside plain gradient descent: learned rates, and a penalty towards given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftml_bench.errors import UsageError, unknown
+
+Rates = Tensor | Mapping[str, Tensor]  # of one step: one for all parameters, or by their names
+
+# How rates and anchors are called where they travel beside the weights; no parameter of a module has such a name.
+RATE, ANCHOR = "rate ", "anchor "
+
+
+@dataclass(frozen=True)
+class InnerRule:
+    """An inner step w' = w - r * grad(L(w) + penalty / 2 * |w - anchor|^2), differentiable in rates and anchor too.
+
+    :param rates: r: a tensor of one number, or by parameter name tensors of one number or of the parameter's shape
+        (Meta-SGD, Li et al. 2017); or a sequence of such, one a step, of which the last goes on (MAML++, Antoniou et
+        al. 2019). None: the engine's `inner_lr`.
+    :param penalty: of the inner loss; 0: none.
+    :param anchor: weights by name that it pulls the adapted ones towards; None: those that were adapted from
+        (iMAML, Rajeswaran et al. 2019).
+    """
+
+    rates: Rates | Sequence[Rates] | None = None
+    penalty: float = 0.0
+    anchor: Mapping[str, Tensor] | None = None
+
+    def tensors(self, parameters: Mapping[str, Tensor], adapted: Sequence[str]) -> dict[str, Tensor]:
+        """Rates and anchors by the names under which they travel beside the weights.
+
+        :raises UsageError: for rates of other parameters or shapes, or an anchor that lacks some.
+        """
+        found = {}
+        for step, rates in enumerate(self._steps()):
+            for name, rate in _by_name(rates, adapted).items():
+                if rate.dim() and rate.shape != parameters[name].shape:
+                    raise UsageError(
+                        f"the inner rate of {name} has the shape {tuple(rate.shape)}: expected one number, or the "
+                        f"parameter's shape {tuple(parameters[name].shape)}"
+                    )
+                found[f"{RATE}{step} {name}"] = rate
+        if self.penalty:
+            anchor = parameters if self.anchor is None else self.anchor
+            for name in adapted:
+                if name not in anchor:
+                    raise unknown("parameter of the anchor", name, anchor)
+                found[f"{ANCHOR}{name}"] = anchor[name]
+        return found
+
+    def rate(self, beside: Mapping[str, Tensor], step: int, name: str) -> Tensor:
+        """The rate of a parameter in a step, from what travels beside the weights."""
+        return beside[self.place(step, name)]
+
+    def place(self, step: int, name: str) -> str:
+        """Under which name the rate of a parameter in a step travels."""
+        return f"{RATE}{min(step, len(self._steps()) - 1)} {name}"
+
+    def descent(
+        self, leaves: list[Tensor], beside: Mapping[str, Tensor], adapted: Sequence[str], inner_lr: float
+    ) -> torch.optim.Optimizer:
+        """What takes the steps of an update procedure on the adapted weights."""
+        if self.rates is None:
+            return torch.optim.SGD(leaves, lr=inner_lr)
+        return _RatedDescent(leaves, lambda step: [self.rate(beside, step, name).detach() for name in adapted])
+
+    def penalty_on(
+        self, beside: Mapping[str, Tensor], adapted: Sequence[str]
+    ) -> Callable[[list[Tensor]], Tensor] | None:
+        """The penalty of the adapted weights in an update procedure; None if there is none."""
+        if not self.penalty:
+            return None
+        anchors = {f"{ANCHOR}{name}": beside[f"{ANCHOR}{name}"].detach().clone() for name in adapted}
+        return lambda leaves: (
+            self.penalty / 2 * squared_distance({**anchors, **dict(zip(adapted, leaves, strict=True))})
+        )
+
+    def _steps(self) -> Sequence[Rates]:
+        if self.rates is None:
+            return []
+        return [self.rates] if isinstance(self.rates, (Tensor, Mapping)) else list(self.rates)
+
+
+PLAIN = InnerRule()
+
+
+class _RatedDescent(torch.optim.Optimizer):
+    """Gradient descent with a rate for each parameter and step."""
+
+    def __init__(self, leaves: list[Tensor], rates: Callable[[int], list[Tensor]]) -> None:
+        super().__init__(leaves, {})
+        self._leaves, self._rates, self._step = leaves, rates, 0
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for leaf, rate in zip(self._leaves, self._rates(self._step), strict=True):
+            if leaf.grad is not None:
+                leaf.sub_(rate * leaf.grad)
+        self._step += 1
+
+
+def _by_name(rates: Rates, adapted: Sequence[str]) -> dict[str, Tensor]:
+    """The rates of one step for each adapted parameter."""
+    if isinstance(rates, Tensor):
+        if rates.numel() != 1:
+            raise UsageError(
+                f"an inner rate for all parameters has the shape {tuple(rates.shape)}: expected one number"
+            )
+        return dict.fromkeys(adapted, rates.reshape(()))
+    for name in adapted:
+        if name not in rates:
+            raise UsageError(f"there is no inner rate for parameter {name}: expected one for each that is adapted")
+    return {name: rates[name] for name in adapted}
+
+
+def weights_among(fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without what travels beside them."""
+    return {name: w for name, w in fast.items() if not name.startswith((RATE, ANCHOR))}
+
+
+def squared_distance(fast: Mapping[str, Tensor]) -> Tensor:
+    """|w - anchor|^2 over all weights that have an anchor, and over all tasks."""
+    pairs = [(fast[name.removeprefix(ANCHOR)], anchor) for name, anchor in fast.items() if name.startswith(ANCHOR)]
+    return torch.stack([(w - anchor).square().sum() for w, anchor in pairs]).sum()

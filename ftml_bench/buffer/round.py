@@ -1,0 +1,143 @@
+"""The data of one round, as a buffer files them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+
+import torch
+from avalanche.benchmarks.utils import AvalancheDataset
+from torch import Generator, Tensor
+
+from ftml_bench.benchmarks.experiences import batch_of, dataset_key
+from ftml_bench.benchmarks.stream import avalanche_dataset
+from ftml_bench.buffer.storage import FileStorage, Storage
+from ftml_bench.errors import UsageError
+
+Batch = tuple[Tensor, Tensor]
+Labels = tuple[int | None, ...]  # task labels; None: that of data of which nothing says it
+
+
+class Round:
+    """The data of one round so far (D_t): one or several arrivals."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.is_labelled = True  # whether the stream says of what task the points are
+        self.point_labels = torch.empty(0, dtype=torch.int64)  # the task label of every point, (N,); 0: nothing says
+        self._tasks: set[int] = set()  # that occur among them
+        self.numbers: Tensor | None = None  # of its points in the storage, (N,) int64; None: they are in a dataset
+        self._storage = storage
+        self._dataset: AvalancheDataset | None = None
+        self._pieces: set[Hashable] = set()  # the arrivals that it came in, where they are datasets
+
+        self.arrived = 0  # points so far, whatever is kept of them
+        self.keys: Tensor | None = None  # (N,), in [0, 1): by which a rule chooses; drawn when the round has ended
+
+    def __len__(self) -> int:
+        return len(self.point_labels)
+
+    @property
+    def labels(self) -> tuple[int, ...] | None:
+        """The task labels that its points have; None where the stream has none."""
+        return tuple(sorted(self._tasks)) if self.is_labelled else None
+
+    @property
+    def task_label(self) -> int:
+        """The first of its task labels; 0 where the stream has none."""
+        return self.labels[0] if self.labels else 0
+
+    def has_one_of(self, labels: Labels) -> bool:
+        """Whether any of its points has one of these task labels; None: no label."""
+        return not self._tasks.isdisjoint(labels) if self.is_labelled else None in labels
+
+    def rows_of(self, labels: Labels) -> Tensor:
+        """Which of its points have one of these task labels, (n,) int64."""
+        if not self.has_one_of(labels):
+            return torch.arange(0)
+        if not self.is_labelled or self._tasks <= set(labels):
+            return torch.arange(len(self))
+        return torch.isin(self.point_labels, torch.tensor(sorted(self._tasks & set(labels)))).nonzero().flatten()
+
+    @property
+    def dataset(self) -> AvalancheDataset:
+        """The data as one dataset."""
+        if self._dataset is not None:
+            return self._dataset
+        assert isinstance(self._storage, FileStorage)
+        assert self.numbers is not None
+        return avalanche_dataset(self.task_label, self._storage.dataset(self.numbers))
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of every point, (N,) int64.
+
+        :raises UsageError: if the round has no classes (regression).
+        """
+        if self.numbers is not None:
+            classes = self._storage.labels(self.numbers)
+            if not classes.is_floating_point():
+                return classes.cpu()
+        targets = getattr(self.dataset, "targets", None)
+        if targets is None:
+            raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
+        return torch.as_tensor(list(targets))
+
+    def add(
+        self, dataset: AvalancheDataset | None, numbers: Tensor | None, labels: int | Tensor | None, n: int
+    ) -> None:
+        """Append an arrival of n points: its dataset, if that is to be kept, the numbers of its points in the storage,
+        and their task labels (one for all, one of each, or None)."""
+        self.is_labelled = self.is_labelled and labels is not None
+        self.arrived += n
+        of_points = labels if isinstance(labels, Tensor) else torch.full((n,), labels or 0)
+        self.point_labels = torch.cat([self.point_labels, of_points])
+        self._tasks.update(of_points.unique().tolist())
+        if numbers is not None:
+            self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
+        if dataset is not None:
+            if numbers is None:
+                self._pieces.add(dataset_key(dataset))
+            self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
+
+    def draw_keys(self, rng: Generator) -> Tensor:
+        """A random number of each of its points, (N,): drawn once, those of points that come later when they have."""
+        known = torch.empty(0) if self.keys is None else self.keys
+        self.keys = torch.cat([known, torch.rand(len(self) - len(known), generator=rng)])
+        return self.keys
+
+    def keep(self, rows: Tensor) -> None:
+        """Let go of all points but those at `rows`."""
+        self.point_labels = self.point_labels[rows]
+        self._tasks = set(self.point_labels.unique().tolist())
+        if self.numbers is not None:
+            self.numbers = self.numbers[rows]
+        if self._dataset is not None:
+            self._dataset = self._dataset.subset(rows.tolist())
+        if self.keys is not None:
+            self.keys = self.keys[rows]
+
+    def holds(self, piece: AvalancheDataset) -> bool:
+        """Whether it has come with this very dataset, which are not stacked tensors."""
+        return bool(self._pieces) and dataset_key(piece) in self._pieces
+
+    def fingerprint(self) -> str:
+        """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
+
+        A dataset is not read for it: its classes are looked at, if it has any, and nothing else.
+        """
+        found = hashlib.sha256(str(len(self)).encode())
+        if self.numbers is not None:
+            ends, _ = self._storage.take(self.numbers[[0, -1]])
+            for tensor in (self._storage.labels(self.numbers), ends):
+                found.update(tensor.cpu().contiguous().numpy().tobytes())
+        elif self._dataset is not None and hasattr(self.dataset, "targets"):
+            found.update(repr([torch.as_tensor(y).tolist() for y in self.dataset.targets]).encode())
+        return found.hexdigest()
+
+    def read(self, indices: Tensor, *, train: bool) -> Batch:
+        """The points at `indices`, read from the dataset: x (N, *input) and y (N, *target).
+
+        :param train: with its training transform; else with its evaluation transform.
+        """
+        dataset = self.dataset.train() if train else self.dataset.eval()
+        return batch_of([dataset[int(i)] for i in indices], dataset)
