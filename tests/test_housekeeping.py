@@ -103,7 +103,7 @@ def test_the_environments_that_a_text_names_exist(file):
 
 def test_what_contributing_names_is_there():
     blocks = re.findall(r"```\n(.*?)```", CONTRIBUTING, re.DOTALL)
-    paths = re.findall(r"`([\w./]+(?:/|\.py|\.md))`", CONTRIBUTING) + re.findall(r"tests/\w+\.py", "".join(blocks))
+    paths = re.findall(r"`([\w./]+(?:/|\.py|\.md))`", CONTRIBUTING) + re.findall(r"tests/[\w./]+", "".join(blocks))
     links = re.findall(r"\]\(([^)#]+)(?:#([\w-]+))?\)", CONTRIBUTING)
     assert len(paths) > 10
     for path in [*paths, *(path for path, _ in links)]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo import KINDS, Case, line
+from tests.adaptation.zoo import KINDS, Case, line
 
-DOCS = (Path(__file__).parents[1] / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -694,7 +694,7 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
 
 
 def test_the_example_of_the_documentation_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    text = (Path(__file__).parent.parent / "docs/saving.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/saving.md").read_text(encoding="utf-8")
     example, plugin = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     small = partial(RainbowDigits, rounds=2, images_per_round=100, held_out_per_round=10)
     monkeypatch.setattr(ftml_bench.benchmarks, "RainbowDigits", lambda rounds: small())

@@ -1,4 +1,4 @@
-"""Other people's kinds of modules, small, and what each engine makes of them; `python tests/zoo.py` prints the table.
+"""Other people's kinds of modules, small, and what each engine makes of them; and their table.
 
 The right values come from a deep copy of the model for each task, plain gradient descent, and central differences of
 that in double precision: no engine, no `functional_call`, no second derivative of autograd.

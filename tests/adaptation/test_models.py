@@ -14,7 +14,7 @@ from ftml_bench.benchmarks import RainbowDigits
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.strategies import FTML, FollowTheLeader
-from test_engines_trial import INNER, data, mlp, plain, predict
+from tests.adaptation.test_trial import INNER, data, mlp, plain, predict
 
 CROSS_ENTROPY = F.cross_entropy
 

@@ -192,7 +192,7 @@ def test_a_leaderboard_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatc
 import os, signal, sys
 from pathlib import Path
 from ftml_bench.runs import resuming
-from test_resuming import board, cells, schedule
+from tests.runs.test_resuming import board, cells, schedule
 resuming.SAVE_EVERY = 0.0
 run_cell = cells.run_cell
 def killed(definition, cell, folder, data, on_evaluation, device="cpu"):
@@ -203,7 +203,7 @@ def killed(definition, cell, folder, data, on_evaluation, device="cpu"):
 cells.run_cell = killed
 schedule.run_cells(board(), Path(sys.argv[1]), jobs=1, data=None, quiet=True)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "killed")]
     assert subprocess.run(command, env=environment, cwd=tmp_path).returncode == -9
     folders = {cell.row: cell.folder for cell in board().cells()}
