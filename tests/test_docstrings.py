@@ -7,8 +7,6 @@ import importlib
 
 import pytest
 
-# -- examples in docstrings
-
 EXAMPLES = [
     "seeding",
     "curves",

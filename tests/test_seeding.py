@@ -9,8 +9,6 @@ import torch
 
 from ftml_bench.seeding import derive, generator
 
-# -- seeds
-
 
 def test_derived_seeds_never_change():
     # printf '0/arrivals/3' | sha256sum; the first 8 bytes, halved

@@ -64,9 +64,6 @@ def classes(*sizes, seed=0):
     return buffer
 
 
-# -- streams that are not ours
-
-
 class Numbers(Dataset):
     """Point i is the number i + start; its class is its last digit."""
 

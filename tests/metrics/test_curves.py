@@ -8,8 +8,6 @@ import pytest
 
 from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
 
-# -- thresholds
-
 
 @pytest.mark.parametrize(
     ("metric", "value", "met"),

@@ -1,4 +1,4 @@
-"""Curves fed by hand: what each metric of performance emits, and when."""
+"""What each metric of performance emits, and when: fed by hand, a strategy being nothing but what a metric reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from ftml_bench.errors import UsageError
 from ftml_bench.metrics import checkpoint_metrics, efficiency_metrics, final_performance_metrics, learning_curve_metrics
 from ftml_bench.metrics.performance import Performance
 from tests.metrics.tags import CENSORED, TO_THRESHOLD, checkpoint_tag, curve_tag, final_tag
-
-# -- fed by hand: a strategy that is nothing but what a metric reads
 
 
 def arrive(metric, round, n_seen, *, last=False, whole=False):

@@ -6,8 +6,6 @@ import pytest
 
 from ftml_bench.benchmarks import RainbowDigits
 
-# -- learners
-
 
 @pytest.fixture(scope="module")
 def streams():

@@ -7,8 +7,6 @@ import pytest
 from ftml_bench.cli import main
 from ftml_bench.rendering import report
 
-# -- what the command line says
-
 
 def test_the_state_names_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setenv("FTML_BENCH_CACHE", str(tmp_path))

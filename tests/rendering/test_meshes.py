@@ -16,8 +16,6 @@ from ftml_bench.rendering import meshes
 from ftml_bench.rendering.meshes import PASCAL3D_OBJECTS, clean, parse_off, read_pascal3d
 from ftml_bench.rendering.scene import Mesh
 
-# -- meshes
-
 TETRAHEDRON = b"OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n"
 
 

@@ -11,8 +11,6 @@ from ftml_bench.rendering.scene import Mesh, fitted
 from ftml_bench.rendering.solids import SOLIDS, solid
 from tests.rendering.views import CAMERAS, SIZE, mesh_of
 
-# -- solids, and whether they can be read
-
 
 def test_there_are_fifty_distinct_solids_of_nine_kinds():
     assert len(set(SOLIDS)) == 50

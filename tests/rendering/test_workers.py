@@ -11,8 +11,6 @@ import pytest
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import workers
 
-# -- processes
-
 
 def test_a_process_that_dies_is_one_line(task):
     broken = replace(task, mesh=None)

@@ -16,9 +16,6 @@ from ftml_bench.strategies import FTML
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-# -- cells
-
-
 def definition(seeds=(0, 1, 2), **settings):
     entry = {
         "benchmark": "RainbowDigits",

@@ -15,8 +15,6 @@ from ftml_bench.errors import UsageError
 from ftml_bench.saving import load, save
 from tests.saving.strategies import build, dropout_net, evaluator, go
 
-# -- refusals
-
 
 class Collects(SupervisedPlugin):
     def __init__(self):

@@ -12,8 +12,6 @@ from ftml_bench.saving import load, load_state_dict, save, state_dict
 from ftml_bench.saving.plain_state import load_module_state, module_state
 from tests.saving.strategies import build, dropout_net, go, plateau, scheduler
 
-# -- the file
-
 
 def test_modes_and_frozen_parameters_come_back(digits, stream, tmp_path):
     def frozen():

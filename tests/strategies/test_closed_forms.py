@@ -12,8 +12,6 @@ from torch.utils.data import TensorDataset
 
 from ftml_bench.strategies import FTML, TrainOnEverything
 
-# -- closed forms
-
 
 def quadratic_tasks(tasks=4, points=30, dimensions=3):
     """Linear regression tasks whose inputs differ in scale, so that curvature matters; as an Avalanche stream."""

@@ -89,7 +89,7 @@ def test_label_smoothing_reaches_inner_and_outer_loop(digits):
     assert not torch.equal(parameters(plain), parameters(smoothed))
 
 
-# -- draws and learning rates
+# -- labels in draws
 
 
 def test_ftml_renames_labels_in_its_draws_and_not_in_the_update_procedure(digits):
@@ -120,7 +120,7 @@ def test_ftml_draws_classes_equally_often_if_it_is_told_to(digits):
             assert task.bincount(minlength=10).max() <= 2
 
 
-# -- Avalanche
+# -- Avalanche's plugins
 
 
 def test_a_penalty_and_a_change_of_gradients_act_on_the_meta_update(digits):

@@ -14,8 +14,6 @@ from ftml_bench.protocol import evaluations, run
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 from tests.strategies.learners import build, every_learner, small_net
 
-# -- each strategy does what it says
-
 
 @every_learner
 def test_costs_are_counted_as_by_hand(name, digits):

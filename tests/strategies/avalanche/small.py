@@ -55,13 +55,13 @@ class Around(SupervisedPlugin):
 
     def __init__(self):
         super().__init__()
-        self.before, self.after = _Half(), _Half()
+        self.before, self.after = Half(), Half()
 
     def of(self, *plugins):
         return [self.before, *plugins, self.after]
 
 
-class _Half(SupervisedPlugin):
+class Half(SupervisedPlugin):
     def __init__(self):
         super().__init__()
         self.losses, self.meta_gradients, self.gradients, self.steps, self.modes = [], [], [], [], []
@@ -139,9 +139,6 @@ def long_gradients():
 
 def mlp():
     return SimpleMLP(num_classes=6, input_size=5, hidden_size=4)
-
-
-# -- what is broken in Avalanche itself; where one of these fails, a repair may go
 
 
 def naive(plugin, net=None, **settings):

@@ -76,18 +76,12 @@ def close(first, second):
     return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
-# -- streams made of other streams
-
-
 def validation(stream):
     return benchmark_with_validation_stream(stream, validation_size=0.5, seed=0).train_stream
 
 
 def wrapped(stream):
     return [DatasetExperience(dataset=e.dataset, current_experience=i) for i, e in enumerate(stream.train_stream)]
-
-
-# -- rounds
 
 
 def held(strategy):

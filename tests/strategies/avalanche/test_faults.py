@@ -11,7 +11,7 @@ from avalanche.training.plugins import (
     SynapticIntelligencePlugin,
 )
 
-from tests.strategies.avalanche.small import _Half, feature_model, long_gradients, mlp, naive, train
+from tests.strategies.avalanche.small import Half, feature_model, long_gradients, mlp, naive, train
 
 
 def test_avalanches_si_still_does_nothing_on_a_cpu(stream):
@@ -22,7 +22,7 @@ def test_avalanches_si_still_does_nothing_on_a_cpu(stream):
 
 
 def test_avalanches_rwalk_still_divides_by_zero_and_leaves_the_mode(stream):
-    half = _Half()
+    half = Half()
     plugin = RWalkPlugin(delta_t=10)
     strategy = naive(plugin)
     strategy.plugins.insert(1, half)
@@ -38,7 +38,7 @@ def test_avalanches_rwalk_still_stops_where_the_model_has_grown(tasks):
 
 def test_avalanches_lfl_still_leaves_the_mode(stream):
     strategy = naive(LFLPlugin(1.0), mlp())
-    strategy.plugins.append(look := _Half())
+    strategy.plugins.append(look := Half())
     look.after_backward = look.after_update = look.before_training_iteration = lambda strategy, **kwargs: None
     look.before_backward = lambda strategy, **kwargs: look.modes.append(strategy.model.training)
     for experience in stream.train_stream[:2]:

@@ -31,8 +31,6 @@ from tests.strategies.avalanche.small import (
     values,
 )
 
-# -- rounds for experiences
-
 
 class Calls(SupervisedPlugin):
     """Remembers each call: the hook, the number of points it sees, and the clock's counts."""

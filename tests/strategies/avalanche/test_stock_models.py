@@ -30,8 +30,6 @@ from ftml_bench.models import TaskBatchNorm
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch
 from tests.strategies.avalanche.pipelines import class_incremental, every_learner, learner, points, same, seeded, state
 
-# -- models
-
 
 class Multi(nn.Module):
     """A body and a classifier that grows with the classes."""
