@@ -54,3 +54,11 @@ def tiny_sinusoids():
 def tiny_digits():
     """Two rounds of thirty digits."""
     return RainbowDigits(rounds=2, images_per_round=30, held_out_per_round=50)
+
+
+@pytest.fixture
+def double_precision():
+    """Double precision everywhere: in single precision two right ways differ by what training makes of rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

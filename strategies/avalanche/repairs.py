@@ -1,7 +1,7 @@
 """What is broken in Avalanche itself, worked round in this one file, or refused in one sentence.
 
 Everything here is about Avalanche 0.6.0, the newest release there is; each part may go with the first release that
-mends it (`tests/test_plugins.py` shows each fault in Avalanche, so that a test says when). Avalanche's own code is not
+mends it (`tests/strategies/avalanche` shows each fault, so that a test says when). Avalanche's own code is not
 changed: beside a plugin that needs it, a strategy of ours gets a small companion plugin that puts things right, and
 Avalanche's own strategies get their mended forms when they are built for arrivals.
 """

@@ -1,0 +1,56 @@
+"""What a learning curve says: thresholds, and the datapoints to them by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "met"),
+    [
+        ("accuracy", 0.9, True),  # at least
+        ("accuracy", 0.8999, False),
+        ("accuracy", 1.0, True),
+        ("accuracy", math.nan, False),
+        ("loss", 0.9, False),  # below
+        ("loss", 0.8999, True),
+        ("loss", -1.0, True),
+        ("loss", math.nan, False),
+        ("loss", math.inf, False),
+    ],
+)
+def test_accuracy_must_be_at_least_the_threshold_and_loss_below(metric, value, met):
+    assert Threshold(metric, 0.9).met(value) is met
+
+
+def test_a_threshold_is_printed_as_people_write_it():
+    assert str(Threshold("accuracy", 0.9)) == "90 % accuracy"
+    assert str(Threshold("accuracy", 0.125)) == "12.5 % accuracy"
+    assert str(Threshold("loss", 0.5)) == "loss 0.5"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.9, 0.1, 0.1], (5, False)),
+        ([0.1, 0.8, 0.9], (20, False)),  # exactly the threshold
+        ([0.1, 0.9, 0.1], (20, False)),  # the first time counts, whatever comes after
+        ([0.1, 0.2, 0.8], (100, False)),
+        ([0.1, 0.2, 0.3], (100, True)),
+        ([math.nan, 0.2, math.nan], (100, True)),
+        ([math.nan, 0.8, math.nan], (20, False)),
+    ],
+)
+def test_datapoints_to_threshold_by_hand(values, expected):
+    assert datapoints_to_threshold([5, 20, 100], values, Threshold("accuracy", 0.8)) == expected
+    losses = [0.999 - value for value in values]
+    assert datapoints_to_threshold([5, 20, 100], losses, Threshold("loss", 0.2)) == expected
+
+
+def test_datapoints_and_values_must_be_as_many():
+    with pytest.raises(ValueError, match="zip"):
+        datapoints_to_threshold([1, 2], [0.5], Threshold("accuracy", 0.8))
