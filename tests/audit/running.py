@@ -1,0 +1,146 @@
+"""A scenario from its names to its numbers and counts.
+
+In double precision, so that a tolerance can be tight: in single precision one ReLU that rounding turns changes a
+gradient by far more than a mistake of a percent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import torch
+from avalanche.benchmarks import CLScenario
+from avalanche.training.plugins import EvaluationPlugin
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ftml_bench import protocol, registry
+from ftml_bench.benchmarks.data import data_root
+from ftml_bench.seeding import derive
+from ftml_bench.strategies.avalanche.stock import on_arrivals
+
+from .counting import Operators
+from .scenarios import ROWS, STEPS, STREAMS, Scenario
+
+SEED = 0
+Quantities = dict[str, Any]  # by name: a number, or a list of one an arrival
+
+
+def has_data(stream: str) -> bool:
+    """Whether what a stream is read from lies in the data folder."""
+    data = STREAMS[stream].data
+    return data is None or (data_root() / data).is_dir()
+
+
+def run(scenario: Scenario) -> Quantities:
+    """The numbers of a scenario (`NUMBERS`), its cost, and its counts (`COUNTS`) over the last arrival.
+
+    By the last arrival an engine has been tried: how much it takes to try it depends on the last bits of numbers.
+
+    :raises UsageError: if it is refused.
+    """
+    benchmark = stream(scenario.stream)
+    with _in_double():
+        strategy = _strategy(scenario, benchmark)
+        sizes = STREAMS[scenario.stream].arrivals
+        last = protocol.total_evaluations(benchmark, sizes) - 1
+        parts = protocol.in_two_parts(strategy, benchmark, sizes, seed=SEED)
+        evaluations = []
+        for number in range(last + 1):
+            training, evaluation = Operators(), Operators()
+            with training if number == last else nullcontext():
+                next(parts)
+            with evaluation if number == last else nullcontext():
+                evaluations.append(next(parts))
+    accuracies = [e.accuracy for e in evaluations if e.accuracy is not None]
+    gradients = [p.grad for p in strategy.model.parameters() if p.grad is not None]
+    return {
+        "loss": [e.loss for e in evaluations],
+        **({"accuracy": accuracies} if accuracies else {}),
+        "gradient norm": math.sqrt(sum(float(g.square().sum()) for g in gradients)),
+        "steps": strategy.cost.steps,
+        "images": strategy.cost.images,
+        "gradient evaluations": strategy.cost.gradient_evaluations,
+        "operators of training": training.calls,
+        "operators of evaluation": evaluation.calls,
+        "tensors allocated": training.tensors + evaluation.tensors,
+        "bytes allocated": training.bytes + evaluation.bytes,
+    }
+
+
+NUMBERS = ("loss", "accuracy", "gradient norm")  # the last training step's gradient, of the meta-loss for FTML
+COUNTS = ("operators of training", "operators of evaluation", "tensors allocated", "bytes allocated")
+
+
+@cache
+def stream(name: str) -> CLScenario:
+    """A stream in small, with its floats in double precision."""
+    settings = STREAMS[name].settings
+    cls = registry.load("benchmark", name)
+    with tempfile.TemporaryDirectory() as folder, _halves_rounded_up():
+        cache = {"cache": folder} if "cache" in inspect.signature(cls).parameters else {}
+        benchmark = cls(seed=SEED, **settings, **cache)
+    for experience in (*benchmark.train_stream, *benchmark.test_stream):
+        data = experience.stacked
+        data.x, data.y = (part.double() if part.is_floating_point() else part for part in (data.x, data.y))
+    return benchmark
+
+
+def _strategy(scenario: Scenario, benchmark: CLScenario) -> Any:
+    row = ROWS[scenario.row]
+    cls = registry.load("strategy", row.strategy)
+    if "steps" not in inspect.signature(cls).parameters:
+        cls = on_arrivals(cls)
+    torch.manual_seed(derive(SEED, "init"))
+    given = row.model or STREAMS[scenario.stream].model
+    model = registry.load("model", given["name"])(**_without_name(given)) if given else benchmark.model()
+    has_alpha = "inner_lr" in inspect.signature(cls).parameters
+    return cls(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=STREAMS[scenario.stream].lr),
+        criterion=benchmark.criterion,
+        evaluator=EvaluationPlugin(loggers=[]),
+        eval_mb_size=max(len(experience.dataset) for experience in benchmark.test_stream),
+        steps=STEPS,
+        seed=SEED,
+        **({"inner_lr": benchmark.inner_lr} if has_alpha else {}),
+        **({"engine": scenario.engine, "memory": scenario.memory} if scenario.engine else {}),
+        **row.settings,
+    )
+
+
+def _without_name(model: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model.items() if key != "name"}
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    """Inside, models are built in double precision, and bytes become double numbers."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _halves_rounded_up() -> Iterator[None]:
+    """Inside, digits are enlarged the same on every processor: in single precision it decides about halves."""
+
+    def enlarged(grey: Tensor, size: int) -> Tensor:
+        exact = interpolate(grey[:, None].double(), size=(size, size), mode="bilinear", align_corners=False)
+        return (exact[:, 0] + 1e-6).round().to(torch.uint8)
+
+    with (
+        mock.patch("ftml_bench.benchmarks.rainbow_digits.resize", enlarged),
+        mock.patch("ftml_bench.benchmarks.colored_digits.resize", enlarged),
+    ):
+        yield
