@@ -1,7 +1,9 @@
 """The audit notices what it is there for. (`tox -e audit` runs all of it; here a few scenarios are run.)"""
 
+import configparser
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,6 +193,13 @@ def test_counts_of_another_torch_are_left_out_and_nothing_else(audit, present):
     here = ".".join(torch.__version__.split(".")[:2])
     assert output.startswith(f"counts of operators and tensors left out: they were made with torch 1.0, here {here}\n")
     assert [row[1] for row in differing(output)] == ["gradient evaluations"]
+
+
+def test_tox_installs_the_versions_that_counts_were_made_with():
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(Path(__file__).parents[2] / "tox.ini", encoding="utf-8")
+    pinned = {line for line in parser["testenv:audit"]["deps"].split() if "==" in line}
+    assert pinned == {f"{package}=={version}.*" for package, version in COMMITTED["counted with"].items()}
 
 
 def test_a_setting_that_has_changed(audit, monkeypatch):
