@@ -12,7 +12,7 @@ from typing import Any
 from ftml_bench import protocol, registry
 
 from .outcome import Difference
-from .running import COUNTS, NUMBERS, SEED, Quantities
+from .running import COST, COUNTS, NUMBERS, SEED, Quantities
 from .scenarios import ROWS, STEPS, STREAMS
 
 FILE = Path(__file__).with_name("values.json")
@@ -35,6 +35,7 @@ def table(values: dict[str, Quantities]) -> Table:
                 "model": stream.model,
             }
             for name, stream in STREAMS.items()
+            if name in registry.BENCHMARKS
         },
         "rows": {
             name: {"strategy": row.strategy, "settings": row.settings, "model": row.model} for name, row in ROWS.items()
@@ -106,7 +107,7 @@ def made_anew(committed: Table, found: Table, left_out: set[str]) -> Table:
     values: dict[str, Quantities] = {}
     for name, new in found["values"].items():
         old = committed["values"].get(name)
-        numbers = {q: v for q, v in new.items() if q not in COUNTS}
+        numbers = {q: v for q, v in new.items() if q in NUMBERS + COST}
         bad = [q for q, v in numbers.items() if not all(map(math.isfinite, v if isinstance(v, list) else [v]))]
         if bad:
             raise ValueError(f"{name}: {bad[0]} is no finite number: {numbers[bad[0]]}")
@@ -119,7 +120,7 @@ def made_anew(committed: Table, found: Table, left_out: set[str]) -> Table:
             )
         values[name] = {q: old[q] if old and q in same else v for q, v in new.items()}
     kept = {name: old for name, old in committed["values"].items() if name in left_out}
-    return {**found, "values": {**values, **kept}}
+    return {**found, "values": dict(sorted({**values, **kept}.items()))}
 
 
 def _is_said(name: str, committed: Table, found: Table) -> bool:

@@ -30,7 +30,7 @@ from .counting import Operators
 from .scenarios import ROWS, STEPS, STREAMS, Scenario
 
 SEED = 0
-Quantities = dict[str, Any]  # by name: a number, or a list of one an arrival
+Quantities = dict[str, Any]  # by name: a number, a list of one an arrival, or a word
 
 
 def has_data(stream: str) -> bool:
@@ -40,7 +40,7 @@ def has_data(stream: str) -> bool:
 
 
 def run(scenario: Scenario) -> Quantities:
-    """The numbers of a scenario (`NUMBERS`), its cost, and its counts (`COUNTS`) over the last arrival.
+    """The `NUMBERS` of a scenario, its `COST`, what engine was chosen, and its `COUNTS` over the last arrival.
 
     By the last arrival an engine has been tried: how much it takes to try it depends on the last bits of numbers.
 
@@ -68,6 +68,7 @@ def run(scenario: Scenario) -> Quantities:
         "steps": strategy.cost.steps,
         "images": strategy.cost.images,
         "gradient evaluations": strategy.cost.gradient_evaluations,
+        **({"chosen": "{engine}/{engine_memory}".format(**strategy.chosen)} if scenario.engine else {}),
         "operators of training": training.calls,
         "operators of evaluation": evaluation.calls,
         "tensors allocated": training.tensors + evaluation.tensors,
@@ -76,6 +77,7 @@ def run(scenario: Scenario) -> Quantities:
 
 
 NUMBERS = ("loss", "accuracy", "gradient norm")  # the last training step's gradient, of the meta-loss for FTML
+COST = ("steps", "images", "gradient evaluations")
 COUNTS = ("operators of training", "operators of evaluation", "tensors allocated", "bytes allocated")
 
 

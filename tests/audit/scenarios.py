@@ -114,12 +114,16 @@ def scenarios() -> Iterator[Scenario]:
     """Every scenario whose names stand in the tables, exceptions included; those of one stream after each other."""
     for stream in filter(STREAMS.__contains__, registry.BENCHMARKS):
         for name, row in ROWS.items():
-            if row.streams is not None and stream not in row.streams:
+            if not _is_there(row) or (row.streams is not None and stream not in row.streams):
                 continue
             if "engine" in inspect.signature(registry.load("strategy", row.strategy)).parameters:
                 yield from (Scenario(stream, name, engine, memory) for engine, memory in ways())
             else:
                 yield Scenario(stream, name)
+
+
+def _is_there(row: Row) -> bool:
+    return ":" in row.strategy or row.strategy in registry.STRATEGIES
 
 
 def ways() -> Iterator[tuple[str, str]]:
@@ -143,6 +147,7 @@ def missing() -> Iterator[str]:
         for name in registry.STRATEGIES
         if name not in everywhere
     )
+    yield from (f"learner {row.strategy} is in ROWS and not registered" for row in ROWS.values() if not _is_there(row))
     names = [str(scenario) for scenario in scenarios()]
     yield from (
         f"exception {pattern!r} is of no scenario"

@@ -1,7 +1,6 @@
 """The audit notices what it is there for. (`tox -e audit` runs all of it; here a few scenarios are run.)"""
 
 import configparser
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +99,14 @@ def test_a_copy_that_nobody_needs(audit, monkeypatch):
     assert {row[1] for row in differing(output)} == {"operators of training", "tensors allocated", "bytes allocated"}
 
 
+def test_an_engine_that_auto_no_longer_takes(audit, monkeypatch):
+    monkeypatch.setattr(BatchedEngine, "_own", lambda self, x: 2 * x)  # which its trial finds out
+    of = Scenario("Sinusoids", "FTML", "auto", "adjoint")
+    _, output = audit(of=[of])
+    assert (str(of), "chosen", "batched/adjoint", "vmap/adjoint") in differing(output)
+    assert not any(row[1] in running.NUMBERS for row in differing(output))
+
+
 def test_gradient_evaluations_that_are_counted_twice(audit, monkeypatch):
     count = FTML._step_cost
     monkeypatch.setattr(FTML, "_step_cost", lambda self: (count(self)[0], 2 * count(self)[1]))
@@ -128,7 +135,7 @@ def test_an_engine_that_fails(audit, monkeypatch):
 def test_the_tables_hold_what_is_registered():
     assert list(tables.missing()) == []
     names = [str(scenario) for scenario in tables.scenarios() if not tables.refusal(scenario)]
-    assert names == list(COMMITTED["values"])
+    assert sorted(names) == list(COMMITTED["values"])
     assert len(names) > len(registry.BENCHMARKS) * (len(registry.STRATEGIES) + len(ENGINES))
 
 
@@ -143,6 +150,18 @@ def test_names_that_stand_nowhere(audit, monkeypatch):
         "learner Meta is registered and in no row of ROWS for all streams",
         "exception 'Sinusoids Meta *' is of no scenario",
     ]
+
+
+def test_names_that_are_gone(audit, monkeypatch):
+    monkeypatch.delitem(registry.BENCHMARKS, "ObjectPose")
+    monkeypatch.delitem(registry.STRATEGIES, "FromScratch")
+    status, output = audit()
+    assert status == 1
+    assert output.splitlines()[:2] == [
+        "stream ObjectPose is in STREAMS and not registered",
+        "learner FromScratch is in ROWS and not registered",
+    ]
+    assert not {scenario.row for scenario in tables.scenarios()} & {"FromScratch"}
 
 
 def test_a_new_engine_has_no_value(audit, monkeypatch):
@@ -253,7 +272,7 @@ def test_counts_of_two_versions_do_not_stand_side_by_side(audit, monkeypatch, tm
     assert status == 1
     assert "and 1 scenarios would keep theirs" in output
     assert audit("--write", of=of)[0] == 0
-    assert list(committed.read()["values"]) == list(map(str, of))
+    assert list(committed.read()["values"]) == sorted(map(str, of))
 
 
 # -- the values themselves
@@ -266,7 +285,7 @@ def test_engines_agree_on_every_stream():
     assert {len(each) for each in of_learner.values()} >= {1, 9}
     for each in of_learner.values():
         for values in each[1:]:
-            for quantity in {*each[0], *values} - {*running.COUNTS}:
+            for quantity in {*each[0], *values} - {*running.COUNTS, "chosen"}:
                 assert values[quantity] == pytest.approx(each[0][quantity], rel=1e-8), quantity
 
 
@@ -289,9 +308,12 @@ def test_linear_regression_is_as_the_closed_forms_say():
     assert values["gradient norm"] == pytest.approx(float(gradient.norm()), rel=1e-9)
 
 
-def test_all_values_are_finite():
-    for values in COMMITTED["values"].values():
-        assert all(math.isfinite(x) for v in values.values() for x in (v if isinstance(v, list) else [v]))
+def test_what_engines_are_chosen():
+    for name, values in COMMITTED["values"].items():
+        way = name.split()[2:]
+        engine = "batched" if "heads" not in name else "loop"
+        chosen = [part.replace("auto/", f"{engine}/").replace("/auto", "/unroll") for part in way]
+        assert [values[q] for q in values if q == "chosen"] == chosen
 
 
 # -- counting
