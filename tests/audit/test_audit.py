@@ -9,10 +9,11 @@ import torch
 
 from ftml_bench import protocol, registry
 from ftml_bench.adaptation import ENGINES
+from ftml_bench.adaptation.auto import TriedEngine
 from ftml_bench.adaptation.batched import BatchedEngine
 from ftml_bench.benchmarks import LinearRegression
 from ftml_bench.seeding import derive
-from ftml_bench.strategies import FTML, ftml
+from ftml_bench.strategies import FTML
 
 from . import __main__ as command
 from . import committed, running
@@ -66,8 +67,12 @@ def test_nothing_has_changed(audit):
 
 
 def test_an_inner_learning_rate_that_is_off_by_a_percent(audit, present, monkeypatch):
-    make = ftml.make_engine
-    monkeypatch.setattr(ftml, "make_engine", lambda *args, inner_lr, **s: make(*args, inner_lr=1.01 * inner_lr, **s))
+    build = TriedEngine.__init__
+
+    def off(self, candidates, model, criterion, settings):
+        build(self, candidates, model, criterion, {**settings, "inner_lr": 1.01 * settings["inner_lr"]})
+
+    monkeypatch.setattr(TriedEngine, "__init__", off)
     status, output = audit()
     assert status == 1
     losses = [f"loss after arrival {number}" for number in (1, 2, 3, 4)]
