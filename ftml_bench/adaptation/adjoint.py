@@ -102,8 +102,8 @@ class _Reverse:
                 self._weights(steps), self.x, self.query_x, cotangent, self.carried, (self.wants_x, self.wants_query)
             )
         for name, more in zip(self.carried, found, strict=True):
-            known = self.v.get(name, None if more is not None else torch.zeros_like(self.first[name]))
-            self.v[name] = more if known is None else known if more is None else known + more
+            total = _sum(self.v.get(name), more)
+            self.v[name] = torch.zeros_like(self.first[name]) if total is None else total
         self.of_x, self.of_query = _sum(self.of_x, of_x), _sum(self.of_query, of_query)
 
     def _pass(self, step: int) -> None:

@@ -20,11 +20,11 @@ from ftml_bench.adaptation.inner_loop import (
     Input,
     Parameters,
     UntreatableError,
-    hooked,
     scalar,
     without_labels,
 )
 from ftml_bench.adaptation.kernels import batch_norm, batch_norm_by_first, conv2d
+from ftml_bench.adaptation.refusals import hooked
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.models.norm import TaskBatchNorm, batch_statistics, has_norm, normalise

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ftml_bench.adaptation.inner_loop import MODULE_HOOKS, Criterion
+from ftml_bench.adaptation.inner_loop import Criterion
+from ftml_bench.adaptation.refusals import MODULE_HOOKS
 
 Composition = dict[tuple[Any, ...], Hashable]
 

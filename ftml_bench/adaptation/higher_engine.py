@@ -15,9 +15,9 @@ from ftml_bench.adaptation.inner_loop import (
     Input,
     Parameters,
     UntreatableError,
-    hooked,
     without_labels,
 )
+from ftml_bench.adaptation.refusals import hooked
 from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance
 from ftml_bench.recorded.graphs import first_line
 

@@ -8,14 +8,13 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.parameter import is_lazy
 
+from ftml_bench.adaptation.refusals import refuse_parameter_hooks, refuse_untreatable_layers
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import CONVERTED, TaskBatchNorm, batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.recorded.graphs import Graphs
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -23,7 +22,6 @@ Parameters = Mapping[str, Tensor]
 Input = Tensor | tuple[Tensor, Tensor]  # a model that takes task labels: (inputs, labels), a label a point
 BATCH_NORM_RULES = ("support", "transductive")
 MEMORY = ("auto", "unroll", "adjoint")
-MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class UntreatableError(UsageError):
@@ -293,56 +291,6 @@ def trained_in(criterion: Criterion, model: nn.Module) -> bool:
     return isinstance(criterion, nn.Module) and any(
         p.requires_grad and id(p) not in own for p in criterion.parameters()
     )
-
-
-def hooked(model: nn.Module) -> str:
-    """A module that does more when it is called than its class says: hooks, a `forward` of its own; empty if none."""
-    if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in MODULE_HOOKS):
-        return "all modules"
-    for name, module in model.named_modules():
-        own = vars(module)
-        is_called_otherwise = "forward" in own or type(module).__call__ is not nn.Module.__call__
-        if any(own[hooks] for hooks in MODULE_HOOKS) or is_called_otherwise or own.get("_compiled_call_impl"):
-            return f"{type(module).__name__} ({name or 'the model itself'})"
-    return ""
-
-
-def refuse_parameter_hooks(model: nn.Module) -> None:
-    """Refuse hooks on parameters' gradients: an inner step works on other tensors, which they do not see.
-
-    :raises UsageError: if there is one.
-    """
-    for name, p in model.named_parameters():
-        if p._backward_hooks:
-            raise UsageError(
-                f"the gradient hook on parameter {name} would act on the meta-gradient but on no inner step: remove "
-                f"it, and freeze parameters by requires_grad or change p.grad in a plugin's before_update"
-            )
-
-
-def refuse_untreatable_layers(model: nn.Module) -> None:
-    """Refuse layers that no engine can treat.
-
-    :raises UsageError: for norm layers that change their own statistics in every inner step (an `InstanceNorm` with
-        running statistics), batch norms that are more than `nn.BatchNorm1d` to 3d and so cannot be converted, lazy
-        layers that have not seen a batch, and TorchScript, which cannot be called with other weights.
-    """
-    for name, module in model.named_modules():
-        of = f"{type(module).__name__} ({name or 'the model itself'})"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
-        if isinstance(module, _BatchNorm) and type(module) not in (TaskBatchNorm, *CONVERTED):
-            raise UsageError(
-                f"{of} is a batch norm of its own kind, which cannot be converted to one with a task's statistics: "
-                f"expected nn.BatchNorm1d to 3d as they are"
-            )
-        if isinstance(module, _NormBase) and not isinstance(module, _BatchNorm) and module.track_running_stats:
-            raise UsageError(
-                f"{of} keeps running statistics, which every inner step would change: expected "
-                f"track_running_stats=False"
-            )
-        if any(p is not None and is_lazy(p) for p in module._parameters.values()):
-            raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
 
 
 def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class _RatedDescent(torch.optim.Optimizer):
         self._leaves, self._rates, self._step = leaves, rates, 0
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for leaf, rate in zip(self._leaves, self._rates(self._step), strict=True):
             if leaf.grad is not None:
                 leaf.sub_(rate * leaf.grad)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
+from ftml_bench.adaptation.small_batch import copied, elsewhere, few, inner, leave_out_padding, random_like, rows_of
 from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
@@ -26,8 +27,6 @@ from ftml_bench.random_state import own_generator, own_generators_kept, random_s
 MOST_STEPS = 2
 STEP = 0.05  # of the weights, by which the trial's inner steps move them: curved enough to show, and no chaos
 DIRECTIONS = 3
-LENGTHS = (1e-6, 1e-7, 1e-8, 1e-9)  # of the differences along a direction, one after the other
-LENGTHS_OF_SINGLE = (3e-3, 1e-3, 3e-4)
 ROWS = 5  # points of a support set
 Weights = dict[str, Tensor]
 
@@ -54,11 +53,11 @@ class Trial:
         self.note = ""  # what the trial could not find out
         self._device, self._default = support[1].device, torch.get_default_dtype()
         generator = torch.Generator().manual_seed(0)
-        weights = {n: _elsewhere(p.detach(), generator) for n, p in parameters.items()}
+        weights = {n: elsewhere(p.detach(), generator) for n, p in parameters.items()}
         self._dtype: torch.dtype | None
         for self._dtype, rows in ((torch.float64, ROWS), (None, None)):
             try:
-                self._take(model, criterion, weights, *_few(*support, query_x, rows=rows))
+                self._take(model, criterion, weights, *few(*support, query_x, rows=rows))
                 if self._dtype is None:
                     self.note = "tried in single precision only"
                 return
@@ -83,18 +82,18 @@ class Trial:
             with _default_dtype(self._default), own_generators_kept(model):
                 self._compare_copy_and_model(model, criterion, weights, x, y)
             if self.draws:  # in another order for several tasks
-                self._data = tuple(_rows(part, slice(1)) for part in self._data)
+                self._data = tuple(rows_of(part, slice(1)) for part in self._data)
             self._state = random_state(self._device)
             self._expected = self._plain()
             generator = torch.Generator().manual_seed(1)
-            self._cotangent = _random(self._expected, generator)
+            self._cotangent = random_like(self._expected, generator)
             trained = [n for n, p in self._model.named_parameters() if p.requires_grad]
             scales = {n: float(self._weights[n].abs().square().mean()) ** 0.5 or 0.1 for n in trained}
             self._directions = [
-                {n: scales[n] * _random(self._weights[n], generator) for n in trained} for _ in range(DIRECTIONS)
+                {n: scales[n] * random_like(self._weights[n], generator) for n in trained} for _ in range(DIRECTIONS)
             ]
             for direction in self._directions:
-                _leave_out_padding(direction, self._model)
+                leave_out_padding(direction, self._model)
             self._slopes: dict[tuple[int, float], tuple[float, float]] = {}
 
     def _compare_copy_and_model(
@@ -104,7 +103,7 @@ class Trial:
 
         :raises UsageError: if a copy does not compute with its own weights.
         """
-        own, inputs = copy_of(model), tuple(_rows(part, 0) for part in (x if isinstance(x, tuple) else (x,)))
+        own, inputs = copy_of(model), tuple(rows_of(part, 0) for part in (x if isinstance(x, tuple) else (x,)))
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
@@ -132,11 +131,11 @@ class Trial:
 
     def _by(self, engine: InnerLoop) -> tuple[Tensor, Weights]:
         leaves = {n: w.clone().requires_grad_(n in self._directions[0]) for n, w in self._weights.items()}
-        x, y, query_x = _copied(self._data)
+        x, y, query_x = copied(self._data)
         with replayed(self._state, self._device), engine.graphs.off():
             outputs = engine.predict(leaves, (x, y), query_x)
             names = list(self._directions[0])
-            loss = _inner(outputs, self._cotangent)
+            loss = inner(outputs, self._cotangent)
             found = torch.autograd.grad(loss, [leaves[n] for n in names], allow_unused=True)
         return outputs.detach(), {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
@@ -151,21 +150,21 @@ class Trial:
             raise UntreatableError(
                 name, f"computes other outputs than plain copies of this model (off by {off / max(size, 1e-30):.1e})"
             )
-        slopes = [sum(float(_inner(g, d[n])) for n, g in gradients.items()) for d in self._directions]
+        slopes = [sum(float(inner(g, d[n])) for n, g in gradients.items()) for d in self._directions]
         products = [(g * d[n]).abs() for d in self._directions[:1] for n, g in gradients.items()]
         steepness = sum(float(product.square().sum()) for product in products) ** 0.5
         found_wrong = []
         for number, slope in enumerate(slopes):
-            tried: list[_Differences] = []
+            tried: list[Differences] = []
             for length in LENGTHS if double else LENGTHS_OF_SINGLE:
                 before, behind = self._slope(number, length)
                 rounding = (1e-14 if double else 1e-6) * size / length
-                tried.append(_Differences(slope, before, behind, rounding))
+                tried.append(Differences(slope, before, behind, rounding))
                 # a finer difference that agrees only because rounding allows more is no better than a coarser one
                 is_better = all(tried[-1].error <= 0.1 * coarser.error for coarser in tried[:-1])
                 if is_better and tried[-1].error <= (1e-6 if double else 3e-2) * steepness + rounding:
                     return
-            if _are_settled(tried):
+            if are_settled(tried):
                 found_wrong.append(tried[-1].error / max(steepness, 1e-30))
             if len(found_wrong) == 2:
                 raise UntreatableError(
@@ -177,7 +176,7 @@ class Trial:
         """The slopes of the plain copies' outputs before and behind the weights, along a direction."""
         if (number, length) not in self._slopes:
             before, here, behind = (
-                float(_inner(self._expected if h == 0 else self._plain(number, h), self._cotangent))
+                float(inner(self._expected if h == 0 else self._plain(number, h), self._cotangent))
                 for h in (-length, 0.0, length)
             )
             self._slopes[number, length] = ((here - before) / length, (behind - here) / length)
@@ -191,7 +190,7 @@ class Trial:
 
     def _task(self, task: int, direction: Weights, length: float) -> Tensor:
         loop = self._reference
-        x, y, query_x = (_rows(part, task) for part in _copied(self._data))
+        x, y, query_x = (rows_of(part, task) for part in copied(self._data))
         model = self._copy()
         held = dict(model.named_parameters())
 
@@ -233,7 +232,7 @@ class Trial:
         :raises UsageError: if it writes into the model's own parameters or buffers.
         """
         model = self._copy()
-        x, y, _ = (_rows(part, 0) for part in _copied(self._data))
+        x, y, _ = (rows_of(part, 0) for part in copied(self._data))
         inputs = x[0] if isinstance(x, tuple) else x
         before, version = random_state(self._device), inputs._version
         tensors: Weights = {f"parameter {n}": p for n, p in model.named_parameters()}
@@ -317,54 +316,6 @@ class Trial:
         return self._cast(copy)
 
 
-@dataclass(frozen=True)
-class _Differences:
-    """A slope that an engine claims, and those that differences of one length show before and behind a point."""
-
-    claimed: float
-    before: float
-    behind: float
-    rounding: float  # of the two
-
-    @property
-    def central(self) -> float:
-        return (self.before + self.behind) / 2
-
-    @property
-    def error(self) -> float:
-        return abs(self.claimed - self.central)
-
-
-def _are_settled(tried: list[_Differences]) -> bool:
-    """Whether differences, the finest last, contradict the claim: the finest that rounding leaves agree with each other
-    far better than with it, and have no kink (ReLU, max) between them."""
-    for coarser, finer in zip(tried[-2::-1], tried[:0:-1], strict=True):
-        unsettled = max(abs(finer.central - coarser.central), abs(finer.before - finer.behind))
-        if finer.error > 10 * unsettled:
-            return True
-        if unsettled > 100 * finer.rounding:
-            return False
-    return False
-
-
-def _few(x: Input, y: Tensor, query_x: Input, *, rows: int | None) -> tuple[Any, ...]:
-    """Two tasks; of each `rows` points of the support set and three queries, but as many tasks as points where it is so
-    in the whole, since sizes that happen to agree may hide a mix-up. Without `rows` all points."""
-    tasks, support = y.shape[:2]
-    query = (query_x[0] if isinstance(query_x, tuple) else query_x).shape[1]
-    if rows is None:
-        return tuple(_rows(part, slice(2)) for part in (x, y, query_x))
-    few: dict[int, int] = {}
-    for size, small in ((tasks, 2), (support, rows), (query, 3)):
-        few.setdefault(size, min(size, small))
-    if support == tasks or query == tasks:
-        few[tasks] = min(tasks, 3)
-    return tuple(
-        _rows(_rows(part, slice(few[tasks])), (slice(None), slice(few[size])))
-        for part, size in ((x, support), (y, support), (query_x, query))
-    )
-
-
 def _refuse_shared(copy: nn.Module, model: nn.Module) -> None:
     own = {id(t) for t in (*model.parameters(), *model.buffers())}
     for name, tensor in (*copy.named_parameters(), *copy.named_buffers()):
@@ -378,7 +329,7 @@ def _sees_weights(
     """Whether a criterion looks at the weights of `model`, as a penalty on them does: outputs being what they are."""
     state = random_state(y.device)
     with torch.no_grad(), batch_statistics():
-        outputs = model(*_copied(inputs))
+        outputs = model(*copied(inputs))
 
         def loss() -> Tensor:
             with replayed(state, y.device):
@@ -397,23 +348,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _leave_out_padding(direction: Weights, model: nn.Module) -> None:
-    """In a table's row of padding PyTorch takes no gradient, on purpose."""
-    for name, module in model.named_modules():
-        row = getattr(module, "padding_idx", None)
-        table = direction.get(f"{name}.weight" if name else "weight")
-        if isinstance(row, int) and table is not None:
-            table[row] = 0
-
-
-def _rows(part: Any, which: Any) -> Any:
-    return tuple(p[which] for p in part) if isinstance(part, tuple) else part[which]
-
-
-def _copied(data: Any) -> Any:
-    return tuple(map(_copied, data)) if isinstance(data, tuple) else data.clone()
-
-
 def _order_of_calls(model: nn.Module) -> list[str]:
     """A list to which every call of a layer with trainable parameters will add the layer's name."""
     called: list[str] = []
@@ -430,23 +364,6 @@ def _of_task(model: nn.Module, x: Input) -> Callable[[Tensor], Tensor]:
         return model
     label = x[1][0]
     return lambda inputs: model(inputs, label.expand(len(inputs)))
-
-
-def _elsewhere(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Weights not far from these, of the same signs; small ones where all are zero."""
-    if not (weight.is_floating_point() or weight.is_complex()):
-        return weight
-    noise = torch.randn(weight.shape, generator=generator).to(weight)
-    return weight * (1 + 0.1 * noise) if weight.any() else 0.02 * noise
-
-
-def _random(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of products; of complex numbers, of their real and imaginary parts."""
-    return (torch.view_as_real(a) * torch.view_as_real(b)).sum() if a.is_complex() else (a * b).sum()
 
 
 def _holds_tensors_of_vmap(model: nn.Module) -> bool:

@@ -20,9 +20,9 @@ from ftml_bench.adaptation.inner_loop import (
     Input,
     Parameters,
     UntreatableError,
-    hooked,
     without_labels,
 )
+from ftml_bench.adaptation.refusals import hooked
 from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance, weights_among
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.adaptation.weights import call_with

@@ -68,7 +68,7 @@ class FirstInFirstOut:
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
         kept, left = {}, self.points
-        for number, r in reversed(rounds.items()):
+        for number, r in reversed(list(rounds.items())):
             kept[number] = torch.arange(max(0, len(r) - left), len(r))
             left = max(0, left - len(r))
         return {number: kept[number] for number in rounds}

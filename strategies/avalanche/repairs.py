@@ -1,4 +1,4 @@
-"""What is broken in Avalanche itself, worked round in this one file, or refused in one sentence.
+"""What is broken in Avalanche itself, worked round here and in `stock_repairs`, or refused in one sentence.
 
 Everything here is about Avalanche 0.6.0, the newest release there is; each part may go with the first release that
 mends it (`tests/strategies/avalanche` shows each fault, so that a test says when). Avalanche's own code is not
@@ -8,36 +8,28 @@ Avalanche's own strategies get their mended forms when they are built for arriva
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from types import MethodType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import qpsolvers
 import torch
 from avalanche.benchmarks import DatasetExperience, OnlineCLExperience
 from avalanche.core import BasePlugin, SupervisedPlugin
-from avalanche.models import MultiTaskModule, avalanche_forward
+from avalanche.models import avalanche_forward
 from avalanche.training.plugins import (
     AGEMPlugin,
     FeatureDistillationPlugin,
-    GDumbPlugin,
     GEMPlugin,
     LFLPlugin,
-    LwFPlugin,
     MIRPlugin,
     RWalkPlugin,
     SynapticIntelligencePlugin,
 )
-from avalanche.training.storage_policy import ClassBalancedBuffer
-from avalanche.training.templates.base_sgd import BaseSGDTemplate
-from avalanche.training.utils import ParamData, cycle, zerolike_params_dict
+from avalanche.training.utils import ParamData, zerolike_params_dict
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from ftml_bench.errors import UsageError
-from ftml_bench.strategies.avalanche.cost import Cost
 from ftml_bench.strategies.avalanche.per_round import PerRound, per_round
 
 
@@ -54,14 +46,14 @@ class OwnWeightsForSI(Companion):
 
     def before_training_exp(self, strategy, *args, **kwargs) -> None:
         """Copy the weights that the penalty pulls to."""
-        _own(self.plugin.ewc_data[0])
+        own_weights(self.plugin.ewc_data[0])
 
     def before_training_iteration(self, strategy, *args, **kwargs) -> None:
         """Copy the weights before the step."""
-        _own(self.plugin.syn_data["old_theta"])
+        own_weights(self.plugin.syn_data["old_theta"])
 
 
-def _own(weights) -> None:
+def own_weights(weights) -> None:
     for weight in weights.values():
         weight.data = weight.data.clone()
 
@@ -72,7 +64,7 @@ class ImportancesForRWalk(Companion):
 
     def before_training_exp(self, strategy, *args, **kwargs) -> None:
         """The path starts here; a head that has grown is as one that was there before, unused."""
-        _begin_path(self.plugin, strategy.model)
+        begin_path(self.plugin, strategy.model)
 
     def after_training_exp(self, strategy, *args, **kwargs) -> None:
         """Nothing has been important then."""
@@ -80,7 +72,7 @@ class ImportancesForRWalk(Companion):
             self.plugin.iter_importance = zerolike_params_dict(strategy.model)
 
 
-def _begin_path(plugin, model: nn.Module) -> None:
+def begin_path(plugin, model: nn.Module) -> None:
     RWalkPlugin.before_training(plugin, SimpleNamespace(model=model))
     if plugin.exp_scores is not None:  # there are none before the end of an experience
         plugin.exp_scores = zerolike_params_dict(model) | plugin.exp_scores
@@ -99,15 +91,15 @@ class ModeAndScoresForRWalk(Companion):
     def before_training_iteration(self, strategy, *args, **kwargs) -> None:
         """Back to training mode; what was not used has a gradient of 0."""
         strategy.model.train()
-        _keep_unused(self.plugin, self.importance)
+        keep_unused(self.plugin, self.importance)
         self.importance = dict(self.plugin.iter_importance)
 
     def after_training_exp(self, strategy, *args, **kwargs) -> None:
         """Where no parameter has a score yet, the penalty is by the importances alone."""
-        _scale_without_scores(self.plugin)
+        scale_without_scores(self.plugin)
 
 
-def _scale_without_scores(plugin) -> None:
+def scale_without_scores(plugin) -> None:
     largest = max(score.data.max() for score in plugin.exp_scores.values())
     if largest == 0:
         importances = plugin.exp_importance
@@ -116,7 +108,7 @@ def _scale_without_scores(plugin) -> None:
             penalty.data = importances[name].data / scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 
-def _keep_unused(plugin, before: dict[str, ParamData]) -> None:
+def keep_unused(plugin, before: dict[str, ParamData]) -> None:
     """Put back RWalk's importances of parameters that the minibatch did not use: their moving average with 0."""
     for name, old in before.items():
         if name not in plugin.iter_importance:
@@ -152,10 +144,10 @@ class ScaledForGEM(Companion):
 
     def before_training(self, strategy, *args, **kwargs) -> None:
         """Let it solve the same program, scaled."""
-        self.plugin.solve_quadprog = MethodType(_projected, self.plugin)
+        self.plugin.solve_quadprog = MethodType(projected, self.plugin)
 
 
-def _projected(plugin, g: Tensor) -> Tensor:
+def projected(plugin, g: Tensor) -> Tensor:
     """As `GEMPlugin.solve_quadprog`: the gradient g (P,) with as much of the reference gradients as the program asks.
 
     :raises UsageError: if there is no solution, where gradients are not finite.
@@ -182,10 +174,10 @@ class SampleForAGEM(Companion):
 
     def before_training_exp(self, strategy, *args, **kwargs) -> None:
         """At least one of each."""
-        _sample_of_every_experience(self.plugin)
+        sample_of_every_experience(self.plugin)
 
 
-def _sample_of_every_experience(plugin) -> None:
+def sample_of_every_experience(plugin) -> None:
     plugin.sample_size = max(plugin.sample_size, len(plugin.buffers) + 1)
 
 
@@ -272,177 +264,3 @@ def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:
     if len(getattr(arrival, "task_labels", [])) == 1:
         arrival.task_label = arrival.task_labels[0]
     return arrival
-
-
-# -- Avalanche's own strategies on arrivals (see `stock`): mixins that go before a strategy's class, and
-# plugins in the place of those that it has built
-
-
-class _Strategy(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore[misc]
-    arrival: Any
-    experience: Any
-    cost: Cost
-    _in_step: bool
-
-
-class _Once(_Strategy):
-    """Cumulative appends the whole experience at every call; an arrival's points are to come in once."""
-
-    def train_dataset_adaptation(self, **kwargs: Any) -> None:
-        round, self.experience = self.experience, self.arrival
-        super().train_dataset_adaptation(**kwargs)
-        self.experience = round
-
-
-class _FedOnce(ClassBalancedBuffer):
-    """ER_ACE and GDumb feed their memory before training, so at every arrival: each point is to come in once."""
-
-    def update(self, strategy: Any, **kwargs: Any) -> None:
-        self.post_adapt(strategy, strategy.arrival)
-
-
-class _ERACE(_Strategy):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.storage_policy.__class__ = _FedOnce
-
-
-class _MetaLearner(_Strategy):
-    """MER and LaMAML predict the minibatch again after each step, for metrics: no draw and no gradient."""
-
-    def forward(self) -> Any:
-        in_step, self._in_step = self._in_step, False
-        try:
-            with torch.set_grad_enabled(not self.is_training and torch.is_grad_enabled()):
-                return super().forward()
-        finally:
-            self._in_step = in_step
-
-
-class _LaMAML(_Strategy):
-    """Trains a copy of the model that `higher` has patched, whose passes are not seen: counted by its algorithm."""
-
-    def _inner_updates(self, **kwargs: Any) -> None:
-        super()._inner_updates(**kwargs)
-        # the minibatch without what a replay plugin has added, slice by slice; then all of it after each slice
-        own = len(self.mb_y) if self.clock.train_exp_counter == 0 else min(len(self.mb_y), self.train_mb_size)
-        self.cost.images += len(self.mb_y)
-        self.cost.gradient_evaluations += own * (2 if self.second_order else 1) + self.n_inner_updates * len(self.mb_y)
-
-
-class _SI(SynapticIntelligencePlugin):
-    """As `OwnWeightsForSI`; the path starts where the round does."""
-
-    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        if getattr(strategy.experience, "is_first_subexp", True):
-            super().before_training_exp(strategy, **kwargs)
-            _own(self.ewc_data[0])
-
-    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
-        super().before_training_iteration(strategy, **kwargs)
-        _own(self.syn_data["old_theta"])
-
-
-class _GEM(GEMPlugin):
-    """As `ScaledForGEM`."""
-
-    solve_quadprog = _projected
-
-
-class _AGEM(AGEMPlugin):
-    """As `SampleForAGEM`."""
-
-    sample_size: int
-
-    def update_memory(self, dataset: Any, num_workers: int = 0, **kwargs: Any) -> None:
-        _sample_of_every_experience(self)
-        super().update_memory(dataset, num_workers, **kwargs)
-
-
-class _RWalk(RWalkPlugin):
-    """As `ImportancesForRWalk` and `ModeAndScoresForRWalk`; the path starts where the round does, not the arrival."""
-
-    def before_training(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing yet: whether a round begins is known with its experience."""
-
-    def before_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if getattr(strategy.experience, "is_first_subexp", True):
-            _begin_path(self, strategy.model)
-
-    def before_training_iteration(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        before = dict(self.iter_importance or {})
-        super().before_training_iteration(strategy, *args, **kwargs)
-        _keep_unused(self, before)
-        strategy.model.train()
-
-    def after_training_exp(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        super().after_training_exp(strategy, *args, **kwargs)
-        _scale_without_scores(self)
-
-
-class _MIR(MIRPlugin):
-    """Never replays a class of the last minibatch: nothing, where every round has all classes. Its memory holds
-    earlier rounds alone, so all of it may be replayed."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        self.storage_policy.update(strategy, **kwargs)
-        memory = self.storage_policy.buffer
-        enough = len(memory) > self.batch_size_mem
-        self.replay_loader = cycle(DataLoader(memory, self.subsample, shuffle=True)) if enough else None
-
-
-class _LFL(LFLPlugin):
-    """As `ModeForLFL`."""
-
-    def before_backward(self, strategy: Any, **kwargs: Any) -> None:
-        super().before_backward(strategy, **kwargs)
-        strategy.model.train()
-
-
-class _LwF(LwFPlugin):
-    """Distils a model without heads a task only on the classes of the task with label 0."""
-
-    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
-        super().after_training_exp(strategy, **kwargs)
-        if not isinstance(strategy.model, MultiTaskModule):
-            classes = self.lwf.prev_classes_by_task
-            classes[0] = set().union(*classes.values())
-
-
-class _GDumb(GDumbPlugin):
-    """Starts anew with every experience: with every round, not with every arrival."""
-
-    def before_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        self.storage_policy.__class__ = _FedOnce
-        if getattr(strategy.experience, "is_first_subexp", True):
-            super().before_train_dataset_adaptation(strategy, **kwargs)
-
-
-# by name: importing LaMAML imports `higher`, which few need
-MENDED_STRATEGIES = {
-    "Cumulative": _Once,
-    "ER_ACE": _ERACE,
-    "LaMAML": _LaMAML,
-    "SupervisedMetaLearningTemplate": _MetaLearner,
-}
-MENDED_PLUGINS: dict[type, type] = {
-    SynapticIntelligencePlugin: _SI,
-    AGEMPlugin: _AGEM,
-    GEMPlugin: _GEM,
-    MIRPlugin: _MIR,
-    RWalkPlugin: _RWalk,
-    LFLPlugin: _LFL,
-    LwFPlugin: _LwF,
-    GDumbPlugin: _GDumb,
-}
-
-# class -> why it cannot be run
-REFUSED = {
-    "BiC": "in Avalanche 0.6.0 it replaces the data of an experience, which cannot be replaced",
-    "ER_AML": "in Avalanche 0.6.0 it never ends if its memory of a group of classes is smaller than a minibatch",
-    "FromScratchTraining": "in Avalanche 0.6.0 it keeps the running statistics of batch norm; take FromScratch",
-    "ICaRL": "Avalanche 0.6.0 has it for benchmarks of the older kind only",
-    "JointTraining": "it trains on all rounds at once; take TrainOnEverything or avalanche.training:Cumulative",
-}
-if importlib.util.find_spec("quadprog") is None:
-    REFUSED["GEM"] = "it needs a solver: pip install quadprog"

@@ -30,7 +30,7 @@ from ftml_bench.models.copies import copy_of
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.cost import Cost
-from ftml_bench.strategies.avalanche.repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
+from ftml_bench.strategies.avalanche.stock_repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
 
 
 @functools.cache

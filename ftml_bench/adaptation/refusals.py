@@ -1,0 +1,63 @@
+"""Models that no engine can treat, and modules that do more than their class says."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
+
+from ftml_bench.errors import UsageError
+from ftml_bench.models.norm import CONVERTED, TaskBatchNorm
+
+MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(model: nn.Module) -> str:
+    """A module that does more when it is called than its class says: hooks, a `forward` of its own; empty if none."""
+    if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in MODULE_HOOKS):
+        return "all modules"
+    for name, module in model.named_modules():
+        own = vars(module)
+        is_called_otherwise = "forward" in own or type(module).__call__ is not nn.Module.__call__
+        if any(own[hooks] for hooks in MODULE_HOOKS) or is_called_otherwise or own.get("_compiled_call_impl"):
+            return f"{type(module).__name__} ({name or 'the model itself'})"
+    return ""
+
+
+def refuse_parameter_hooks(model: nn.Module) -> None:
+    """Refuse hooks on parameters' gradients: an inner step works on other tensors, which they do not see.
+
+    :raises UsageError: if there is one.
+    """
+    for name, p in model.named_parameters():
+        if p._backward_hooks:
+            raise UsageError(
+                f"the gradient hook on parameter {name} would act on the meta-gradient but on no inner step: remove "
+                f"it, and freeze parameters by requires_grad or change p.grad in a plugin's before_update"
+            )
+
+
+def refuse_untreatable_layers(model: nn.Module) -> None:
+    """Refuse layers that no engine can treat.
+
+    :raises UsageError: for norm layers that change their own statistics in every inner step (an `InstanceNorm` with
+        running statistics), batch norms that are more than `nn.BatchNorm1d` to 3d and so cannot be converted, lazy
+        layers that have not seen a batch, and TorchScript, which cannot be called with other weights.
+    """
+    for name, module in model.named_modules():
+        of = f"{type(module).__name__} ({name or 'the model itself'})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
+        if isinstance(module, _BatchNorm) and type(module) not in (TaskBatchNorm, *CONVERTED):
+            raise UsageError(
+                f"{of} is a batch norm of its own kind, which cannot be converted to one with a task's statistics: "
+                f"expected nn.BatchNorm1d to 3d as they are"
+            )
+        if isinstance(module, _NormBase) and not isinstance(module, _BatchNorm) and module.track_running_stats:
+            raise UsageError(
+                f"{of} keeps running statistics, which every inner step would change: expected "
+                f"track_running_stats=False"
+            )
+        if any(p is not None and is_lazy(p) for p in module._parameters.values()):
+            raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
