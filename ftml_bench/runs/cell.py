@@ -23,7 +23,16 @@ from ftml_bench.memory import keep_freed_memory
 from ftml_bench.metrics.measures import CURVES
 from ftml_bench.metrics.performance import check_classification
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
+from ftml_bench.protocol import (
+    VERSION,
+    Evaluation,
+    all_arrivals,
+    in_hindsight,
+    in_two_parts,
+    keys,
+    keys_in_hindsight,
+    total_evaluations,
+)
 from ftml_bench.recorded.together import Together
 from ftml_bench.runs.building import (
     GIVEN_BY_CELL,
@@ -103,7 +112,7 @@ def run_together(
     data: str | None,
     on_evaluation: Callable[[Cell, int, int], None],
     device: str,
-) -> dict[Cell, str | Exception]:
+) -> dict[Cell, str | BaseException]:
     """Run several seeds of a row of FTML, whose training steps go through the device together (see `Together`).
 
     Each comes to what it comes to alone, up to rounding (with other draws of layers that draw, such as dropout).
@@ -116,20 +125,20 @@ def run_together(
         cell: _running(definition, cell, folder, data, partial(on_evaluation, cell), device, together)
         for cell, folder in folders.items()
     }
-    ended: dict[Cell, str | Exception] = {}
+    ended: dict[Cell, str | BaseException] = {}
     while running:
         for cell in list(running):
             try:
                 next(running[cell])  # evaluates after the last arrival, takes in the next
             except StopIteration as end:
                 ended[cell] = end.value
-            except Exception as error:  # the others go on
+            except (Exception, SystemExit, GeneratorExit) as error:  # the others go on
                 ended[cell] = error
             if cell in ended:
                 del running[cell]
         try:
             together.take_steps()
-        except Exception as error:  # of all, such as a lack of memory
+        except (Exception, SystemExit, GeneratorExit) as error:  # of all, such as a lack of memory
             return ended | dict.fromkeys(running, error)
     return ended
 
@@ -169,11 +178,11 @@ def _running(
         strategy.together = together
     events = TensorboardLogger(str(folder / "tb"))
     strategy.evaluator.loggers.append(events)
-    total = total_evaluations(benchmark, arrivals)
+    expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
+    total = len(expected)
     parts: Iterator[Evaluation | None]
     if row.comparator:
-        parts = in_hindsight(strategy, benchmark, steps=total * spec.steps)
-        total = len(benchmark.train_stream)
+        parts = in_hindsight(strategy, benchmark, steps=total_evaluations(benchmark, arrivals) * spec.steps)
     else:
         parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
 
@@ -193,6 +202,7 @@ def _running(
             break
         saver.after_evaluation(done)
     events.writer.close()
+    writer.check(expected if status == "finished" else expected[:done])
     # again, since "auto" may find out at the first training step what can treat the model
     writer.finish(status, cost=asdict(strategy.cost), **fields, **_engine(strategy))
     return status
