@@ -63,14 +63,14 @@ class Task:
         try:
             if not (self.root / "leaderboard.yaml").is_file():
                 raise StorageError(self.root, "was removed while it was run")
-            run, together = map(_imported, self.runners)
+            run = _imported(self.runners[len(self.cells) > 1])
             folders = {cell: self.root / cell.folder for cell in self.cells}
             if len(self.cells) == 1:
                 ((cell, folder),) = folders.items()
                 report = partial(on_evaluation, cell)
                 ended[cell] = run(self.definition, cell, folder, self.data, report, device=self.device)
             else:
-                ended = together(self.definition, folders, self.data, on_evaluation, self.device)
+                ended = run(self.definition, folders, self.data, on_evaluation, self.device)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
