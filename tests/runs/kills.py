@@ -1,4 +1,4 @@
-"""Kills leaderboards at random moments, has them go on with the same command, and compares with one that was left alone.
+"""Kills leaderboards at random moments, has them go on by the same command, and compares with one that was left alone.
 
     python tests/runs/kills.py --kills 1000 [--real] [--seed 0]
 
