@@ -222,11 +222,6 @@ def has_record(folder: Path) -> bool:
     return is_there(file) and (not file.is_file() or bool(file.read_bytes().strip(b"\0 \n")))
 
 
-def is_running(folder: Path) -> bool:
-    """Whether a cell has begun and not come to an end, not even to a failure."""
-    return has_record(folder) and _read_record(folder)["status"] == "running"
-
-
 def tidy(folder: Path) -> None:
     """Removes from the folder of a cell that has ended what it needed until then, if that can be removed."""
     with suppress(OSError):

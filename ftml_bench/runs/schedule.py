@@ -62,7 +62,7 @@ def _run_cells(
         for cell in outcomes:
             record.tidy(root / cell.folder)
         todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
-        cut_off = [cell for cell in todo if record.is_running(root / cell.folder)]
+        tried = [cell for cell in todo if record.has_record(root / cell.folder)]
         for cell in todo:
             if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
                 shutil.rmtree(root / cell.folder)
@@ -70,7 +70,7 @@ def _run_cells(
     runners = RUN_CELL, RUN_TOGETHER
     tasks = [Task(definition, tuple(group), root, data, device, runners) for group in groups]
     # A cell that was cut off may have ended the process that it ran in: not this one.
-    pool: Pool = ThisProcess() if min(jobs, len(tasks)) <= 1 and not cut_off else LocalPool(min(jobs, len(tasks)))
+    pool: Pool = ThisProcess() if min(jobs, len(tasks)) <= 1 and not tried else LocalPool(min(jobs, len(tasks)))
     progress = Progress(definition, todo, kept=len(outcomes), quiet=quiet)
     try:
         outcomes |= {outcome.cell: outcome for outcome in _run_all(tasks, pool, progress)}
