@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ftml_bench.errors import UsageError
 from ftml_bench.runs.storage import StorageError, storing
@@ -43,24 +43,43 @@ class Table:
         :raises StorageError: it cannot be written, or somebody has removed or replaced the file.
         """
         line = ",".join(repr(float(v)) if isinstance(v, float) else str(v) for v in values).encode() + b"\n"
+        self.check_there()
         with storing(self.path):
-            if not _same_file(self._file, self.path):
-                raise StorageError(self.path, "was removed or replaced while it was written")
             written = 0
             while written < len(line):  # a disk that becomes full takes a part
                 written += self._file.write(line[written:])
         self._hash.update(line)
 
-    def close(self) -> None:
-        """End it: it is on the disk then, and holds what was appended to it and nothing else.
+    def check_there(self) -> None:
+        """See that the file that is written is still the one of that name.
+
+        :raises StorageError: somebody has removed or replaced it.
+        """
+        with storing(self.path):
+            try:
+                same = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+            except FileNotFoundError:
+                same = False
+        if not same:
+            raise StorageError(self.path, "was removed or replaced while it was written")
+
+    def check(self) -> None:
+        """See that it holds what was appended to it and nothing else.
 
         :raises StorageError: it does not.
         """
+        self.check_there()
+        with storing(self.path):
+            content = self.path.read_bytes()
+        if hashlib.sha256(content).digest() != self._hash.digest():
+            raise StorageError(self.path, "is not what was written to it: has another process written there?")
+
+    def close(self) -> None:
+        """Check it, and end it: it is on the disk then."""
+        self.check()
         with storing(self.path):
             os.fsync(self._file.fileno())
             self._file.close()
-            if hashlib.sha256(self.path.read_bytes()).digest() != self._hash.digest():
-                raise StorageError(self.path, "is not what was written to it: has another process written there?")
 
 
 def contents(folder: Path) -> Contents:
@@ -96,11 +115,3 @@ def cut_back(folder: Path, then: Contents) -> None:
 
 def _appended(folder: Path) -> list[Path]:
     return [path for path in (*(folder / name for name in TABLES), *sorted(folder.glob("tb/**/*"))) if path.is_file()]
-
-
-def _same_file(file: BinaryIO | Any, path: Path) -> bool:
-    """Whether a file that was opened is the one of that name now."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.logging import BaseLogger, TensorboardLogger
+from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import registry
@@ -47,6 +48,7 @@ from ftml_bench.runs.building import (
     version_of,
 )
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
+from ftml_bench.runs.events import Events
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
 from ftml_bench.strategies.avalanche.stock import needs_classes
 from ftml_bench.strategies.ftml import FTML
@@ -176,32 +178,31 @@ def _running(
         strategy = build()
     if isinstance(strategy, FTML):
         strategy.together = together
-    events = TensorboardLogger(str(folder / "tb"))
-    strategy.evaluator.loggers.append(events)
-    expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
-    total = len(expected)
-    parts: Iterator[Evaluation | None]
-    if row.comparator:
-        parts = in_hindsight(strategy, benchmark, steps=total_evaluations(benchmark, arrivals) * spec.steps)
-    else:
-        parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
+    with closing(Events(folder / "tb")) as events:
+        strategy.evaluator.loggers.append(events)
+        expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
+        total = len(expected)
+        parts: Iterator[Evaluation | None]
+        if row.comparator:
+            parts = in_hindsight(strategy, benchmark, steps=total_evaluations(benchmark, arrivals) * spec.steps)
+        else:
+            parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
 
-    writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
-    status, fields, done = "finished", {}, begun.done
-    for evaluation in parts:
-        if evaluation is None:
-            yield
-            continue
-        done += 1
-        writer.append(asdict(evaluation), saver.seconds)
-        for measure, value, round in measured.take():
-            writer.append_measure(round, measure, value)
-        on_evaluation(done, total)
-        if not math.isfinite(evaluation.loss):
-            status, fields = "diverged", {"diverged_round": evaluation.round}
-            break
-        saver.after_evaluation(done)
-    events.writer.close()
+        writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
+        status, fields, done = "finished", {}, begun.done
+        for evaluation in parts:
+            if evaluation is None:
+                yield
+                continue
+            done += 1
+            writer.append(asdict(evaluation), saver.seconds)
+            for measure, value, round in measured.take():
+                writer.append_measure(round, measure, value)
+            on_evaluation(done, total)
+            if not math.isfinite(evaluation.loss):
+                status, fields = "diverged", {"diverged_round": evaluation.round}
+                break
+            saver.after_evaluation(done)
     writer.check(expected if status == "finished" else expected[:done])
     # again, since "auto" may find out at the first training step what can treat the model
     writer.finish(status, cost=asdict(strategy.cost), **fields, **_engine(strategy))

@@ -170,11 +170,22 @@ class RunWriter:
         if times != [(round, datapoints) for round, _, datapoints in keys]:
             raise StorageError(self.folder / "timing.csv", "holds other evaluations than curve.csv")
 
+    def check_tables(self) -> None:
+        """Sees that the tables hold what was appended to them and nothing else.
+
+        :raises StorageError: they do not.
+        """
+        for table in self._tables():
+            table.check()
+
+    def _tables(self) -> list[Table]:
+        return [table for table in (self._curve, self._timing, self._measures) if table is not None]
+
     def _read(self, name: str, columns: tuple[str, ...]) -> list[tuple[dict[str, str], str]]:
         try:
             return _read_table(self.folder / name, columns)
         except UsageError as error:
-            raise StorageError(self.folder / name, str(error)) from error
+            raise StorageError(self.folder / name, str(error).removeprefix(f"{self.folder / name}: ")) from error
 
     def finish(self, status: str, **fields: Any) -> None:
         """Ends the run with "finished", "diverged" or "failed"; `fields` go into the record.
@@ -185,9 +196,8 @@ class RunWriter:
             raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
         if status == "diverged" and "diverged_round" not in fields:
             raise ValueError("a run that diverged needs 'diverged_round'")
-        for table in (self._curve, self._timing, self._measures):
-            if table is not None:
-                table.close()
+        for table in self._tables():
+            table.close()
         self.record |= {"status": status, "finished": _now(), **fields}
         with storing(self.folder):
             _write_record(self.folder, self.record)

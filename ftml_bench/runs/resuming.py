@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from avalanche.benchmarks import DatasetExperience
-from avalanche.logging import TensorboardLogger
 from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import saving
 from ftml_bench.errors import UsageError
+from ftml_bench.runs.events import Events
 from ftml_bench.runs.progress import say
 from ftml_bench.runs.record import SAVED_STATE, RunWriter
-from ftml_bench.runs.storage import reason_of
+from ftml_bench.runs.storage import of_disk
 from ftml_bench.strategies.avalanche.base import Learner
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption may cost, beside the arrival that it falls in
@@ -68,9 +68,7 @@ class StateSaver:
         whose state is not known how to save, is not saved either: interrupted, its cell is done from the start.
     """
 
-    def __init__(
-        self, begun: Begun, strategy: SupervisedTemplate, events: TensorboardLogger, *, possible: bool
-    ) -> None:
+    def __init__(self, begun: Begun, strategy: SupervisedTemplate, events: Events, *, possible: bool) -> None:
         self._begun = begun
         self._strategy = strategy
         self._events = events
@@ -89,15 +87,16 @@ class StateSaver:
             return
         writer = self._begun.writer
         file = writer.folder / SAVED_STATE
+        writer.check_tables()  # else the state would vouch for what another process has written
         try:
-            self._events.writer.flush()
+            self._events.flush()
             saving.save(self._strategy, file, done=done, seconds=self.seconds, contents=writer.contents())
         except UsageError as error:
             say(f"{writer.folder}: {error}; if it is interrupted, the cell will be done again from its start")
             self._possible = False
         except OSError as error:  # what was saved last is still there, and the next time there may be room
             if not self._told:
-                say(f"{file}: {reason_of(error) or error}: it is not saved until that has gone; the cell runs on")
+                say(f"{of_disk(error, file) or error}: no state is saved until that has gone; the cell runs on")
             self._told = True
         else:
             self._told = False

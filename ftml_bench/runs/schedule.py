@@ -121,6 +121,8 @@ def _of_death(task: Task, death: Death) -> list[Outcome]:
     for cell in task.cells:
         try:
             status = status_of(task.definition, task.root, cell)
+            if status:
+                record.tidy(task.root / cell.folder)  # it was about to
         except UsageError:  # it wrote something that it could not end
             status = ""
         found.append(Outcome(cell, status or STOPPED, "" if status else f"its process was ended {death.how}"))

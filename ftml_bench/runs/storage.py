@@ -19,13 +19,13 @@ class StorageError(OSError):
         self.reason = reason
 
 
-def reason_of(error: BaseException) -> str:
-    """What the disk did, if it is to blame for an error; else empty."""
+def of_disk(error: BaseException, path: Path) -> StorageError | None:
+    """The error as one of storage, if the disk is to blame for it; `path`: of what, if it does not say."""
     if isinstance(error, StorageError):
-        return error.reason
+        return error
     if isinstance(error, OSError) and error.errno in _OF_DISKS:
-        return error.strerror or str(error)
-    return ""
+        return StorageError(Path(error.filename or path), error.strerror or str(error))
+    return None
 
 
 @contextmanager

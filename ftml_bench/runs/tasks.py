@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, Definition
-from ftml_bench.runs.storage import StorageError, reason_of
+from ftml_bench.runs.storage import StorageError, of_disk
 
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
 # By name, because it is imported where it runs: this module and the command line stay free of torch.
@@ -87,9 +87,10 @@ class Task:
     def _ended(self, cell: Cell, end: str | BaseException) -> Outcome:
         if isinstance(end, str):
             return Outcome(cell, end, "")
+        disk = of_disk(end, self.root / cell.folder)
+        if disk is not None:
+            return Outcome(cell, STOPPED, str(disk))
         text = " ".join(str(end).split())
-        if reason_of(end):
-            return Outcome(cell, STOPPED, text)
         with suppress(OSError):  # what failed is mended and then done from the start
             (self.root / cell.folder / record.SAVED_STATE).unlink(missing_ok=True)
         reason = text if isinstance(end, UsageError) else f"{type(end).__name__}: {text}"

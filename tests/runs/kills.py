@@ -43,6 +43,7 @@ benchmarks:
       FTML: {inner_lr: 0.01, meta_batch_size: 2, update_steps: 2}
       FollowTheLeader: {train_mb_size: 10}
 """
+PAUSE = 0.01  # seconds before an evaluation of a light cell
 OF_CLOCK_AND_PLACE = {"started", "finished", "resumed", "command", "commit", "machine"}
 
 
@@ -97,7 +98,7 @@ def run_light(definition, cell, folder, data, on_evaluation, device="cpu") -> st
         print(f"light: {error}: from the start", file=sys.stderr)
         writer = RunWriter.start(folder, header)
     while done < len(expected):
-        time.sleep(0.01)
+        time.sleep(PAUSE)
         number = (number * 6364136223846793005 + 1442695040888963407) % 2**64
         round, _, size = expected[done]
         done += 1
@@ -269,7 +270,8 @@ def main() -> int:
         kills = 0
         while kills < options.kills:
             kills += killer.board(most=min(5, options.kills - kills))
-            print(f"{kills} kills, {len(killer.wrong)} wrong; {dict(sorted(killer.counts.items()))}", flush=True)
+            print(f"{kills} kills, {len(killer.wrong)} wrong", flush=True)
+        print(dict(sorted(killer.counts.items())), flush=True)
     return 1 if killer.wrong else 0
 
 
