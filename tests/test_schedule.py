@@ -191,10 +191,12 @@ def test_a_process_that_dies_takes_nothing_from_cells_that_had_ended(tmp_path):
     first, second = board.cells()
     shutil.rmtree(tmp_path / second.folder)
     task = Task(board, (first, second), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER))
+    (tmp_path / first.folder / "state.pt").touch()  # it died when it was about to remove it
     assert schedule._of_death(task, pool.Death("by SIGKILL")) == [
         (first, "diverged", ""),
         (second, "stopped", "its process was ended by SIGKILL"),
     ]
+    assert not (tmp_path / first.folder / "state.pt").exists()
 
 
 def test_the_longest_cells_come_first(tmp_path):

@@ -43,6 +43,7 @@ benchmarks:
       FTML: {inner_lr: 0.01, meta_batch_size: 2, update_steps: 2}
       FollowTheLeader: {train_mb_size: 10}
 """
+ROUNDS = 6  # of a light cell
 PAUSE = 0.01  # seconds before an evaluation of a light cell
 OF_CLOCK_AND_PLACE = {"started", "finished", "resumed", "command", "commit", "machine"}
 
@@ -86,7 +87,7 @@ def run_light(definition, cell, folder, data, on_evaluation, device="cpu") -> st
     from ftml_bench.runs.record import CURVE_COLUMNS, SAVED_STATE, RunWriter
 
     header = {"definition": definition.hash, "protocol": {"version": 1, "benchmark_version": 1}}
-    expected = [(round, round, size) for round in range(6) for size in (4, 8, 12)]
+    expected = [(round, round, size) for round in range(ROUNDS) for size in (4, 8, 12)]
     done, number = 0, 1 + cell.seed
     try:
         state = json.loads((folder / SAVED_STATE).read_text())

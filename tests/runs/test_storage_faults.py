@@ -92,6 +92,7 @@ def run_here(monkeypatch, root):
 @pytest.mark.parametrize("lasts", ["for a moment", "for good"])
 def test_every_call_that_changes_a_file_may_fail(lasts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(os, "fsync", FAULTS.fsync)
+    monkeypatch.setattr(kills, "ROUNDS", 2)
     FAULTS.start(tmp_path / "whole")
     assert run(tmp_path / "whole") == ["finished", "finished"]
     FAULTS.stop()
