@@ -109,6 +109,19 @@ def test_a_table_that_another_process_wrote_to_is_not_finished(table, how, tmp_p
     assert record.read(tmp_path).status == "running"
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_table_that_is_not_there_any_more_is_seen_at_the_next_evaluation(how, tmp_path):
+    """Not at the end: until then an open file takes what is written to it."""
+    writer = RunWriter.start(tmp_path, HEADER)
+    append(writer, 4)
+    content = (tmp_path / "curve.csv").read_bytes()
+    (tmp_path / "curve.csv").unlink()
+    if how == "replaced":
+        (tmp_path / "curve.csv").write_bytes(content)
+    with pytest.raises(StorageError, match=r"curve.csv: was removed or replaced while it was written"):
+        append(writer, 8)
+
+
 def test_a_cell_that_another_process_wrote_to_is_done_again_and_has_the_results_of_one_that_was_not(tmp_path, capsys):
     """As by an old worker that nothing has ended: it writes where it had been."""
 
