@@ -48,6 +48,7 @@ setup(
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pillow>=10.0",
+        "portalocker>=3.0",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
         "tensorboard>=2.17",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ftml_bench import __version__
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.runs.signals import Stopped, as_ctrl_c
 
 if TYPE_CHECKING:
     from ftml_bench.runs.definition import Definition
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    :return: the exit code: 0, 1 if a cell failed, 2 for an error of use (one line on stderr), 130 after Ctrl-C.
+    :return: the exit code: 0, 1 if a cell failed, 2 for an error of use (one line on stderr), 130 after Ctrl-C, 143 and
+        129 after SIGTERM and SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Avalanche warns of what the suite leaves out on purpose (loggers); an error of use shall stay one line.
@@ -29,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())
     try:
         options = _parse(given)
-        command: Callable[[argparse.Namespace], int] = options.function
-        code = command(options)
+        with as_ctrl_c():
+            code = _run_command(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader had enough, as `head` does
@@ -39,9 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"ftml-bench: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nftml-bench: stopped; the same command goes on with the cells that are not finished", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # the terminal may be gone
+            text = "stopped; the same command goes on with the cells that are not finished"
+            print(f"\nftml-bench: {text}", file=sys.stderr, flush=True)
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    """The exit code of a command; foreign code that ends the process while it is imported or built is no success."""
+    try:
+        return options.function(options)
+    except (SystemExit, GeneratorExit) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}({error})"
+        raise UsageError(f"{frame.filename}:{frame.lineno} ended the command by {what}") from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -380,9 +397,11 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
     if options.data is not None and not Path(options.data).is_dir():
         raise UsageError(f"--data: there is no folder {options.data}")
     root: Path = options.out or Path("runs", definition.name)
-    from ftml_bench.runs import cell, schedule
+    from ftml_bench.runs import schedule
 
-    schedule.check_free(definition, root)
+    schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
+    from ftml_bench.runs import cell
+
     schedule.check_versions(definition, root, cell.versions(definition))
     cell.check(definition, options.data)
     outcomes = schedule.run_cells(

@@ -1,10 +1,12 @@
-"""How files that others made are opened: what is missing, unreadable or damaged is said in one line, by its name."""
+"""How files that others made are opened: what is missing, unreadable or damaged is said in one line, by its name; and
+how ours are written: as a whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,3 +57,41 @@ def check_md5(path: Path, file: BinaryIO, expected: str) -> None:
 def damaged(path: Path, what: str, mend: str = "remove it and fetch it again") -> UsageError:
     """The error for a file that is not what it has to be."""
     return UsageError(f"{path} is damaged: {what}; {mend}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` as a whole when all is written; if anything fails, what was
+    there stays.
+
+    It is on the disk before it gets its name, so that a power cut, too, leaves the old content or the new.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on the disk, where the system can (on Windows a folder cannot be opened)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary(path: Path) -> None:
+    """Removes what a process that was ended while it wrote `path` has left of that."""
+    for temporary in path.parent.glob(f".{path.name}.*"):
+        temporary.unlink(missing_ok=True)

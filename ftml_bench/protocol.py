@@ -141,9 +141,24 @@ def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: 
         strategy.plugins.remove(probe)
 
 
+def keys(benchmark: CLScenario, arrivals: int | Sequence[int]) -> list[tuple[int, int, int]]:
+    """The evaluations that the protocol makes on a benchmark, in order: (round, evaluated round, datapoints)."""
+    return [
+        (round.current_experience, round.current_experience, size)
+        for round in benchmark.train_stream
+        for size in cumulative_sizes(len(round.dataset), arrivals)
+    ]
+
+
+def keys_in_hindsight(benchmark: CLScenario) -> list[tuple[int, int, int]]:
+    """The same of `in_hindsight`."""
+    rounds = benchmark.train_stream
+    return [(round.current_experience, round.current_experience, len(round.dataset)) for round in rounds]
+
+
 def total_evaluations(benchmark: CLScenario, arrivals: int | Sequence[int]) -> int:
     """How many evaluations the protocol makes on a benchmark."""
-    return sum(len(cumulative_sizes(len(round.dataset), arrivals)) for round in benchmark.train_stream)
+    return len(keys(benchmark, arrivals))
 
 
 def run(

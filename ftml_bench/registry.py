@@ -98,7 +98,9 @@ def load(kind: str, name: str) -> Any:
     module_name, class_name = resolve(kind, name).split(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # somebody else's module may fail in any way; the user needs one line that names it
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # somebody else's module may fail in any way, SystemExit: one line that names it
         reason = " ".join(str(error).split())
         raise UsageError(f"{kind} {name!r}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
     try:

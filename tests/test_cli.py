@@ -13,7 +13,7 @@ import yaml
 import ftml_bench.runs.cell
 from ftml_bench import cli
 from ftml_bench.errors import UsageError
-from ftml_bench.runs import schedule
+from ftml_bench.runs import pool, schedule
 from ftml_bench.runs.record import RunWriter
 
 
@@ -55,7 +55,7 @@ def fake_cells(definition, folders, data, on_evaluation, device):
 def _fake(monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
     monkeypatch.setattr(schedule, "RUN_TOGETHER", f"{__name__}:fake_cells")
-    monkeypatch.setattr(schedule, "_one_thread", lambda: None)
+    monkeypatch.setattr(pool, "one_thread", lambda: None)
     monkeypatch.setattr(ftml_bench.runs.cell, "check", lambda definition, data: None)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.evaluation.metric_results import MetricValue
-from avalanche.logging import BaseLogger, TensorboardLogger
+from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import registry
@@ -23,7 +24,16 @@ from ftml_bench.memory import keep_freed_memory
 from ftml_bench.metrics.measures import CURVES
 from ftml_bench.metrics.performance import check_classification
 from ftml_bench.models.norm import has_norm
-from ftml_bench.protocol import VERSION, Evaluation, all_arrivals, in_hindsight, in_two_parts, total_evaluations
+from ftml_bench.protocol import (
+    VERSION,
+    Evaluation,
+    all_arrivals,
+    in_hindsight,
+    in_two_parts,
+    keys,
+    keys_in_hindsight,
+    total_evaluations,
+)
 from ftml_bench.recorded.together import Together
 from ftml_bench.runs.building import (
     GIVEN_BY_CELL,
@@ -38,6 +48,7 @@ from ftml_bench.runs.building import (
     version_of,
 )
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
+from ftml_bench.runs.events import Events
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
 from ftml_bench.strategies.avalanche.stock import needs_classes
 from ftml_bench.strategies.meta_learner import MetaLearner
@@ -103,7 +114,7 @@ def run_together(
     data: str | None,
     on_evaluation: Callable[[Cell, int, int], None],
     device: str,
-) -> dict[Cell, str | Exception]:
+) -> dict[Cell, str | BaseException]:
     """Run several seeds of a row of FTML, whose training steps go through the device together (see `Together`).
 
     Each comes to what it comes to alone, up to rounding (with other draws of layers that draw, such as dropout).
@@ -116,20 +127,20 @@ def run_together(
         cell: _running(definition, cell, folder, data, partial(on_evaluation, cell), device, together)
         for cell, folder in folders.items()
     }
-    ended: dict[Cell, str | Exception] = {}
+    ended: dict[Cell, str | BaseException] = {}
     while running:
         for cell in list(running):
             try:
                 next(running[cell])  # evaluates after the last arrival, takes in the next
             except StopIteration as end:
                 ended[cell] = end.value
-            except Exception as error:  # the others go on
+            except (Exception, SystemExit, GeneratorExit) as error:  # the others go on
                 ended[cell] = error
             if cell in ended:
                 del running[cell]
         try:
             together.take_steps()
-        except Exception as error:  # of all, such as a lack of memory
+        except (Exception, SystemExit, GeneratorExit) as error:  # of all, such as a lack of memory
             return ended | dict.fromkeys(running, error)
     return ended
 
@@ -167,32 +178,32 @@ def _running(
         strategy = build()
     if isinstance(strategy, MetaLearner):
         strategy.execution.together = together
-    events = TensorboardLogger(str(folder / "tb"))
-    strategy.evaluator.loggers.append(events)
-    total = total_evaluations(benchmark, arrivals)
-    parts: Iterator[Evaluation | None]
-    if row.comparator:
-        parts = in_hindsight(strategy, benchmark, steps=total * spec.steps)
-        total = len(benchmark.train_stream)
-    else:
-        parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
+    with closing(Events(folder / "tb")) as events:
+        strategy.evaluator.loggers.append(events)
+        expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
+        total = len(expected)
+        parts: Iterator[Evaluation | None]
+        if row.comparator:
+            parts = in_hindsight(strategy, benchmark, steps=total_evaluations(benchmark, arrivals) * spec.steps)
+        else:
+            parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
 
-    writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
-    status, fields, done = "finished", {}, begun.done
-    for evaluation in parts:
-        if evaluation is None:
-            yield
-            continue
-        done += 1
-        writer.append(asdict(evaluation), saver.seconds)
-        for measure, value, round in measured.take():
-            writer.append_measure(round, measure, value)
-        on_evaluation(done, total)
-        if not math.isfinite(evaluation.loss):
-            status, fields = "diverged", {"diverged_round": evaluation.round}
-            break
-        saver.after_evaluation(done)
-    events.writer.close()
+        writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
+        status, fields, done = "finished", {}, begun.done
+        for evaluation in parts:
+            if evaluation is None:
+                yield
+                continue
+            done += 1
+            writer.append(asdict(evaluation), saver.seconds)
+            for measure, value, round in measured.take():
+                writer.append_measure(round, measure, value)
+            on_evaluation(done, total)
+            if not math.isfinite(evaluation.loss):
+                status, fields = "diverged", {"diverged_round": evaluation.round}
+                break
+            saver.after_evaluation(done)
+    writer.check(expected if status == "finished" else expected[:done])
     # again, since "auto" may find out at the first training step what can treat the model
     writer.finish(status, cost=asdict(strategy.cost), **fields, **_engine(strategy))
     return status

@@ -5,6 +5,7 @@
 cut off keeps what it had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss
 and accuracy was measured (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it
 goes on if it is interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved.
+All are on the disk before the record says that the run has ended.
 """
 
 from __future__ import annotations
@@ -17,17 +18,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from ftml_bench import __version__
 from ftml_bench.errors import UsageError
-from ftml_bench.files import is_there
+from ftml_bench.files import is_there, remove_temporary, replacing
 from ftml_bench.runs import definition as definitions
+from ftml_bench.runs.appended import Contents, Table, contents, cut_back
 from ftml_bench.runs.definition import Cell, Definition
+from ftml_bench.runs.storage import StorageError, storing
 
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
@@ -81,15 +86,16 @@ class Run:
 class RunWriter:
     """Writes one cell's files. Make one with `start` or `go_on`, `append` every evaluation, then `finish`."""
 
-    def __init__(self, folder: Path, record: dict[str, Any], *, mode: str) -> None:
+    def __init__(self, folder: Path, record: dict[str, Any], *, new: bool) -> None:
         self.folder = folder
         self.record = record
-        self._curve = _table(folder / "curve.csv", CURVE_COLUMNS, mode)
-        self._timing = _table(folder / "timing.csv", TIMING_COLUMNS, mode)
-        self._measures: TextIO | None = None
+        self._curve = Table(folder / "curve.csv", CURVE_COLUMNS, new=new)
+        self._timing = Table(folder / "timing.csv", TIMING_COLUMNS, new=new)
+        self._measures: Table | None = None
         if (folder / "measures.csv").is_file():
-            self._measures = _table(folder / "measures.csv", MEASURE_COLUMNS, mode)
-        _write_record(folder, record)
+            self._measures = Table(folder / "measures.csv", MEASURE_COLUMNS, new=new)
+        with storing(folder):
+            _write_record(folder, record)
 
     @classmethod
     def start(cls, folder: Path, header: dict[str, Any]) -> RunWriter:
@@ -98,52 +104,88 @@ class RunWriter:
         :param header: what only the caller knows; at least "definition" (the definition's hash) and "protocol", and
             whatever else belongs in `record.json` ("device", "engine", ...). Versions, commit, command and time are
             added here.
+        :raises StorageError: the files cannot be written; so does everything else here.
         """
         for key in ("definition", "protocol"):
             if key not in header:
                 raise KeyError(f"the header of a run needs {key!r}")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (SAVED_STATE, "measures.csv", "error.txt"):
-            (folder / name).unlink(missing_ok=True)
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _forget(folder, SAVED_STATE, "measures.csv", "error.txt")
         shutil.rmtree(folder / "tb", ignore_errors=True)  # old events would be drawn beside the new ones
-        return cls(folder, {"status": "running", **provenance(), **header}, mode="w")
+        return cls(folder, {"status": "running", **provenance(), **header}, new=True)
 
     @classmethod
-    def go_on(cls, folder: Path, header: dict[str, Any], lengths: dict[str, int]) -> RunWriter:
+    def go_on(cls, folder: Path, header: dict[str, Any], then: Contents) -> RunWriter:
         """Goes on with a run that was interrupted, from where its state was saved.
 
         :param header: as for `start`.
-        :param lengths: what `lengths` gave when the state was saved.
-        :raises UsageError: if the run was one of other versions or on another machine, or has lost files. Nothing is
-            changed then.
+        :param then: what `contents` gave when the state was saved.
+        :raises UsageError: if the run was one of other versions or on another machine, or its files are not those that
+            the state was saved with. Nothing is changed then.
         """
         old, new = _read_record(folder), {"status": "running", **provenance(), **header}
         for key, value in json.loads(json.dumps(new)).items():
             if key not in ("status", "command", "started") and old.get(key) != value:
                 raise UsageError(f"{folder}: was begun with another {key}")
-        _cut_back(folder, lengths)
-        (folder / "error.txt").unlink(missing_ok=True)
+        with storing(folder):
+            cut_back(folder, then)
+            _forget(folder, "error.txt")
+            remove_temporary(folder / SAVED_STATE)
         times = {"started": old["started"], "resumed": [*old.get("resumed", []), new["started"]]}
-        return cls(folder, {**new, **times}, mode="a")
+        return cls(folder, {**new, **times}, new=False)
 
-    def lengths(self) -> dict[str, int]:
-        """How long every file is that is appended to, in bytes."""
-        return {str(path.relative_to(self.folder)): path.stat().st_size for path in _appended(self.folder)}
+    def contents(self) -> Contents:
+        """What every file holds that is appended to; on the disk when this returns."""
+        with storing(self.folder):
+            return contents(self.folder)
 
     def append(self, row: dict[str, Any], seconds: float) -> None:
         """Adds an evaluation: the columns of `curve.csv` by name, and the seconds since the run's start."""
-        self._curve.write(_line("" if row[name] is None else row[name] for name in CURVE_COLUMNS))
-        self._curve.flush()
+        self._curve.append("" if row[name] is None else row[name] for name in CURVE_COLUMNS)
         peak = _peak_memory_mb()
-        self._timing.write(_line((row["round"], row["datapoints"], round(seconds, 3), "" if peak is None else peak)))
-        self._timing.flush()
+        self._timing.append((row["round"], row["datapoints"], round(seconds, 3), "" if peak is None else peak))
 
     def append_measure(self, round: int, measure: str, value: float) -> None:
         """Adds the value of a measure in a round to `measures.csv`; the last one of a round counts."""
         if self._measures is None:
-            self._measures = _table(self.folder / "measures.csv", MEASURE_COLUMNS, "w")
-        self._measures.write(_line((round, measure, float(value))))
-        self._measures.flush()
+            self._measures = Table(self.folder / "measures.csv", MEASURE_COLUMNS, new=True)
+        self._measures.append((round, measure, float(value)))
+
+    def check(self, expected: Sequence[tuple[int, int, int]]) -> None:
+        """Sees that the tables on the disk hold these evaluations and no other.
+
+        :param expected: (round, evaluated round, datapoints) of each, in order.
+        :raises StorageError: they do not.
+        """
+        rows = [row for row, _ in self._read("curve.csv", CURVE_COLUMNS)]
+        keys = [(row["round"], row["evaluated_round"], row["datapoints"]) for row in rows]
+        if keys != [tuple(map(str, key)) for key in expected]:
+            # Nobody knows whether the table or the state that it was continued from is wrong.
+            (self.folder / SAVED_STATE).unlink(missing_ok=True)
+            raise StorageError(
+                self.folder / "curve.csv", f"holds others than the {len(expected)} evaluations of this run"
+            )
+        times = [(row["round"], row["datapoints"]) for row, _ in self._read("timing.csv", TIMING_COLUMNS)]
+        if times != [(round, datapoints) for round, _, datapoints in keys]:
+            raise StorageError(self.folder / "timing.csv", "holds other evaluations than curve.csv")
+
+    def check_tables(self) -> None:
+        """Sees that the tables hold what was appended to them and nothing else.
+
+        :raises StorageError: they do not.
+        """
+        for table in self._tables():
+            table.check()
+
+    def _tables(self) -> list[Table]:
+        return [table for table in (self._curve, self._timing, self._measures) if table is not None]
+
+    def _read(self, name: str, columns: tuple[str, ...]) -> list[tuple[dict[str, str], str]]:
+        try:
+            return _read_table(self.folder / name, columns)
+        except UsageError as error:
+            raise StorageError(self.folder / name, str(error).removeprefix(f"{self.folder / name}: ")) from error
 
     def finish(self, status: str, **fields: Any) -> None:
         """Ends the run with "finished", "diverged" or "failed"; `fields` go into the record.
@@ -154,13 +196,12 @@ class RunWriter:
             raise ValueError(f"status {status!r} is none of {', '.join(STATUSES)}")
         if status == "diverged" and "diverged_round" not in fields:
             raise ValueError("a run that diverged needs 'diverged_round'")
-        self._curve.close()
-        self._timing.close()
-        if self._measures is not None:
-            self._measures.close()
+        for table in self._tables():
+            table.close()
         self.record |= {"status": status, "finished": _now(), **fields}
-        _write_record(self.folder, self.record)
-        (self.folder / SAVED_STATE).unlink(missing_ok=True)
+        with storing(self.folder):
+            _write_record(self.folder, self.record)
+        tidy(self.folder)
 
 
 def provenance() -> dict[str, Any]:
@@ -180,9 +221,29 @@ def provenance() -> dict[str, Any]:
 
 def may_go_on(folder: Path, definition_hash: str) -> bool:
     """Whether a cell that did not come to its end has left a saved state of this definition."""
-    if not (folder / SAVED_STATE).is_file() or not (folder / "record.json").is_file():
+    if not (folder / SAVED_STATE).is_file() or not has_record(folder):
         return False
     return _read_record(folder).get("definition") == definition_hash
+
+
+def has_record(folder: Path) -> bool:
+    """Whether a cell has begun. An empty record is none: a power cut has left it of the first write."""
+    file = folder / "record.json"
+    return is_there(file) and (not file.is_file() or bool(file.read_bytes().strip(b"\0 \n")))
+
+
+def tidy(folder: Path) -> None:
+    """Removes from the folder of a cell that has ended what it needed until then, if that can be removed."""
+    with suppress(OSError):
+        _forget(folder, SAVED_STATE, "error.txt")
+
+
+def _forget(folder: Path, *names: str) -> None:
+    """Removes files, and what is left of their writing and of the record's."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    for name in (SAVED_STATE, "record.json"):
+        remove_temporary(folder / name)
 
 
 def mark_failed(folder: Path, definition_hash: str, reason: str, trace: str) -> None:
@@ -230,7 +291,7 @@ def read_runs(root: Path) -> tuple[Definition, list[tuple[Cell, Run]], list[Cell
     definition = definitions.load(str(file))
     runs, missing = [], []
     for cell in definition.cells():
-        if is_there(root / cell.folder / "record.json"):
+        if has_record(root / cell.folder):
             runs.append((cell, read(root / cell.folder)))
         else:
             missing.append(cell)
@@ -238,10 +299,9 @@ def read_runs(root: Path) -> tuple[Definition, list[tuple[Cell, Run]], list[Cell
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """Writes a file so that a reader sees the old content or the new, never a part; it is on the disk then."""
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -261,38 +321,6 @@ def _read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("status") not in STATUSES:
         raise UsageError(f"{file}: damaged: no 'status' that is one of {', '.join(STATUSES)}")
     return record
-
-
-def _table(path: Path, columns: tuple[str, ...], mode: str) -> TextIO:
-    """A table to append to: a new one (mode "w"), or one that is there ("a")."""
-    table: Any = path.open(mode, encoding="utf-8", newline="")
-    if mode == "w":
-        table.write(_line(columns))
-        table.flush()
-    return table
-
-
-def _appended(folder: Path) -> list[Path]:
-    """The files that grow while a cell runs."""
-    tables = [folder / name for name in ("curve.csv", "timing.csv", "measures.csv")]
-    return [path for path in (*tables, *sorted(folder.glob("tb/**/*"))) if path.is_file()]
-
-
-def _cut_back(folder: Path, lengths: dict[str, int]) -> None:
-    for name, length in lengths.items():
-        if not (folder / name).is_file() or (folder / name).stat().st_size < length:
-            raise UsageError(f"{folder / name} is shorter than when the state was saved")
-    for path in _appended(folder):
-        name = str(path.relative_to(folder))
-        if name in lengths:
-            os.truncate(path, lengths[name])
-        else:
-            path.unlink()
-
-
-def _line(values: Any) -> str:
-    """A line of CSV; floats by repr, so that they are read back bit for bit."""
-    return ",".join(repr(float(value)) if isinstance(value, float) else str(value) for value in values) + "\n"
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[dict[str, str], str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from avalanche.benchmarks import DatasetExperience
-from avalanche.logging import TensorboardLogger
 from avalanche.training.templates import SupervisedTemplate
-from tqdm import tqdm
 
 from ftml_bench import saving
 from ftml_bench.errors import UsageError
+from ftml_bench.runs.events import Events
+from ftml_bench.runs.progress import say
 from ftml_bench.runs.record import SAVED_STATE, RunWriter
+from ftml_bench.runs.storage import of_disk
 from ftml_bench.strategies.avalanche.base import Learner
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption may cost, beside the arrival that it falls in
@@ -51,10 +51,10 @@ def begin_or_go_on(
         state = saving.load_file(file, strategy.device)
         saving.load_state_dict(strategy, state, stream)
         more = state["more"]
-        writer = RunWriter.go_on(folder, header, more["lengths"])
+        writer = RunWriter.go_on(folder, header, more["contents"])
     except (UsageError, KeyError, TypeError) as error:
         reason = error if isinstance(error, UsageError) else f"{file}: damaged"
-        _say(f"{reason}: the cell is done again from its start")
+        say(f"{reason}: the cell is done again from its start")
         return Begun(RunWriter.start(folder, header), spoiled=True)
     return Begun(writer, more["done"], more["seconds"])
 
@@ -62,17 +62,18 @@ def begin_or_go_on(
 class StateSaver:
     """Saves the state of a run after an evaluation, whenever `SAVE_EVERY` seconds have passed.
 
+    If it cannot be written, that is said once, the last one kept, and the next one tried when it is due.
+
     :param possible: False if the run cannot go on from the middle. A strategy that is not ours, or that holds a plugin
         whose state is not known how to save, is not saved either: interrupted, its cell is done from the start.
     """
 
-    def __init__(
-        self, begun: Begun, strategy: SupervisedTemplate, events: TensorboardLogger, *, possible: bool
-    ) -> None:
+    def __init__(self, begun: Begun, strategy: SupervisedTemplate, events: Events, *, possible: bool) -> None:
         self._begun = begun
         self._strategy = strategy
         self._events = events
         self._possible = possible and isinstance(strategy, Learner)
+        self._told = False
         self._start = self._last = time.perf_counter()
 
     @property
@@ -85,15 +86,18 @@ class StateSaver:
         if not self._possible or time.perf_counter() - self._last < SAVE_EVERY:
             return
         writer = self._begun.writer
-        self._events.writer.flush()
         file = writer.folder / SAVED_STATE
+        writer.check_tables()  # else the state would vouch for what another process has written
         try:
-            saving.save(self._strategy, file, done=done, seconds=self.seconds, lengths=writer.lengths())
+            self._events.flush()
+            saving.save(self._strategy, file, done=done, seconds=self.seconds, contents=writer.contents())
         except UsageError as error:
-            _say(f"{writer.folder}: {error}; if it is interrupted, the cell will be done again from its start")
+            say(f"{writer.folder}: {error}; if it is interrupted, the cell will be done again from its start")
             self._possible = False
+        except OSError as error:  # what was saved last is still there, and the next time there may be room
+            if not self._told:
+                say(f"{of_disk(error, file) or error}: no state is saved until that has gone; the cell runs on")
+            self._told = True
+        else:
+            self._told = False
         self._last = time.perf_counter()
-
-
-def _say(text: str) -> None:
-    tqdm.write(f"ftml-bench: {text}", file=sys.stderr)  # above the progress bar

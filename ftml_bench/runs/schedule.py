@@ -1,42 +1,31 @@
-"""Runs a leaderboard's cells on one machine, in parallel processes, and goes on where an earlier run stopped."""
+"""Runs a leaderboard's cells, and goes on where an earlier run stopped: decides what runs and what its end means."""
 
 from __future__ import annotations
 
-import importlib
-import multiprocessing
-import os
-import queue
 import shutil
-import signal
-import sys
-import traceback
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 from ftml_bench.errors import UsageError
+from ftml_bench.files import remove_temporary
 from ftml_bench.runs import definition as definitions
-from ftml_bench.runs import record, versions
+from ftml_bench.runs import locking, record, versions
 from ftml_bench.runs.definition import Cell, Definition
+from ftml_bench.runs.pool import Death, LocalPool, Pool, ThisProcess
+from ftml_bench.runs.progress import Progress, say
+from ftml_bench.runs.tasks import RUN_CELL, RUN_TOGETHER, STOPPED, Outcome, Task, status_of
 
-# The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
-# By name, because it is imported where it runs: this module and the command line stay free of torch.
-RUN_CELL = "ftml_bench.runs.cell:run_cell"
-# The same for several seeds of a row at once, on a GPU; and how many at most: with four it is as busy as it gets.
-RUN_TOGETHER = "ftml_bench.runs.cell:run_together"
-MOST_TOGETHER = 4
-KEPT = ("finished", "diverged")
-SECONDS_IN_A_LOG = 10  # between two states of the progress bar where nobody watches it move
+MOST_TOGETHER = 4  # seeds of a row that a GPU runs at once: with four it is as busy as it gets
+TRIES = 3  # of a cell whose process dies, or that the disk stops
+FILE = "leaderboard.yaml"
+HEADER = "# The definition as run, defaults written out; hash "  # of leaderboard.yaml, followed by that
 
 Group = list[Cell]  # what is run at once in a process
-Where = tuple[str | None, str]  # folder of data sets, device
-Outcome = tuple[Cell, str, str]  # cell, status, message (why it failed; empty otherwise)
 
 
 def run_cells(
@@ -46,49 +35,128 @@ def run_cells(
     `jobs`. On a GPU the seeds of a row of FTML are run together in one process.
 
     Cells that finished or diverged are kept. One that was interrupted goes on from its saved state, others are run
-    from the start. A cell that fails is recorded, and the others go on.
+    from the start. A cell that fails is recorded, and the others go on; one whose process dies, or that the disk stops,
+    is tried again after the others, `TRIES` times in all.
 
     :param root: the leaderboard's folder; made if missing.
     :param data: folder of data sets, or None for the usual places.
     :param quiet: no progress bar.
     :param device: that learners train on, as PyTorch names it.
     :return: cell, status ("finished", "diverged" or "failed") and message, in the definition's order.
-    :raises UsageError: `root` holds something else. Nothing in it is changed.
+    :raises UsageError: `root` holds something else, or another process runs it. Nothing in it is changed.
     :raises KeyboardInterrupt: at Ctrl-C, when every cell has stopped.
     """
-    _claim(definition, root)
-    outcomes = {cell: (cell, status, "") for cell, status in _kept(definition, root)}
-    todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
-    for cell in todo:
-        if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
-            shutil.rmtree(root / cell.folder)
-    progress = _Progress(definition, todo, kept=len(outcomes), quiet=quiet)
+    check_free(definition, root)
+    with _written(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with locking.alone(root):
+        return _run_cells(definition, root, jobs, data, quiet, device)
+
+
+def _run_cells(
+    definition: Definition, root: Path, jobs: int, data: str | None, quiet: bool, device: str
+) -> list[Outcome]:
+    with _written(root):
+        _claim(definition, root)
+        outcomes = {cell: Outcome(cell, status, "") for cell, status in _kept(definition, root)}
+        for cell in outcomes:
+            record.tidy(root / cell.folder)
+        todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
+        tried = [cell for cell in todo if record.has_record(root / cell.folder)]
+        for cell in todo:
+            if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
+                shutil.rmtree(root / cell.folder)
     groups = _groups(definition, todo, device)
+    runners = RUN_CELL, RUN_TOGETHER
+    tasks = [Task(definition, tuple(group), root, data, device, runners) for group in groups]
+    # A cell that was cut off may have ended the process that it ran in: not this one.
+    pool: Pool = ThisProcess() if min(jobs, len(tasks)) <= 1 and not tried else LocalPool(min(jobs, len(tasks)))
+    progress = Progress(definition, todo, kept=len(outcomes), quiet=quiet)
     try:
-        # One job needs no second process, which would import avalanche (seconds) once more.
-        run = _run_here if min(jobs, len(groups)) <= 1 else _run_in_pool
-        for outcome in run(definition, root, groups, jobs, (data, device), progress):
-            outcomes[outcome[0]] = outcome
+        outcomes |= {outcome.cell: outcome for outcome in _run_all(tasks, pool, progress)}
     finally:
+        pool.cancel()
         progress.close()
     return [outcomes[cell] for cell in definition.cells()]
+
+
+def _run_all(tasks: list[Task], pool: Pool, progress: Progress) -> list[Outcome]:
+    """Runs tasks to their end; what was cut off by something else than itself is run again, after the others."""
+    tries: Counter[Cell] = Counter()
+    outcomes: list[Outcome] = []
+    said = set()
+    for task in tasks:
+        pool.submit(task)
+    open_tasks = len(tasks)
+    while open_tasks:
+        ended = pool.outcome(progress.evaluated)
+        if ended is None:
+            progress.wait()
+            continue
+        task, found = ended
+        open_tasks -= 1
+        again = []
+        for outcome in _of_death(task, found) if isinstance(found, Death) else found:
+            if outcome.status == STOPPED:
+                reason = outcome.message.rpartition(": ")[2]
+                if reason not in said:
+                    say(f"{outcome.cell}: {outcome.message}; what this stops is tried again after the others")
+                said.add(reason)
+                tries[outcome.cell] += 1
+                if tries[outcome.cell] < TRIES:
+                    again.append(outcome.cell)
+                    continue
+                outcome = task.fail(outcome.cell, f"{outcome.message} ({TRIES} times)", f"{outcome.message}\n")
+            outcomes.append(outcome)
+            progress.ended()
+        if again:
+            pool.submit(replace(task, cells=tuple(again)))
+            open_tasks += 1
+    return outcomes
+
+
+def _of_death(task: Task, death: Death) -> list[Outcome]:
+    """What came of the cells of a process that died: some may have ended before the others."""
+    found = []
+    for cell in task.cells:
+        try:
+            status = status_of(task.definition, task.root, cell)
+            if status:
+                record.tidy(task.root / cell.folder)  # it was about to
+        except UsageError:  # it wrote something that it could not end
+            status = ""
+        found.append(Outcome(cell, status or STOPPED, "" if status else f"its process was ended {death.how}"))
+    return found
+
+
+@contextmanager
+def _written(root: Path) -> Iterator[None]:
+    """What the system refuses of the folder as a whole ends the run in one line; of a cell's, it is its outcome."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{root} cannot be written: {error.strerror or error}") from error
 
 
 def check_free(definition: Definition, root: Path) -> None:
     """Sees that `root` is missing, empty, or the folder of this definition's results; changes nothing.
 
-    :raises UsageError: it holds another definition's results, or files of something else.
+    :raises UsageError: it holds another definition's results, or files of something else, or another process runs it.
     """
-    file = root / "leaderboard.yaml"
-    if file.is_file():
-        found = definitions.load(str(file)).hash
-        if found != definition.hash:
-            raise UsageError(
-                f"{root} holds the results of another definition (hash {found}, this one is {definition.hash}): "
-                "choose another --out or move it away"
-            )
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and not root.is_dir():
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
+    locking.refuse_in_use(root)
+    if _holds_nothing(root):
+        return
+    file = root / FILE
+    if not file.is_file():
+        raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
+    found = definitions.load(str(file)).hash
+    if found != definition.hash:
+        raise UsageError(
+            f"{root} holds the results of another definition (hash {found}, this one is {definition.hash}): "
+            "choose another --out or move it away"
+        )
 
 
 def check_versions(definition: Definition, root: Path, new: dict[str, dict[str, int | None]]) -> None:
@@ -113,26 +181,33 @@ def check_versions(definition: Definition, root: Path, new: dict[str, dict[str, 
 
 def _claim(definition: Definition, root: Path) -> None:
     """Makes `root` the folder of this definition's results, if it is not yet."""
-    check_free(definition, root)
-    file = root / "leaderboard.yaml"
-    if not file.is_file():
-        root.mkdir(parents=True, exist_ok=True)
+    file = root / FILE
+    if _holds_nothing(root):
         content = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True, width=120)
-        record.write_whole(file, f"# The definition as run, defaults written out; hash {definition.hash}\n{content}")
+        record.write_whole(file, f"{HEADER}{definition.hash}\n{content}")
+    remove_temporary(file)
+
+
+def _holds_nothing(root: Path) -> bool:
+    """Whether it is missing, empty, or holds nothing but what was cut off when a leaderboard was begun in it."""
+    found = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if not all(name in (FILE, locking.LOCK, locking.WRITERS) or name.startswith(f".{FILE}.") for name in found):
+        return False
+    if FILE not in found:
+        return True
+    text = (root / FILE).read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    if not text.startswith(HEADER):
+        return HEADER.startswith(text)  # nothing, or a part of our first line
+    try:
+        return definitions.load(str(root / FILE)).hash != text.partition("\n")[0].removeprefix(HEADER)
+    except UsageError:
+        return True
 
 
 def _kept(definition: Definition, root: Path) -> list[tuple[Cell, str]]:
     """The cells that need not be run again, with their status."""
-    found = [(cell, _end_of(definition, root, cell)) for cell in definition.cells()]
+    found = [(cell, status_of(definition, root, cell)) for cell in definition.cells()]
     return [(cell, status) for cell, status in found if status]
-
-
-def _end_of(definition: Definition, root: Path, cell: Cell) -> str:
-    """The status that a cell was kept with; empty if it has to be run."""
-    if not (root / cell.folder / "record.json").is_file():
-        return ""
-    run = record.read(root / cell.folder)
-    return run.status if run.status in KEPT and run.record.get("definition") == definition.hash else ""
 
 
 def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
@@ -153,171 +228,3 @@ def _groups(definition: Definition, todo: list[Cell], device: str) -> list[Group
         else:
             groups.append([cell])
     return groups
-
-
-def _run_here(
-    definition: Definition, root: Path, groups: list[Group], jobs: int, where: Where, progress: _Progress
-) -> list[Outcome]:
-    if groups:
-        _one_thread()
-    outcomes = []
-    for group in groups:
-        for outcome in _run_group(_runners(), definition, group, root, where, progress.evaluated):
-            outcomes.append(outcome)
-            progress.ended()
-    return outcomes
-
-
-def _run_in_pool(
-    definition: Definition, root: Path, groups: list[Group], jobs: int, where: Where, progress: _Progress
-) -> list[Outcome]:
-    # spawn: a forked process would inherit torch's threads in a state in which they hang.
-    context = multiprocessing.get_context("spawn")
-    reports: Any = context.Queue()
-    outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(min(jobs, len(groups)), context, _start_worker, (reports,)) as pool:
-        pending = {pool.submit(_run_in_worker, _runners(), definition, group, root, where): group for group in groups}
-        try:
-            while pending:
-                ended, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                progress.drain(reports)
-                for future in ended:
-                    for outcome in _outcomes(future, pending.pop(future), definition, root):
-                        outcomes.append(outcome)
-                        progress.ended()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()  # what it was running is recorded as running, and will go on
-            raise
-    return outcomes
-
-
-def _outcomes(future: Future[list[Outcome]], group: Group, definition: Definition, root: Path) -> list[Outcome]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        reason = "a worker process was ended from outside (out of memory?)"
-        outcomes = []
-        for cell in group:
-            status = _end_of(definition, root, cell)  # it may have ended before the others of its group
-            if not status:
-                record.mark_failed(root / cell.folder, definition.hash, reason, f"{error}\n")
-            outcomes.append((cell, status or "failed", "" if status else reason))
-        return outcomes
-
-
-def _runners() -> tuple[str, str]:
-    return RUN_CELL, RUN_TOGETHER  # given to a worker, which imports them
-
-
-def _run_group(
-    runners: tuple[str, str],
-    definition: Definition,
-    group: Group,
-    root: Path,
-    where: Where,
-    on_evaluation: Callable[[Cell, int, int], None],
-) -> list[Outcome]:
-    """Runs the cells of a group; whatever one of them raises is recorded and becomes its outcome."""
-    data, device = where
-    ended: dict[Cell, str | Exception] = {}
-    try:
-        run, together = map(_imported, runners)
-        if len(group) == 1:
-            (cell,) = group
-            report = partial(on_evaluation, cell)
-            ended[cell] = run(definition, cell, root / cell.folder, data, report, device=device)
-        else:
-            folders = {cell: root / cell.folder for cell in group}
-            ended = together(definition, folders, data, on_evaluation, device)
-    except Exception as error:
-        ended = dict.fromkeys(group, error)
-    return [_ended(definition, cell, root / cell.folder, ended[cell]) for cell in group]
-
-
-def _imported(name: str) -> Any:
-    module, function = name.split(":")
-    return getattr(importlib.import_module(module), function)
-
-
-def _ended(definition: Definition, cell: Cell, folder: Path, end: str | Exception) -> Outcome:
-    if not isinstance(end, Exception):
-        return cell, end, ""
-    text = " ".join(str(end).split())
-    reason = text if isinstance(end, UsageError) else f"{type(end).__name__}: {text}"
-    record.mark_failed(folder, definition.hash, reason, "".join(traceback.format_exception(end)))
-    (folder / record.SAVED_STATE).unlink(missing_ok=True)  # what failed is mended and then done from the start
-    return cell, "failed", reason
-
-
-_reports: Any = None  # in a worker: the queue to report evaluations to, set when the process starts
-
-
-def _start_worker(reports: Any) -> None:
-    global _reports
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
-    _one_thread()
-
-
-def _run_in_worker(
-    runners: tuple[str, str], definition: Definition, group: Group, root: Path, where: Where
-) -> list[Outcome]:
-    def report(cell: Cell, done: int, total: int) -> None:
-        _reports.put((cell, done, total))
-
-    return _run_group(runners, definition, group, root, where, report)
-
-
-def _one_thread() -> None:
-    """One thread for this process: sums then have one order, and processes do not fight for cores."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-
-
-class _Progress:
-    """One bar over the evaluations of all cells that are run.
-
-    Cells of a benchmark have the same number of evaluations, so the first to tell its number tells it for all.
-    """
-
-    def __init__(self, definition: Definition, todo: list[Cell], kept: int, quiet: bool) -> None:
-        self._todo = todo
-        self._cells = len(definition.cells())
-        self._ended = kept
-        self._done: dict[Cell, int] = {}
-        self._totals: dict[str, int] = {}
-        every = 0.1 if sys.stderr.isatty() else SECONDS_IN_A_LOG
-        hidden = quiet or not todo
-        self._bar = tqdm(total=0, unit=" evaluations", disable=hidden, dynamic_ncols=True, mininterval=every)
-        self._show()
-
-    def evaluated(self, cell: Cell, done: int, total: int) -> None:
-        """A cell has made `done` of its `total` evaluations."""
-        self._totals[cell.benchmark] = total
-        self._bar.total = sum(self._totals.get(cell.benchmark, 0) for cell in self._todo)
-        self._bar.update(done - self._done.get(cell, 0))
-        self._done[cell] = done
-
-    def drain(self, reports: Any) -> None:
-        """Takes in what the workers have reported since the last call."""
-        while True:
-            try:
-                self.evaluated(*reports.get_nowait())
-            except queue.Empty:
-                self._bar.update(0)  # the clock goes on
-                return
-
-    def ended(self) -> None:
-        """A cell has come to its end, whatever that is."""
-        self._ended += 1
-        self._show()
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        self._bar.close()
-
-    def _show(self) -> None:
-        self._bar.set_postfix_str(f"{self._ended}/{self._cells} cells")

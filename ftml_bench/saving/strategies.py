@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import itertools
 import random
 import zipfile
@@ -21,6 +22,7 @@ from avalanche.training.utils import _at_task_boundary
 from torch import nn
 
 from ftml_bench.errors import UsageError
+from ftml_bench.files import replacing
 from ftml_bench.saving.plain_state import (
     Built,
     from_plain,
@@ -51,19 +53,21 @@ class Saveable(Protocol):
 
 
 def save(strategy: SupervisedTemplate, path: str | Path, **more: Any) -> None:
-    """Save all that `strategy` needs to go on; the file is replaced as a whole or not at all.
+    """Save all that `strategy` needs to go on; the file is replaced as a whole or not at all, and is on the disk then.
 
     :param strategy: FTML or another of ours, between two calls of `train` and `eval`: after any arrival.
     :param more: plain values to lie beside it; `load_file` gives them back under "more".
     :raises UsageError: for another strategy, within a call of `train`, or if a plugin or metric holds state that is not
         known how to save; it is named.
+    :raises OSError: it cannot be written, as on a full disk; what was saved before is still there.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} is missing")
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save({**state_dict(strategy), "more": to_plain(more, [])}, temporary)
-    temporary.replace(path)
+    content = io.BytesIO()  # torch's own writing says of a full disk "unexpected pos", as a RuntimeError
+    torch.save({**state_dict(strategy), "more": to_plain(more, [])}, content)
+    with replacing(path) as file:
+        file.write(content.getbuffer())
 
 
 def load(strategy: SupervisedTemplate, path: str | Path, stream: Iterable[DatasetExperience]) -> int:

@@ -12,7 +12,7 @@ from avalanche.training.plugins import AGEMPlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ftml_bench.runs import cell as cells
-from ftml_bench.runs import record, resuming, schedule
+from ftml_bench.runs import pool, record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.record import RunWriter
 
@@ -47,7 +47,7 @@ class Interruption(BaseException):
 @pytest.fixture(autouse=True)
 def _save_always(monkeypatch):
     monkeypatch.setattr(resuming, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(schedule, "_one_thread", lambda: None)  # other tests of this process may have their threads
+    monkeypatch.setattr(pool, "one_thread", lambda: None)  # other tests of this process may have their threads
 
 
 def run(folder, row="FTML", *, stop=None):
@@ -186,7 +186,7 @@ def run_board(root, **settings):
     return [status for _, status, _ in schedule.run_cells(board(), root, jobs=1, data=None, quiet=True, **settings)]
 
 
-def test_a_leaderboard_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_leaderboard_that_was_killed_goes_on_where_it_was(tmp_path):
     """By a signal that no program can catch, while its second cell runs."""
     script = """
 import os, signal, sys
@@ -212,15 +212,12 @@ schedule.run_cells(board(), Path(sys.argv[1]), jobs=1, data=None, quiet=True)
     assert record.read(stopped).status == "running"
     assert len((stopped / "curve.csv").read_text().splitlines()) == 1 + 4
 
-    trained = []
-    run_cell = cells.run_cell
-
-    def watched(definition, cell, folder, data, on_evaluation, device="cpu"):
-        return run_cell(definition, cell, folder, data, lambda done, total: trained.append((cell.row, done)))
-
-    monkeypatch.setattr(cells, "run_cell", watched)
+    untouched = (tmp_path / "killed" / folders["FTML"] / "record.json").stat().st_mtime_ns
+    times = (stopped / "timing.csv").read_text().splitlines()
     assert run_board(tmp_path / "killed") == ["finished", "finished"]
-    assert trained == [("FollowTheLeader", n) for n in (4, 5, 6)]
+    assert (tmp_path / "killed" / folders["FTML"] / "record.json").stat().st_mtime_ns == untouched
+    assert len(record.read(stopped).record["resumed"]) == 1
+    assert (stopped / "timing.csv").read_text().splitlines()[:4] == times[:4]  # three evaluations were saved
     assert run_board(tmp_path / "whole") == ["finished", "finished"]
     for folder in folders.values():
         assert tables(tmp_path / "killed" / folder) == tables(tmp_path / "whole" / folder)

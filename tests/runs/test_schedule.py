@@ -2,16 +2,16 @@
 
 import os
 import shutil
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import definition as definitions
-from ftml_bench.runs import record, schedule
+from ftml_bench.runs import pool, record, schedule
 from ftml_bench.runs.definition import Cell
+from ftml_bench.runs.progress import Progress
 from ftml_bench.runs.record import RunWriter
+from ftml_bench.runs.tasks import Task
 
 
 def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
@@ -42,7 +42,7 @@ def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch):
     monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:fake_cell")
-    monkeypatch.setattr(schedule, "_one_thread", lambda: None)  # other tests of this process may have their threads
+    monkeypatch.setattr(pool, "one_thread", lambda: None)  # other tests of this process may have their threads
 
 
 def leaderboard(**rows):
@@ -160,6 +160,7 @@ def test_ctrl_c_ends_the_run_and_the_rest_can_follow(tmp_path):
     board = leaderboard(good="finished", stopped="interrupted")
     with pytest.raises(KeyboardInterrupt):
         run(board, tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))  # the lock is open again
     assert record.read(tmp_path / "out/sines/good/seed-1").status == "finished"
     assert record.read(tmp_path / "out/sines/stopped/seed-0").status == "running"
     (tmp_path / "mended").touch()
@@ -180,7 +181,8 @@ def test_several_processes_give_the_same_files(tmp_path):
 def test_a_process_that_dies_is_recorded_as_a_failure(tmp_path):
     outcomes = run(leaderboard(dead="killed"), tmp_path, jobs=2)
     assert [status for _, status, _ in outcomes] == ["failed", "failed"]
-    assert "ended from outside" in record.read(tmp_path / "sines/dead/seed-0").record["reason"]
+    reason = "its process was ended with exit code 1 (3 times)"
+    assert record.read(tmp_path / "sines/dead/seed-0").record["reason"] == reason
 
 
 def test_a_process_that_dies_takes_nothing_from_cells_that_had_ended(tmp_path):
@@ -188,11 +190,13 @@ def test_a_process_that_dies_takes_nothing_from_cells_that_had_ended(tmp_path):
     run(board, tmp_path)
     first, second = board.cells()
     shutil.rmtree(tmp_path / second.folder)
-    future = Future()
-    future.set_exception(BrokenProcessPool("gone"))
-    outcomes = schedule._outcomes(future, [first, second], board, tmp_path)
-    assert [status for _, status, _ in outcomes] == ["diverged", "failed"]
-    assert [record.read(tmp_path / cell.folder).status for cell in (first, second)] == ["diverged", "failed"]
+    task = Task(board, (first, second), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER))
+    (tmp_path / first.folder / "state.pt").touch()  # it died when it was about to remove it
+    assert schedule._of_death(task, pool.Death("by SIGKILL")) == [
+        (first, "diverged", ""),
+        (second, "stopped", "its process was ended by SIGKILL"),
+    ]
+    assert not (tmp_path / first.folder / "state.pt").exists()
 
 
 def test_the_longest_cells_come_first(tmp_path):
@@ -203,7 +207,7 @@ def test_the_longest_cells_come_first(tmp_path):
 
 def test_the_bar_knows_its_length_once_a_cell_of_each_benchmark_has_begun(capsys):
     board = leaderboard(one="finished", two="finished")
-    progress = schedule._Progress(board, board.cells()[1:], kept=1, quiet=False)
+    progress = Progress(board, board.cells()[1:], kept=1, quiet=False)
     progress.evaluated(board.cells()[1], 5, 20)
     assert (progress._bar.n, progress._bar.total) == (5, 60)
     progress.evaluated(board.cells()[1], 20, 20)

@@ -9,8 +9,9 @@ from ftml_bench.recorded.device_draws import DeviceDraws
 from ftml_bench.recorded.together import Together
 from ftml_bench.recorded.training_step import RecordedStep
 from ftml_bench.runs import cell as cells
-from ftml_bench.runs import record, resuming, schedule
+from ftml_bench.runs import pool, record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict
+from ftml_bench.runs.tasks import Task
 from ftml_bench.strategies import FTML
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -43,7 +44,7 @@ def _as_on_a_gpu(monkeypatch):
 
     monkeypatch.setattr(cells, "build_strategy", on_device)
     monkeypatch.setattr(RecordedStep, "_record", lambda self: False)
-    monkeypatch.setattr(schedule, "_one_thread", lambda: None)
+    monkeypatch.setattr(pool, "one_thread", lambda: None)
 
 
 def curve(folder):
@@ -111,9 +112,9 @@ def test_a_cell_that_fails_leaves_the_others_running(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "_groups", lambda definition, todo, device: [todo])
     board = definition()
     todo = [cell for cell in board.cells() if cell.row == "FTML"]
-    outcomes = schedule._run_group(
-        (schedule.RUN_CELL, schedule.RUN_TOGETHER), board, todo, tmp_path, (None, "cpu"), lambda *told: None
-    )
+    (tmp_path / "leaderboard.yaml").touch()
+    task = Task(board, tuple(todo), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER))
+    outcomes = task.run(lambda *told: None)
     assert outcomes == [
         (Cell("digits", "FTML", 0), "finished", ""),
         (Cell("digits", "FTML", 1), "failed", "no data for seed 1"),

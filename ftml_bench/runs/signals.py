@@ -1,0 +1,38 @@
+"""SIGTERM (of a supervisor, of `timeout`) and SIGHUP (of a terminal that is closed) stop a command as Ctrl-C does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came that ends a process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def as_ctrl_c() -> Iterator[None]:
+    """Inside, they raise `Stopped`; but for one that is ignored, as by `nohup`, or that has a handler."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # only there can they be
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has not both
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)

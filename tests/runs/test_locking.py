@@ -1,0 +1,113 @@
+"""One process at a time runs a folder: the next is refused, unless the one before has ended, however."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import portalocker
+import pytest
+
+from ftml_bench import cli
+from ftml_bench.errors import UsageError
+from ftml_bench.runs import locking
+
+HOLDS = "import sys; from pathlib import Path; from ftml_bench.runs import locking; root = Path(sys.argv[1])\n"
+ALONE = HOLDS + "with locking.alone(root):\n print('held', flush=True); sys.stdin.read()"
+WRITING = HOLDS + "file = locking.writing(root); print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """Starts a process that holds a lock of `tmp_path`; all end with the test."""
+    started = []
+
+    def start(code):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+
+
+def snapshot(folder):
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path, hold, capsys):
+    holder = hold(ALONE)
+    before = snapshot(tmp_path)
+    assert cli.main(["leaderboard", "quick", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{tmp_path} is in use by process {holder.pid} on {socket.gethostname()} since 20" in said
+    with pytest.raises(UsageError, match=f"in use by process {holder.pid} "), locking.alone(tmp_path):
+        pass
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_dead_process_holds_nothing(number, tmp_path, hold):
+    holder = hold(ALONE)
+    os.kill(holder.pid, number)
+    holder.wait()
+    assert (tmp_path / ".lock").is_file()  # and stays in nobody's way
+    locking.refuse_in_use(tmp_path)
+    with locking.alone(tmp_path):
+        assert f"process {os.getpid()} " in (tmp_path / ".lock").read_text()
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_of_a_process_that_is_gone_are_awaited(tmp_path, hold, monkeypatch):
+    """They end with it, but a moment later; what they write then must not meet what the next one writes."""
+    worker = hold(WRITING)
+    monkeypatch.setattr(locking, "PATIENCE", 0.2)
+    with (
+        pytest.raises(UsageError, match="still written to by workers of a run that has ended"),
+        locking.alone(tmp_path),
+    ):
+        pass
+    other = hold(WRITING)  # several of them write at once
+    monkeypatch.setattr(locking, "PATIENCE", 60.0)
+    for process in (worker, other):
+        process.stdin.close()
+    with locking.alone(tmp_path):
+        assert [process.wait(5) for process in (worker, other)] == [0, 0]
+
+
+def test_a_folder_that_was_made_anew_keeps_the_lock_of_its_owner(tmp_path):
+    root = tmp_path / "board"
+    root.mkdir()
+    with locking.alone(root):
+        root.rename(tmp_path / "away")
+        root.mkdir()
+        with locking.alone(root):  # another lock: that of another folder
+            pass
+        (root / ".lock").write_text("of another process")
+    assert (root / ".lock").read_text() == "of another process"
+
+
+def test_where_there_are_no_locks_nothing_is_run(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise portalocker.LockException("[Errno 95] Operation not supported")
+
+    monkeypatch.setattr(portalocker, "lock", unsupported)
+    with (
+        pytest.raises(UsageError, match=r"its file system has no locks .*choose another --out"),
+        locking.alone(tmp_path),
+    ):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_said():
+    with pytest.raises(UsageError, match=r"^/proc/.lock cannot be written: "), locking.alone(Path("/proc")):
+        pass
