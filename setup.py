@@ -29,6 +29,7 @@ setup(
         "ftml_bench.benchmarks.data",
         "ftml_bench.buffer",
         "ftml_bench.check",
+        "ftml_bench.commands",
         "ftml_bench.leaderboards",
         "ftml_bench.metrics",
         "ftml_bench.models",

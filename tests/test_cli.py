@@ -12,6 +12,7 @@ import yaml
 
 import ftml_bench.runs.cell
 from ftml_bench import cli
+from ftml_bench.commands.options import usable_cores
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import pool, schedule
 from ftml_bench.runs.record import RunWriter
@@ -339,4 +340,4 @@ def test_the_device_comes_to_the_cells_which_run_in_one_process_there(monkeypatc
     for folder in ("gpu", "cpu"):
         (record,) = (tmp_path / folder).rglob("seed-0/record.json")
         assert json.loads(record.read_text())["protocol"]["device"] == {"gpu": "cuda", "cpu": "cpu"}[folder]
-    assert jobs == [1, cli._usable_cores()]
+    assert jobs == [1, usable_cores()]

@@ -123,7 +123,6 @@ def test_an_issue_template_has_a_name_and_says_what_for(file):
 # -- sizes
 
 LIMITS = {"ftml_bench": 400, "benchmarks": 400, "strategies": 400, "leaderboards": 400, "examples": 400, "tests": 500}
-KNOWN = {"ftml_bench/cli.py": 461}  # longer, and about to be divided: it may only shrink
 
 
 def too_long(root, limits):
@@ -139,8 +138,7 @@ def too_long(root, limits):
 def test_no_module_is_longer_than_a_reader_can_hold():
     """Where this fails: a module has two jobs, and each could have a file of its own."""
     found = too_long(ROOT, LIMITS)
-    assert {path: n for path, n in found.items() if n > KNOWN.get(path, 0)} == {}
-    assert KNOWN.keys() - found.keys() == set(), "is short now: strike it off KNOWN"
+    assert found == {}
 
 
 def test_lines_are_counted_in_every_folder(tmp_path):
@@ -155,5 +153,6 @@ def test_every_folder_of_tests_is_a_package_and_names_a_part_of_the_suite():
     for folder in {file.parent for file in (ROOT / "tests").rglob("*.py")}:
         assert (folder / "__init__.py").is_file(), folder
         part = folder.relative_to(ROOT / "tests")
-        if part.parts[:2] != ("adaptation", "zoo"):  # what tests of the engines are fed with
+        # what tests of the engines are fed with; numbers and counts of the whole
+        if part.parts[:2] != ("adaptation", "zoo") and part.parts[:1] != ("audit",):
             assert (ROOT / part).is_dir() or (ROOT / "ftml_bench" / part).is_dir(), folder

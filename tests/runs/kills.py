@@ -54,6 +54,7 @@ OF_CLOCK_AND_PLACE = {"started", "finished", "resumed", "command", "commit", "ma
 def board(definition: str, folder: str, jobs: str, *real: str) -> int:
     """The command line's exit code."""
     from ftml_bench import cli
+    from ftml_bench.commands import running
     from ftml_bench.runs import schedule
 
     if real:
@@ -68,7 +69,7 @@ def board(definition: str, folder: str, jobs: str, *real: str) -> int:
         import ftml_bench.runs
 
         ftml_bench.runs.cell = nothing  # type: ignore[attr-defined]
-        cli._report_text = lambda root: ""
+        running._report_text = lambda root: ""
     return cli.main(["leaderboard", definition, "--out", folder, "--jobs", jobs, "--quiet"])
 
 

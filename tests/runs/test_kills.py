@@ -2,8 +2,9 @@
 
 import sys
 
-import kills
 import pytest
+
+from tests.runs import kills
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

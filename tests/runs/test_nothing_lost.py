@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import kills
 import pytest
 
 from ftml_bench import cli, files, protocol, saving
@@ -19,6 +18,7 @@ from ftml_bench.runs import pool, record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.record import CURVE_COLUMNS, RunWriter
 from ftml_bench.runs.storage import StorageError
+from tests.runs import kills
 
 HEADER = {"definition": "abc", "protocol": {}}
 FTML = Cell("waves", "FTML", 3)

@@ -9,7 +9,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import kills
 import pytest
 
 from ftml_bench import cli
@@ -18,6 +17,7 @@ from ftml_bench.runs import pool, record, schedule
 from ftml_bench.runs.pool import LocalPool, ThisProcess
 from ftml_bench.runs.record import CURVE_COLUMNS, RunWriter
 from ftml_bench.runs.tasks import Task
+from tests.runs import kills
 
 LINUX = sys.platform == "linux"
 
@@ -105,12 +105,12 @@ def test_what_was_cut_off_is_not_run_in_the_process_that_decides(tmp_path):
     """With one job a cell takes the whole run with it, once; the next start sees it die, and goes on."""
     board = leaderboard(dead="killed", other="finished")
     script = (
-        "import sys; from pathlib import Path; from test_pool import leaderboard, schedule\n"
-        "schedule.RUN_CELL = 'test_pool:fake_cell'\n"
+        "import sys; from pathlib import Path; from tests.runs.test_pool import leaderboard, schedule\n"
+        "schedule.RUN_CELL = 'tests.runs.test_pool:fake_cell'\n"
         "board = leaderboard(dead='killed', other='finished')\n"
         "schedule.run_cells(board, Path(sys.argv[1]), jobs=1, data=None, quiet=True)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], env=environment).returncode == -9
     assert [(row, status) for row, status, _ in run(board, tmp_path / "out", jobs=1)] == [
         ("dead", "failed"),
@@ -149,13 +149,13 @@ def _append(told, *what):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_parent(ends, number, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from test_pool import leaderboard, schedule\n"
-        "schedule.RUN_CELL = 'test_pool:fake_cell'\n"
+        "import sys; from pathlib import Path; from tests.runs.test_pool import leaderboard, schedule\n"
+        "schedule.RUN_CELL = 'tests.runs.test_pool:fake_cell'\n"
         f"board = leaderboard(one={ends!r}, two={ends!r})\n"
         "schedule.run_cells(board, Path(sys.argv[1]), jobs=2, data=None, quiet=True)"
     )
     mark = str(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), kills.MARK: mark}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), kills.MARK: mark}
     process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "out")], env=environment)
     while not ((tmp_path / "begun one 0").exists() and (tmp_path / "begun two 0").exists()):
         assert process.poll() is None

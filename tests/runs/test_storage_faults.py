@@ -11,12 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kills
 import pytest
 
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import pool, record, schedule
 from ftml_bench.runs.definition import from_dict
+from tests.runs import kills
 
 HEADER = {"definition": "abc", "protocol": {}}
 CHANGES = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.fsync"}
@@ -62,7 +62,7 @@ FAULTS = Faults()
 
 @pytest.fixture(autouse=True)
 def _light(monkeypatch):
-    monkeypatch.setattr(schedule, "RUN_CELL", "kills:run_light")
+    monkeypatch.setattr(schedule, "RUN_CELL", "tests.runs.kills:run_light")
     monkeypatch.setattr(kills, "PAUSE", 0.0)
     monkeypatch.setattr(record, "_commit", lambda: None)  # which asks git
     monkeypatch.setattr(pool, "one_thread", lambda: None)  # other tests of this process may have their threads
@@ -122,8 +122,8 @@ def test_every_call_that_changes_a_file_may_fail(lasts, tmp_path, monkeypatch, c
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from test_storage_faults import kills, run, schedule
-schedule.RUN_CELL = "kills:run_light"
+from tests.runs.test_storage_faults import kills, run, schedule
+schedule.RUN_CELL = "tests.runs.kills:run_light"
 kills.PAUSE = 0.0
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 print(*run(Path(sys.argv[1]), jobs=int(sys.argv[3])))
@@ -133,7 +133,7 @@ print(*run(Path(sys.argv[1]), jobs=int(sys.argv[3])))
 def run_limited(root, size, jobs):
     """In a process whose files cannot grow beyond that many bytes: each write that would fails, by whomever made."""
     command = [sys.executable, "-c", LIMITED, str(root), str(size), str(jobs)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

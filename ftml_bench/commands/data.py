@@ -1,0 +1,101 @@
+"""`ftml-bench data`: where data are, whether they are whole, and how they look."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from ftml_bench.commands.options import key_values
+from ftml_bench.errors import UsageError, unknown
+
+
+def data(options: argparse.Namespace) -> int:
+    from ftml_bench import registry
+
+    if options.sheet:
+        return _sheet(options)
+    if options.name == "pose":
+        return _pose(options)
+    if options.time or options.scores:
+        raise UsageError("--time and --scores are of the rendered data: ftml-bench data pose --time")
+    if options.name not in (None, "mnist", "cifar100"):
+        if options.name in registry.entries("benchmark"):
+            raise UsageError(f"{options.name} is a benchmark: add --sheet FILE.png to draw it")
+        raise unknown("data set", options.name, ["mnist", "cifar100", "pose"])
+    if options.download and options.name is None:
+        raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
+    if options.strips and options.name != "cifar100":
+        raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
+    from ftml_bench.benchmarks.data import cifar100, data_root, mnist
+
+    print(f"data are looked for in {data_root(options.data)}")
+    if options.download:
+        {"mnist": mnist, "cifar100": cifar100}[options.name].download(options.data)
+    if options.strips:
+        from ftml_bench.benchmarks.data.cifar100_strips import write_strips
+
+        print(f"cifar100 strips: {write_strips(options.strips, options.data)}")
+        return 0
+    # Reading a data set checks it.
+    counts: dict[str, Callable[[str], int]] = {
+        "mnist": lambda split: len(mnist.read_mnist(split, options.data)[0]),
+        "cifar100": lambda split: cifar100.read_cifar100(split, root=options.data).shape[:2].numel(),
+        "cifar100 subset": lambda split: (
+            cifar100.read_cifar100(split, subset=True, root=options.data).shape[:2].numel()
+        ),
+    }
+    errors = []
+    asked = [name for name in counts if options.name in (None, name.split()[0])]
+    for name in asked:
+        try:
+            for split in ("train", "test"):
+                print(f"{name} {split}: {counts[name](split):,} images, complete")
+        except UsageError as error:
+            errors.append((name, error))
+    if options.name and len(errors) == len(asked):
+        raise errors[0][1]
+    for name, reason in errors:
+        print(f"{name}: {reason}")
+    return 0
+
+
+def _pose(options: argparse.Namespace) -> int:
+    from ftml_bench.benchmarks.data import data_root
+    from ftml_bench.rendering import report
+
+    if options.download:
+        raise UsageError("pose has no files that can be fetched: its solids are built in, its CAD models are put there")
+    root = data_root(options.data) / "pascal3d"
+    lines = report.state(root)
+    if options.scores:
+        lines = report.scores(root)
+    elif options.time:
+        lines = report.speed(root)
+    for line in lines:
+        print(line, flush=True)
+    return 0
+
+
+def _sheet(options: argparse.Namespace) -> int:
+    import inspect
+
+    from ftml_bench import registry
+
+    if options.name is None:
+        raise UsageError("say what to draw: ftml-bench data BENCHMARK --sheet FILE.png")
+    folder = Path(options.sheet).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder} to write {options.sheet} into")
+    benchmark_class = registry.load("benchmark", options.name)
+    from ftml_bench.benchmarks.sheets import contact_sheet
+
+    settings = {**getattr(benchmark_class, "sheet_settings", {}), **key_values("--set", options.set)}
+    if "root" in inspect.signature(benchmark_class).parameters:
+        settings = {"root": options.data, **settings}
+    try:
+        contact_sheet(benchmark_class(seed=options.seed, **settings), options.sheet)
+    except TypeError as error:  # a setting that it does not take
+        raise UsageError(f"{options.name}: {error}") from error
+    print(options.sheet)
+    return 0

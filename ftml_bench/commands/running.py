@@ -1,0 +1,93 @@
+"""`ftml-bench leaderboard`, `run` and `report`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftml_bench.commands.options import check_device, key_values, usable_cores
+from ftml_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from ftml_bench.runs.definition import Definition
+
+
+def leaderboard(options: argparse.Namespace) -> int:
+    from ftml_bench.runs import definition as definitions
+
+    definition = definitions.load(options.definition)
+    if options.seeds is not None:
+        definition = definitions.with_seeds(definition, options.seeds)
+    return _run_and_report(definition, options)
+
+
+def run(options: argparse.Namespace) -> int:
+    from ftml_bench.runs import definition as definitions
+
+    # Of "module:Class" the class: a colon cannot stand in the name of a folder.
+    benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
+    arrivals = options.arrivals
+    row = {"strategy": options.strategy, **key_values("--set", options.set)}
+    content = {
+        "name": f"{benchmark}-{strategy}",
+        "seeds": [options.seed],
+        "benchmarks": {
+            benchmark: {
+                "benchmark": options.benchmark,
+                "settings": key_values("--benchmark-set", options.benchmark_set),
+                "arrivals": arrivals[0] if arrivals is not None and len(arrivals) == 1 else arrivals,
+                "steps": options.steps,
+                "optimizer": {"name": "Adam", "lr": options.lr},
+                "strategies": {strategy: row},
+            }
+        },
+    }
+    return _run_and_report(definitions.from_dict(content, "run"), options)
+
+
+def report(options: argparse.Namespace) -> int:
+    print(_report_text(options.folder), end="")
+    _say_where(options.folder)
+    return 0
+
+
+def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
+    check_device(options.device)
+    usual = usable_cores() if options.device == "cpu" else 1
+    jobs = usual if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise UsageError(f"--jobs: expected a whole number of at least 1, got {jobs}")
+    if options.data is not None and not Path(options.data).is_dir():
+        raise UsageError(f"--data: there is no folder {options.data}")
+    root: Path = options.out or Path("runs", definition.name)
+    from ftml_bench.runs import schedule
+
+    schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
+    from ftml_bench.runs import cell
+
+    schedule.check_versions(definition, root, cell.versions(definition))
+    cell.check(definition, options.data)
+    outcomes = schedule.run_cells(
+        definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device
+    )
+    print(_report_text(root), end="")
+    _say_where(root)
+    return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
+
+
+def _report_text(root: Path) -> str:
+    import shutil
+
+    from ftml_bench import report
+
+    return report.write(root, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+
+def _say_where(root: Path) -> None:
+    import shlex
+
+    print(f"\nfigures:      {root / 'figures'}")
+    print(f"report:       {root / 'report.html'}")
+    print(f"TensorBoard:  tensorboard --logdir {shlex.quote(str(root))}")
