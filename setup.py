@@ -56,6 +56,7 @@ setup(
         "torch>=2.4",
         "torchvision>=0.19",
         "tqdm>=4.60",
+        "typing_extensions>=4.8",
     ],
     # Beside it, a library to draw with: OSMesa (Debian, Ubuntu: libosmesa6) or EGL.
     extras_require={"mujoco": ["mujoco>=3.3.3"]},
