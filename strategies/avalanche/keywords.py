@@ -140,7 +140,7 @@ def _whole_signature(cls: Any) -> inspect.Signature:
     first = [p for p in shared if p.name in AvalancheKeywords.__annotations__]  # as Avalanche takes them by position
     more = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     others = [p for p in shared if p.name not in AvalancheKeywords.__annotations__]
-    return signature.replace(parameters=[parameters[0], *first, *more, *others])
+    return signature.replace(parameters=sorted([parameters[0], *first, *more, *others], key=lambda p: p.kind))
 
 
 def _unpacked(function: Callable[..., Any]) -> type | None:

@@ -1,6 +1,7 @@
 """What is in a saved state, what comes back from it, and files that are cut off or damaged."""
 
-from pathlib import Path
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from avalanche.models import IncrementalClassifier, MultiHeadClassifier
 from avalanche.training import plugins
 
 from ftml_bench.errors import UsageError
-from ftml_bench.saving import load, load_state_dict, save, state_dict
+from ftml_bench.saving import load, load_state_dict, save, state_dict, strategies
 from ftml_bench.saving.plain_state import load_module_state, module_state
 from tests.saving.strategies import build, dropout_net, go, plateau, scheduler
 
@@ -70,11 +71,15 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(digits, stream, tmp_path, m
     save(strategy, tmp_path / "state.pt")
     before = (tmp_path / "state.pt").read_bytes()
 
-    def half(content, path):
-        Path(path).write_bytes(b"half")
-        raise KeyboardInterrupt
+    whole = strategies.replacing
 
-    monkeypatch.setattr(torch, "save", half)
+    @contextmanager
+    def half(path):
+        with whole(path) as file:
+            yield SimpleNamespace(write=lambda content: file.write(content[:4]))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(strategies, "replacing", half)
     with pytest.raises(KeyboardInterrupt):
         save(strategy, tmp_path / "state.pt")
     assert (tmp_path / "state.pt").read_bytes() == before
