@@ -19,7 +19,7 @@ RATE, ANCHOR = "rate ", "anchor "
 
 @dataclass(frozen=True)
 class InnerRule:
-    """An inner step w' = w - r * grad(L(w) + penalty / 2 * |w - anchor|^2), differentiable in rates and anchor too.
+    """An inner step w' = w - r ∇(L(w) + penalty / 2 ‖w - anchor‖²), differentiable in rates and anchor too.
 
     :param rates: r: a tensor of one number, or by parameter name tensors of one number or of the parameter's shape
         (Meta-SGD, Li et al. 2017); or a sequence of such, one a step, of which the last goes on (MAML++, Antoniou et
@@ -126,6 +126,6 @@ def weights_among(fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def squared_distance(fast: Mapping[str, Tensor]) -> Tensor:
-    """|w - anchor|^2 over all weights that have an anchor, and over all tasks."""
+    """‖w - anchor‖² over all weights that have an anchor, and over all tasks."""
     pairs = [(fast[name.removeprefix(ANCHOR)], anchor) for name, anchor in fast.items() if name.startswith(ANCHOR)]
     return torch.stack([(w - anchor).square().sum() for w, anchor in pairs]).sum()

@@ -29,6 +29,10 @@ __all__ = [
 _MODULES = {"measure_metrics": "by_name", "only_class_metrics": "only_class", "regret_metrics": "regret"}
 
 
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
 def __getattr__(name: str) -> Any:
     # Imported when it is asked for: reports read `curves` and `measures`, and do without PyTorch.
     if name not in __all__:
