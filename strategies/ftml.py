@@ -100,12 +100,13 @@ class FTML(MetaLearner):
         if not self.is_training:
             return super().forward()
         support, query_x = self._sets()
-        return self.engine.predict(dict(self.model.named_parameters()), support, query_x).flatten(0, 1)
+        return self.engine.predict(dict(self.model.named_parameters()), support, query_x, rule=self.rule).flatten(0, 1)
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         """N_grad gradient steps on D_t (Algorithm 2, lines 12 to 16)."""
         with as_it_is_without_gradient(self.model, self):
-            adapted = self._engine_of_now.adapt(dict(self.model.named_parameters()), x, y, self.update_steps)
+            parameters = dict(self.model.named_parameters())
+            adapted = self._engine_of_now.adapt(parameters, x, y, self.update_steps, rule=self.rule)
             put(adapted, model, self.model)
             self.cost.gradient_evaluations += self.update_steps * len(y)
 
@@ -123,7 +124,7 @@ class FTML(MetaLearner):
 
     def _weights_by_round(self) -> dict[int, float] | None:
         rounds = self._rounds()
-        if not rounds or self.meta_batch_size is None:
+        if not rounds or self.meta_batch_size is None or not self.rule.is_plain:
             return None
         return dict(zip(rounds, self._weights(rounds).tolist(), strict=True))
 

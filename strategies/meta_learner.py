@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
@@ -62,7 +63,8 @@ class MetaLearner(Learner):
 
     A minibatch is `[query x, query y, support x, support y, task labels]`: Avalanche and its plugins see the query
     points of all tasks, the support sets ride in the middle. A learner of this kind says what it draws (`_draw`), how
-    it adapts and predicts (`forward`), what it does before an evaluation (`_update`) and what a step costs.
+    it adapts and predicts (`forward`), what it does before an evaluation (`_update`) and what a step costs; where its
+    inner steps are more than gradient descent, by which `rule`.
     """
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
@@ -89,6 +91,11 @@ class MetaLearner(Learner):
         self.execution = Execution(self, self._draws_on_the_device())
 
     # -- the engine
+
+    @property
+    def rule(self) -> InnerRule:
+        """What an inner step is beside plain gradient descent, in training and in the update procedure."""
+        return PLAIN
 
     @property
     def engine(self) -> Engine:
@@ -198,7 +205,7 @@ class MetaLearner(Learner):
     @property
     def takes_steps_together(self) -> bool:
         """See `Recordable`."""
-        return self.engine.takes_each and self.train_epochs == 1
+        return self.engine.takes_each and self.train_epochs == 1 and self.rule.is_plain
 
     def forward_with(self, others: Sequence[MetaLearner]) -> None:
         """See `Recordable`: the meta-batches of all go through this learner's engine, with parameters of each."""
@@ -253,7 +260,7 @@ class MetaLearner(Learner):
     def _adapted_copies(self, tasks: list, asked: list) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `_adapted_copy`, for tasks (labels, x, y) of one size, each as often as its labels are asked for."""
         x, y = (torch.stack([task[part] for task in tasks]) for part in (1, 2))
-        adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps)
+        adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps, rule=self.rule)
         copies = {}
         for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
             copy = copy_of(self.model)

@@ -129,15 +129,17 @@ class TriedEngine:
         with outside_inference_mode():
             return self._engine.adapt(parameters, x, y, steps, rule=rule)
 
-    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+    def adapt_each(
+        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""
         self._notice_changes()
         x, y = usable((x, y))
         with outside_inference_mode():
             try:
-                return self._engine.adapt_each(parameters, x, y, steps)
+                return self._engine.adapt_each(parameters, x, y, steps, rule=rule)
             except UntreatableError:  # such as shapes that it has no form for
-                return [self._engine.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
+                return [self._engine.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
 
     def _check(self, parameters: Parameters, x: Input, y: Tensor, query_x: Input) -> None:
         missing = [name for name, _ in self._engine.model.named_parameters() if name not in parameters]

@@ -84,9 +84,13 @@ class BatchedEngine(WrittenSteps):
         return self._adapted_outputs(dict(parameters), *support, query_x, memory)
 
     @torch.no_grad()
-    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+    def adapt_each(
+        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`; as many tasks in one pass as `memory_budget` allows."""
-        self._rule = PLAIN
+        if not rule.is_plain:
+            return super().adapt_each(parameters, x, y, steps, rule=rule)
+        self._rule, self._every_step = PLAIN, False
         one = self._common_features(parameters, x[:1])
         self._refuse_shapes(one)
         at_once = max(1, self.memory_budget // self._bytes_of_a_step(self._copies(parameters, 1), one, y[:1]))

@@ -18,7 +18,7 @@ from ftml_bench.adaptation.inner_loop import (
     without_labels,
 )
 from ftml_bench.adaptation.refusals import hooked
-from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.recorded.graphs import first_line
 
 Gradients = list[Tensor | None]
@@ -79,11 +79,8 @@ class HigherEngine(InnerLoop):
             )
             outputs = []
             for step in range(self.inner_steps):
-                loss = self._support_loss(model, x, y)
-                if rule.penalty:
-                    loss = loss + rule.penalty / 2 * squared_distance(
-                        beside | dict(zip(named, model.parameters(), strict=True))
-                    )
+                fast = dict(zip(named, model.parameters(), strict=True))
+                loss = rule.penalised(self._support_loss(model, x, y), beside | fast)
                 rates = None if rule.rates is None else {"lr": [rule.rate(beside, step, n) for n in self.adapted]}
                 inner.step(loss, override=rates, grad_callback=self._callback())
                 if every_step or step == self.inner_steps - 1:

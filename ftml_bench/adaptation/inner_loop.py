@@ -111,7 +111,9 @@ class Engine(Protocol):
         """
         ...
 
-    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+    def adapt_each(
+        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> list[dict[str, Tensor]]:
         """`adapt` for T tasks of one size, all from the same parameters.
 
         :param x: (T, N, *input), y: (T, N, *target).
@@ -232,12 +234,14 @@ class InnerLoop:
             optimizer=lambda ps: rule.descent(ps, beside, self.adapted, self.inner_lr),
             adapted=self.adapted,
             clip=self.inner_clip,
-            penalty=rule.penalty_on(beside, self.adapted),
+            penalised=rule.penalty_on(beside, self.adapted),
         )
 
-    def adapt_each(self, parameters: Parameters, x: Tensor, y: Tensor, steps: int) -> list[dict[str, Tensor]]:
+    def adapt_each(
+        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""
-        return [self.adapt(parameters, *task, steps) for task in zip(x, y, strict=True)]
+        return [self.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
 
     def _exactly(self) -> AbstractContextManager[None]:
         return twice_differentiable(self.model) if self.second_order else nullcontext()
@@ -330,7 +334,7 @@ def update_procedure(
     optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     adapted: list[str],
     clip: float | None = None,
-    penalty: Callable[[list[Tensor]], Tensor] | None = None,
+    penalised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
@@ -339,7 +343,7 @@ def update_procedure(
     :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
     :param optimizer: builds the optimiser for the adapted copies.
     :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
-    :param penalty: of the adapted weights, added to the loss.
+    :param penalised: of a loss and the adapted weights: the loss of a step. None: as it is.
     :return: the adapted copy by name, detached.
     :raises UsageError (NoGradientError): if the loss depends on no parameter.
     """
@@ -354,8 +358,8 @@ def update_procedure(
         loss = scalar(criterion(model(*(part.clone() for part in inputs)), y))
         if not loss.requires_grad:
             raise NoGradientError(f"the loss of {type(model).__name__} does not depend on its parameters")
-        if penalty is not None:
-            loss = loss + penalty(leaves)
+        if penalised is not None:
+            loss = penalised(loss, leaves)
         # `inputs` only where something else asks for a gradient: not every model can be derived so
         loss.backward(inputs=leaves) if trained_in(criterion, model) else loss.backward()
 

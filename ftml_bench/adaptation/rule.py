@@ -14,7 +14,7 @@ from ftml_bench.errors import UsageError, unknown
 Rates = Tensor | Mapping[str, Tensor]  # of one step: one for all parameters, or by their names
 
 # How rates and anchors are called where they travel beside the weights; no parameter of a module has such a name.
-RATE, ANCHOR = "rate ", "anchor "
+RATE, ANCHOR = BESIDE = "rate ", "anchor "
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ class InnerRule:
                 found[f"{ANCHOR}{name}"] = anchor[name]
         return found
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is gradient descent by the engine's `inner_lr`."""
+        return self.rates is None and not self.penalty
+
+    def penalised(self, loss: Tensor, fast: Mapping[str, Tensor]) -> Tensor:
+        """The loss of an inner step, with the penalty on the weights if there is one."""
+        return loss + self.penalty / 2 * squared_distance(fast) if self.penalty else loss
+
     def rate(self, beside: Mapping[str, Tensor], step: int, name: str) -> Tensor:
         """The rate of a parameter in a step, from what travels beside the weights."""
         return beside[self.place(step, name)]
@@ -73,14 +82,10 @@ class InnerRule:
 
     def penalty_on(
         self, beside: Mapping[str, Tensor], adapted: Sequence[str]
-    ) -> Callable[[list[Tensor]], Tensor] | None:
-        """The penalty of the adapted weights in an update procedure; None if there is none."""
-        if not self.penalty:
-            return None
-        anchors = {f"{ANCHOR}{name}": beside[f"{ANCHOR}{name}"].detach().clone() for name in adapted}
-        return lambda leaves: (
-            self.penalty / 2 * squared_distance({**anchors, **dict(zip(adapted, leaves, strict=True))})
-        )
+    ) -> Callable[[Tensor, list[Tensor]], Tensor]:
+        """`penalised` of the adapted weights in an update procedure, whose anchor stays where it is."""
+        anchors = {name: t.detach().clone() for name, t in beside.items() if name.startswith(ANCHOR)}
+        return lambda loss, leaves: self.penalised(loss, {**anchors, **dict(zip(adapted, leaves, strict=True))})
 
     def _steps(self) -> Sequence[Rates]:
         if self.rates is None:
@@ -122,7 +127,7 @@ def _by_name(rates: Rates, adapted: Sequence[str]) -> dict[str, Tensor]:
 
 def weights_among(fast: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights without what travels beside them."""
-    return {name: w for name, w in fast.items() if not name.startswith((RATE, ANCHOR))}
+    return {name: w for name, w in fast.items() if not name.startswith(BESIDE)}
 
 
 def squared_distance(fast: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.adjoint import Adjoint
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
-from ftml_bench.adaptation.rule import PLAIN, squared_distance
+from ftml_bench.adaptation.rule import PLAIN
 from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
 from ftml_bench.recorded.graphs import fixed_by
 
@@ -91,12 +91,11 @@ class WrittenSteps(InnerLoop):
     @property
     def _is_plain(self) -> bool:
         """Whether the call at hand is of plain gradient steps, and asks for nothing but the outputs at their end."""
-        return self._rule is PLAIN and not self._every_step
+        return self._rule.is_plain and not self._every_step
 
     def _inner_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         """The support loss, and the penalty of the inner loop if it has one."""
-        loss = self._loss(fast, x, y)
-        return loss + self._rule.penalty / 2 * squared_distance(fast) if self._rule.penalty else loss
+        return self._rule.penalised(self._loss(fast, x, y), fast)
 
     def _derive(self, loss: Tensor, weights: list[Tensor], create_graph: bool) -> list[Tensor]:
         """The (clipped) gradients of the support loss; zero where the loss does not depend on a weight."""

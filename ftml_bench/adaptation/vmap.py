@@ -23,7 +23,7 @@ from ftml_bench.adaptation.inner_loop import (
     without_labels,
 )
 from ftml_bench.adaptation.refusals import hooked
-from ftml_bench.adaptation.rule import PLAIN, InnerRule, squared_distance, weights_among
+from ftml_bench.adaptation.rule import PLAIN, InnerRule, weights_among
 from ftml_bench.adaptation.steps import Weights, WrittenSteps
 from ftml_bench.adaptation.weights import call_with
 
@@ -67,8 +67,7 @@ class VmapEngine(WrittenSteps):
         return self._adapted_outputs(copies, x, y, query_x, "adjoint")
 
     def _task_loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
-        loss = self._support_loss(partial(self._call, fast), x, y)
-        return loss + self._rule.penalty / 2 * squared_distance(fast) if self._rule.penalty else loss
+        return self._rule.penalised(self._support_loss(partial(self._call, fast), x, y), fast)
 
     def _task_outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
         return self._query_outputs(partial(self._call, fast), support_x, query_x)

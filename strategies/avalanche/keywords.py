@@ -136,7 +136,8 @@ def _whole_signature(cls: Any) -> inspect.Signature:
         return signature
     kind = _unpacked(own)
     base = inspect.signature(super(cls, cls).__init__).parameters.values()
-    shared = [p for p in base if p.name not in signature.parameters] if kind is None else _parameters_of(kind)
+    others_own = base if kind is None else _parameters_of(kind)
+    shared = [p for p in others_own if p.name not in signature.parameters]
     first = [p for p in shared if p.name in AvalancheKeywords.__annotations__]  # as Avalanche takes them by position
     more = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
     others = [p for p in shared if p.name not in AvalancheKeywords.__annotations__]

@@ -2,7 +2,7 @@
 
 If a change was meant, raise the stream's `version` (docs/extending-benchmark.md), then make the table anew:
 
-    python tests/benchmarks/test_stream_hashes.py
+    python -m tests.benchmarks.test_stream_hashes
 
 What needs data that are not at hand keeps its entry; FTML_BENCH_DATA names their folder.
 """
@@ -131,7 +131,7 @@ def test_a_stream_gives_what_it_gave(name, tmp_path):
     table = json.loads(FILE.read_text())
     assert entry(name, tmp_path) == table[name], (
         f"{name} gives other data than {FILE.name} says. If that is meant: raise {name}.version, "
-        f"then run python tests/benchmarks/{Path(__file__).name}"
+        "then run python -m tests.benchmarks.test_stream_hashes"
     )
 
 

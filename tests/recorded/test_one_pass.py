@@ -120,7 +120,10 @@ def evaluated(stream, experiences, *, in_one_pass, sizes=(40, 40), **settings):
         strategy.train(next(iter(arrivals(round, [size, 40] if size < 40 else 40))), eval_streams=[])
     passes = []
     adapt_each = strategy.engine.adapt_each
-    strategy.engine.adapt_each = lambda p, x, y, steps: (passes.append(len(x)), adapt_each(p, x, y, steps))[1]
+    strategy.engine.adapt_each = lambda p, x, y, steps, **rule: (
+        passes.append(len(x)),
+        adapt_each(p, x, y, steps, **rule),
+    )[1]
     before, cost = deepcopy(strategy.model.state_dict()), strategy.cost.gradient_evaluations
     strategy.eval(experiences(stream.test_stream))
     assert all(torch.equal(value, before[n]) for n, value in strategy.model.state_dict().items())
