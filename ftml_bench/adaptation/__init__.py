@@ -9,6 +9,7 @@ from ftml_bench.adaptation.batched import BatchedEngine
 from ftml_bench.adaptation.higher_engine import HigherEngine
 from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, adapted_names, update_procedure
 from ftml_bench.adaptation.loop import LoopEngine
+from ftml_bench.adaptation.native import NativeEngine
 from ftml_bench.adaptation.vmap import VmapEngine
 from ftml_bench.errors import unknown
 
@@ -17,6 +18,7 @@ ENGINES: dict[str, type[InnerLoop]] = {
     "loop": LoopEngine,
     "vmap": VmapEngine,
     "batched": BatchedEngine,
+    "native": NativeEngine,
 }
 
 
