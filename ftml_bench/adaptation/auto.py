@@ -227,7 +227,7 @@ class TriedEngine:
                 reason = found
 
     def _none_is_left(self, reason: UntreatableError) -> UsageError:
-        if len(self._candidates) == 1 and reason.args[0] != "loop":
+        if reason.args[0] != "loop":
             return reason
         advice = (
             "; second_order=False may do"

@@ -28,6 +28,17 @@ MOST_BYTES = 2**26  # that passes of one meta-step keep
 PRECISIONS = (torch.float32, torch.float64)
 
 
+def see_that_it_is_built() -> None:
+    """See that there is a library.
+
+    :raises UsageError: if there is none.
+    """
+    try:
+        library()
+    except NotBuiltError as reason:
+        raise UntreatableError(NativeEngine.name, str(reason)) from None
+
+
 class NativeEngine(BatchedEngine):
     """Task by task in C++; takes most of the stacks that `batched` takes, on a CPU.
 
@@ -38,10 +49,8 @@ class NativeEngine(BatchedEngine):
     name = "native"
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
-        try:
-            self._library = library()
-        except NotBuiltError as reason:
-            raise UntreatableError(self.name, str(reason)) from None
+        see_that_it_is_built()
+        self._library = library()
         super().__init__(model, criterion, **settings)
         reason = why_not_native(self.layers)
         if reason:
@@ -51,6 +60,7 @@ class NativeEngine(BatchedEngine):
         if trained_in(criterion, self.model):
             raise UntreatableError(self.name, "takes no criterion with parameters of its own")
         self._programs: dict[Any, Program] = {}
+        self._own_names = list(self._copies(dict(self.model.named_parameters()), 1))  # behind the common layers
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_library": None}
@@ -74,7 +84,7 @@ class NativeEngine(BatchedEngine):
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
         self._refuse_shapes(x)
-        own = {name: parameters[name] for name in self._copies(parameters, 1)}
+        own = {name: parameters[name] for name in self._own_names}
         return self._outputs_of(own, x, y, query_x, self.memory, each=False)
 
     def _outputs_of(

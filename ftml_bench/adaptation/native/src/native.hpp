@@ -1,5 +1,6 @@
 // The meta-gradients of tasks, side by side on threads: each by one thread from first to last, and summed in their order,
-// so that the bits do not depend on how many there are.
+// so that the bits do not depend on how many there are. Included once by a library for processors of one kind.
+#pragma once
 #include <atomic>
 #include <cfenv>
 #include <thread>
