@@ -138,7 +138,8 @@ def meta_batch(shape, *, classes=3, targets=None, tasks=3, support=6, query=4, d
 
 
 def cotangent_of(outputs):
-    return torch.randn(outputs.shape, generator=torch.Generator().manual_seed(7), dtype=outputs.dtype)
+    g = torch.Generator().manual_seed(7)
+    return torch.randn(outputs.shape, generator=g, dtype=torch.float64).to(outputs.dtype)
 
 
 def by(name, model, criterion, data, **settings):

@@ -95,7 +95,8 @@ def test_criteria_that_learn_or_draw_and_maps_go_to_batched(monkeypatch):
         (maps, of_maps, (2, 6, 5), "native gives no maps"),
     ]:
         found = chosen(model, criterion, shape)
-        assert (found["engine"], found["engine_note"]) == ("batched", reason)
+        assert found["engine"] == "batched"
+        assert found["engine_note"].startswith(reason)
 
 
 @needs_library

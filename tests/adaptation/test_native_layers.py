@@ -71,17 +71,19 @@ def test_part_of_the_parameters_adapted(name, which):
 @pytest.mark.parametrize("name", ["RainbowNet", "PoseNet", "soft-argmax"])
 def test_layers_that_nothing_adapts_get_their_derivative_through_the_inputs(name):
     model, criterion, data = problem(name)
-    last = [n for n, _ in model.named_parameters()][-2:]
     for second_order in (True, False):
         settings = {"adapted": "last_layer", "second_order": second_order}
         gradients = by("native", model, criterion, data, **settings)[1]
         assert distance(gradients, by("batched", model, criterion, data, **settings)[1]) < 1e-12
+    if name != "soft-argmax":
+        return  # the others have kinks
+    last = [n for n, _ in model.named_parameters()][-2:]
     gradients = by("native", model, criterion, data, adapted=last)[1]
     slope, numeric = slopes(model, criterion, data, gradients, adapted=last)
     assert slope == pytest.approx(numeric, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["RainbowNet", "PoseNet", "linear, wide"])
+@pytest.mark.parametrize("name", ["RainbowNet", "PoseNet", *SMOOTH[:2]])
 def test_clipped_inner_gradients(name):
     model, criterion, data = problem(name)
     free = by("native", model, criterion, data)[1]
@@ -89,8 +91,9 @@ def test_clipped_inner_gradients(name):
         gradients = by("native", model, criterion, data, inner_clip=0.01, memory=memory)[1]
         assert distance(gradients, by("batched", model, criterion, data, inner_clip=0.01)[1]) < 1e-12
         assert distance(gradients, free) > 1e-3
-    slope, numeric = slopes(model, criterion, data, gradients, inner_clip=0.01)
-    assert slope == pytest.approx(numeric, rel=1e-6)
+    if name in SMOOTH:
+        slope, numeric = slopes(model, criterion, data, gradients, inner_clip=0.01)
+        assert slope == pytest.approx(numeric, rel=1e-6)
 
 
 @pytest.mark.parametrize(("support", "query"), [(2, 1), (1, 3), (7, 6), (13, 5), (27, 25), (40, 3)])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from stacks import by, distance, meta_batch, needs_library, slopes, stack
+from stacks import by, cotangent_of, distance, joined, meta_batch, needs_library, plain_outputs, slopes, stack
 from torch import nn
 
-from ftml_bench.adaptation.native import losses
+from ftml_bench.adaptation.native import NativeEngine, losses
 
 pytestmark = needs_library
 
@@ -29,6 +29,11 @@ class Focal(nn.Module):
         return (-(1 - p).square() * p.log()).mean()
 
 
+class Twice(nn.CrossEntropyLoss):
+    def forward(self, outputs, y):
+        return 2 * super().forward(outputs, y)
+
+
 OF_CLASSES = {
     "cross entropy": nn.CrossEntropyLoss(),
     "as a function": F.cross_entropy,
@@ -40,10 +45,10 @@ OF_CLASSES = {
     "sum": weighted(reduction="sum", label_smoothing=0.1),
     "of one's own": Focal(),
     "a function of one's own": lambda outputs, y: F.cross_entropy(2 * outputs, y) + 0.1 * outputs.square().mean(),
-    "multi-margin": nn.MultiMarginLoss(p=2),
+    "of a class of one's own": Twice(),
     "linear in the outputs": lambda outputs, y: outputs.gather(1, y[:, None]).mean(),
 }
-BY_CALLS_BACK = ["of one's own", "a function of one's own", "multi-margin", "linear in the outputs"]
+BY_CALLS_BACK = ["of one's own", "a function of one's own", "of a class of one's own", "linear in the outputs"]
 OF_NUMBERS = {
     "squared error": nn.MSELoss(),
     "squared error as a function": F.mse_loss,
@@ -87,12 +92,16 @@ def test_probabilities_as_targets():
     assert distance(found, expected) < 1e-12
 
 
-def test_a_task_whose_targets_are_all_ignored_has_no_mean_as_in_pytorch():
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_task_whose_targets_are_all_ignored_stays_as_in_pytorch(smoothing):
     model, x, y, query_x = classes()
     y[1] = 2
-    criterion = nn.CrossEntropyLoss(ignore_index=2)
-    for engine in ("native", "batched"):
-        assert by(engine, model, criterion, (x, y, query_x))[0].isnan().any(-1).any(-1).tolist() == [False, True, False]
+    criterion = nn.CrossEntropyLoss(ignore_index=2, label_smoothing=smoothing)
+    data = (x, y, query_x)
+    outputs, gradients = by("native", model, criterion, data)
+    assert distance([outputs[1]], [model(query_x[1])]) < 1e-14
+    assert distance([outputs], [plain_outputs(model, criterion, data)]) < 1e-12
+    assert not joined(gradients).isnan().any()
 
 
 def test_what_a_criterion_raises_comes_through():
@@ -111,11 +120,9 @@ def test_the_criterion_of_the_forward_pass_counts():
     model, x, y, query_x = classes()
     expected = by("native", model, Huberlike(0.7), (x, y, query_x))[1]
     criterion = Huberlike(0.7)
-    engine = losses_engine(model, criterion)
+    engine = NativeEngine(model, criterion, inner_lr=0.1, inner_steps=2, memory="adjoint")
     outputs = engine.predict(dict(model.named_parameters()), (x, y), query_x)
     criterion.factor = 3.0
-    from stacks import cotangent_of
-
     found = torch.autograd.grad(outputs, list(model.parameters()), cotangent_of(outputs))
     assert distance(found, expected) < 1e-14
 
@@ -127,9 +134,3 @@ class Huberlike(nn.Module):
 
     def forward(self, outputs, y):
         return F.cross_entropy(self.factor * outputs, y)
-
-
-def losses_engine(model, criterion):
-    from ftml_bench.adaptation.native import NativeEngine
-
-    return NativeEngine(model, criterion, inner_lr=0.1, inner_steps=2, memory="adjoint")

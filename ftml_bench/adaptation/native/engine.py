@@ -126,7 +126,7 @@ class _Call:
         self.engine = engine.name
         self.order = list(weights)
         grad = torch.is_grad_enabled()
-        wanted = {name for name, w in weights.items() if grad and w.requires_grad}
+        self.wanted = wanted = {name for name, w in weights.items() if grad and w.requires_grad}
         self.wants_x = grad and (x.requires_grad or query_x.requires_grad)
         self.wants_gradients = bool(wanted) or self.wants_x
         self.program = program = engine._program(tuple(x.shape[2:]), wanted)
@@ -201,8 +201,8 @@ class _Call:
     def backward(self, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """The derivatives in x, in query_x and in the weights that are wanted, by name."""
         cotangent = cotangent.contiguous()
-        wanted = self.program.shapes[:, 4] != 0
-        gradients = [torch.empty_like(w) if is_wanted else None for w, is_wanted in zip(self.weights, wanted, strict=True)]
+        names = self.program.names
+        gradients = [torch.empty_like(w) if n in self.wanted else None for n, w in zip(names, self.weights, strict=True)]
         pointers = _pointers(gradients)
         job = self.job
         job.forward, job.backward = 0, 1
@@ -212,7 +212,7 @@ class _Call:
             of_x, of_query = torch.empty_like(self.x), torch.empty_like(self.query_x)
             job.gradient_x, job.gradient_query = of_x.data_ptr(), of_query.data_ptr()
         self.run()
-        return of_x, of_query, {n: g for n, g in zip(self.program.names, gradients, strict=True) if g is not None}
+        return of_x, of_query, {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
 
 
 def _pointers(tensors: list[Any]) -> np.ndarray:

@@ -24,7 +24,7 @@ class Program:
     :param layers: names and modules, of the kinds that `why_not_native` takes.
     :param shape: of a point: (features,) or (channels, height, width).
     :param adapted: names of the parameters that inner steps change.
-    :param wanted: names of those that a derivative is wanted of.
+    :param wanted: names of further ones that a derivative is wanted of.
     :raises ValueError: if the outputs are maps, or a window is larger than its map.
     """
 
@@ -71,7 +71,7 @@ class Program:
         name = f"{layer_name}.{local}" if layer_name else local
         outputs, *inputs = p.shape
         size = (inputs[0], p[0, 0].numel()) if inputs else (0, 1)
-        self._parameters.append([outputs, *size, name in self._adapted, name in self._wanted, 0])
+        self._parameters.append([outputs, *size, name in self._adapted, name in self._wanted or name in self._adapted, 0])
         self.names.append(name)
         return len(self.names) - 1
 

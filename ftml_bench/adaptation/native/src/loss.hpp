@@ -29,6 +29,7 @@ template <class T> struct Loss {
     const int64_t* y = (const int64_t*)targets + (size_t)task * N;
     const double denominator = of_query ? job.query_denominator : denominator_of(y, N);
     for (int i = 0; i < N; i++) {
+      if (y[i] == job.ignore) continue;
       const T* z = outputs + (size_t)i * stride;
       T* p = kept + (size_t)i * stride;
       double most = z[0], sum = 0, total = 0;
@@ -55,6 +56,7 @@ template <class T> struct Loss {
     const int64_t* y = (const int64_t*)job.targets + (size_t)task * N;
     const double denominator = denominator_of(y, N);
     for (int i = 0; i < N; i++) {
+      if (y[i] == job.ignore) continue;
       const T *p = kept + (size_t)i * stride, *ti = t + (size_t)i * stride;
       double mean = 0, total = 0;
       for (int c = 0; c < features; c++) {
@@ -68,7 +70,6 @@ template <class T> struct Loss {
  private:
   double weight(int64_t c) const { return job.class_weights ? (double)((const T*)job.class_weights)[c] : 1.0; }
   double wanted(int64_t y, int c) const {
-    if (y == job.ignore) return 0;
     return (y == c ? (1 - job.smoothing) * weight(y) : 0) + job.smoothing / features * weight(c);
   }
   double denominator_of(const int64_t* y, int N) const {

@@ -152,7 +152,12 @@ template <class T> struct Passes {
           multiply_back(op, x, gt, at.N, hv);
           if (xt && p.wanted) by_weights(op, xt, g, hv + p.at, at.N);
           if (!goes_on) break;
-          convolve((const T*)gt, op.out.size(), more, op.in.stride, op.backward, next, at.N, (const T*)nullptr, false);
+          const T* back = more;
+          if (!l) {  // the backward pass of a step does not go that far
+            transpose(p, w + p.at, (T*)scratch);
+            back = scratch;
+          }
+          convolve((const T*)gt, op.out.size(), back, op.in.stride, op.backward, next, at.N, (const T*)nullptr, false);
           if (!p.adapted) break;
           transpose(p, v + p.at, (T*)scratch);
           convolve(g, op.out.size(), (const T*)scratch, op.in.stride, op.backward, next, at.N, (const T*)nullptr, true);
