@@ -33,7 +33,7 @@ TRIED: dict[str, list[type[InnerLoop]]] = {
 
 
 def make_engine(name: str, model: nn.Module, criterion: Criterion, **settings) -> Engine:
-    """An engine by name: "higher", "loop", "vmap", "batched", "native", or "auto", the fastest that is exact for `model`.
+    """An engine by name: one of `ENGINES`, or "auto", the fastest that is exact for `model`.
 
     What "native" does not take, "batched" does; the record says why (`Engine.chosen`).
 

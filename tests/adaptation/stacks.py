@@ -1,4 +1,4 @@
-"""Small stacks for the tests of the engine `native`, and what their meta-gradients are by differences of plain descent."""
+"""Small stacks for the tests of the engine `native`, and their meta-gradients by differences of plain descent."""
 
 import copy
 
@@ -106,7 +106,10 @@ STACKS = {
         (2, 6, 5),
     ),
     "bias transformation": lambda: of_rows(nn.Tanh(), BiasTransformation(3), width=8),
-    "bias transformation first": lambda: (nn.Sequential(BiasTransformation(3), nn.Linear(7, 5), nn.Tanh(), head(5)), (4,)),
+    "bias transformation first": lambda: (
+        nn.Sequential(BiasTransformation(3), nn.Linear(7, 5), nn.Tanh(), head(5)),
+        (4,),
+    ),
     "nested": lambda: (nn.Sequential(nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Identity(), head(5)), (4,)),
     "RainbowNet": lambda: (RainbowNet(filters=5, layers=3, image_size=9, classes=3), (3, 9, 9)),
     "RainbowNet of the authors": lambda: (RainbowNet(filters=2, classes=3, variant="authors"), (3, 28, 28)),
@@ -143,7 +146,7 @@ def cotangent_of(outputs):
 
 
 def by(name, model, criterion, data, **settings):
-    """Outputs, and gradients of <outputs, cotangent> in all trained parameters, by an engine itself, without a trial."""
+    """Outputs, and gradients of <outputs, cotangent> in all trained parameters; by an engine without a trial."""
     x, y, query_x = data
     engine = ENGINES[name](model, criterion, **{**INNER, **settings})
     parameters = dict(model.named_parameters())

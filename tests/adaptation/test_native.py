@@ -5,7 +5,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from stacks import by, cotangent_of, distance, meta_batch, needs_library, stack
 from torch import nn
 
 import ftml_bench.adaptation as adaptation
@@ -14,6 +13,7 @@ from ftml_bench.adaptation.native import NativeEngine, library
 from ftml_bench.adaptation.native import engine as native_engine
 from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet, SinusoidMLP
+from stacks import by, cotangent_of, distance, meta_batch, needs_library, stack
 
 INNER = {"inner_lr": 0.1, "inner_steps": 2}
 
@@ -36,7 +36,7 @@ def chosen(model, criterion, shape, dtype=torch.float64, **settings):
 @pytest.mark.parametrize("name", ["RainbowNet", "PoseNet", "norm of rows", "max pool, overlapping"])
 def test_a_trial_passes(name):
     model, shape = stack(name)
-    found = chosen(model, nn.CrossEntropyLoss() if name != "PoseNet" else nn.CrossEntropyLoss(), shape)
+    found = chosen(model, nn.CrossEntropyLoss(), shape)
     assert found == {"engine": "native", "engine_memory": "unroll"}
 
 
@@ -101,7 +101,9 @@ def test_criteria_that_learn_or_draw_and_maps_go_to_batched(monkeypatch):
 
 @needs_library
 def test_what_neither_takes_is_refused_in_one_line():
-    with pytest.raises(UsageError, match=r"^engine 'batched' has no batched form of LayerNorm \(0\): use engine='loop'"):
+    with pytest.raises(
+        UsageError, match=r"^engine 'batched' has no batched form of LayerNorm \(0\): use engine='loop'"
+    ):
         make_engine("native", nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), nn.CrossEntropyLoss(), **INNER)
 
 

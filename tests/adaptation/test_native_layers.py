@@ -2,6 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+
+from ftml_bench.adaptation.native import engine as native_engine
+from ftml_bench.adaptation.native import library, program
 from stacks import (
     ACTIVATIONS,
     STACKS,
@@ -13,10 +17,6 @@ from stacks import (
     slopes,
     stack,
 )
-from torch import nn
-
-from ftml_bench.adaptation.native import engine as native_engine
-from ftml_bench.adaptation.native import library, program
 
 pytestmark = needs_library
 CRITERION = nn.CrossEntropyLoss(label_smoothing=0.1)
@@ -117,7 +117,8 @@ def test_every_form_that_this_processor_takes(form, monkeypatch):
     if library.FORMS.index(form) > library.FORMS.index(best) or library.built(form) is None:
         pytest.skip(f"this machine has no {form}")
     monkeypatch.setattr(native_engine, "library", lambda: library.load(form))
-    for name in ["convs of 17, 40 and 16", "RainbowNet", "PoseNet", "max pool, overlapping", "norm of rows", *ACTIVATIONS]:
+    names = ["convs of 17, 40 and 16", "RainbowNet", "PoseNet", "max pool, overlapping", "norm of rows", *ACTIVATIONS]
+    for name in names:
         model, criterion, data = problem(name)
         found, expected = (by(engine, model, criterion, data)[1] for engine in ("native", "batched"))
         assert distance(found, expected) < 1e-12, name

@@ -1,12 +1,12 @@
-"""The engine `native` with criteria of all kinds: against `batched`, and against central differences of plain descent."""
+"""The engine `native` with criteria of all kinds: against `batched`, and against differences of plain descent."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from stacks import by, cotangent_of, distance, joined, meta_batch, needs_library, plain_outputs, slopes, stack
 from torch import nn
 
 from ftml_bench.adaptation.native import NativeEngine, losses
+from stacks import by, cotangent_of, distance, joined, meta_batch, needs_library, plain_outputs, slopes, stack
 
 pytestmark = needs_library
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftml_bench.adaptation.batched import BatchedEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, trained_in
+from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError, trained_in
 from ftml_bench.adaptation.native.library import CALLBACK_FAILED, NO_MEMORY, Job, NotBuiltError, library
 from ftml_bench.adaptation.native.losses import CalledBack, Plain, plain
 from ftml_bench.adaptation.native.program import Program, why_not_native
@@ -87,9 +87,7 @@ class NativeEngine(BatchedEngine):
         own = {name: parameters[name] for name in self._own_names}
         return self._outputs_of(own, x, y, query_x, self.memory, each=False)
 
-    def _outputs_of(
-        self, weights: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str, each: bool
-    ) -> Tensor:
+    def _outputs_of(self, weights: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str, each: bool) -> Tensor:
         """The query's outputs, differentiable in the weights (of `each` task, or of all), x and query_x."""
         tensors = [x, query_x, *weights.values()]
         if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
@@ -202,7 +200,9 @@ class _Call:
         """The derivatives in x, in query_x and in the weights that are wanted, by name."""
         cotangent = cotangent.contiguous()
         names = self.program.names
-        gradients = [torch.empty_like(w) if n in self.wanted else None for n, w in zip(names, self.weights, strict=True)]
+        gradients = [
+            torch.empty_like(w) if n in self.wanted else None for n, w in zip(names, self.weights, strict=True)
+        ]
         pointers = _pointers(gradients)
         job = self.job
         job.forward, job.backward = 0, 1

@@ -71,7 +71,9 @@ class Program:
         name = f"{layer_name}.{local}" if layer_name else local
         outputs, *inputs = p.shape
         size = (inputs[0], p[0, 0].numel()) if inputs else (0, 1)
-        self._parameters.append([outputs, *size, name in self._adapted, name in self._wanted or name in self._adapted, 0])
+        self._parameters.append(
+            [outputs, *size, name in self._adapted, name in self._wanted or name in self._adapted, 0]
+        )
         self.names.append(name)
         return len(self.names) - 1
 
