@@ -30,6 +30,7 @@ def native(form: str) -> Extension:
         language="c++",
         extra_compile_args=[*FLAGS, *FORMS[form]],
         extra_link_args=["-pthread"],
+        py_limited_api=True,  # nothing of Python's is called: one wheel for all its versions
         optional=True,  # without a compiler everything else is there
     )
 
@@ -67,6 +68,7 @@ setup(
         "ftml_bench.strategies",
         "ftml_bench.strategies.avalanche",
     ],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
     ext_modules=[native(form) for form in FORMS],
     package_data={"ftml_bench": ["py.typed"], "ftml_bench.leaderboards": ["*.yaml"]},
     install_requires=[
