@@ -79,7 +79,11 @@ class NativeEngine(BatchedEngine):
 
     def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
         """See `Engine.choose_memory`."""
-        return self.memory if self.memory != "auto" else "unroll"
+        if self.memory == "auto":
+            x, y = support
+            own = {name: parameters[name] for name in self._own_names}
+            self.chosen_memory = _Call(self, own, x, y, x, self.memory, each=False).memory
+        return self.chosen_memory
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         x, query_x = self._features(parameters, x, query_x)
@@ -146,7 +150,7 @@ class _Call:
         job.weights, job.weight_steps = self.pointers.ctypes.data, self.steps_of_weights.ctypes.data
         self.memory = "adjoint"
         if self.wants_gradients:
-            self._take_memory(memory)
+            self._take_memory(memory, engine.memory_budget)
 
     def _tell_loss(self, engine: NativeEngine, y: Tensor) -> None:
         criterion = engine.criterion
@@ -159,7 +163,7 @@ class _Call:
         self.called_back = CalledBack(criterion, y.detach(), self.program.outputs, self.x.dtype)
         self.held = self.called_back.tell(self.job)
 
-    def _take_memory(self, memory: str) -> None:
+    def _take_memory(self, memory: str, budget: int) -> None:
         """Memory for the weights before each step, and for what passes keep of as many tasks as is allowed."""
         sizes = (ctypes.c_int64 * 3)()
         self.native.native_sizes(ctypes.byref(self.job), self.is_double, sizes)
@@ -167,11 +171,13 @@ class _Call:
         tasks, steps = self.job.tasks, self.job.steps
         self.kept = self.x.new_empty(tasks * (steps + 1) * weights)
         tape = steps * step + query if self.job.second_order else query
-        fit = MOST_BYTES // (tape * self.x.element_size())
+        fit = min(MOST_BYTES, budget) // (tape * self.x.element_size())
         taped = {"unroll": tasks, "adjoint": 0, "auto": min(tasks, fit)}[memory]
         self.memory = "unroll" if taped == tasks else "adjoint"
-        self.tapes = self.x.new_empty(taped * (steps * step + query))
-        self.job.kept, self.job.tapes, self.job.taped = self.kept.data_ptr(), self.tapes.data_ptr(), taped
+        # one by one, since what is large is given back to the system and fetched anew page by page (see `memory`)
+        self.tapes = [self.x.new_empty(steps * step + query) for _ in range(taped)]
+        self.tape_pointers = _pointers(self.tapes)
+        self.job.kept, self.job.tapes, self.job.taped = self.kept.data_ptr(), self.tape_pointers.ctypes.data, taped
 
     def run(self) -> None:
         """Let the library do it.

@@ -35,7 +35,7 @@ struct Job {
   void* outputs;                   // (tasks, query, features)
   const void* cotangent;           // of them
   void* kept;                      // weights before each step, and the last: (tasks, steps + 1, numbers)
-  void* tapes;                     // what passes keep, of the first `taped` tasks
+  void* const* tapes;              // what passes keep, of each of the first `taped` tasks
   int64_t taped, most_bytes;       // most_bytes: of a thread's own tapes
   void* const* gradients;          // by parameter; null where none is wanted; of all tasks together if weight_steps is 0
   void *gradient_x, *gradient_query;

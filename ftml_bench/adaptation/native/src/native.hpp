@@ -33,7 +33,7 @@ template <class T> struct Worker {
 
   // what step k (or the query, k = K) keeps; null: no place for it alone
   T* tape(int64_t task, int64_t k) {
-    if (task < job.taped) return (T*)job.tapes + (task * (K * steps.size + query.size)) + k * steps.size;
+    if (task < job.taped) return (T*)job.tapes[task] + k * steps.size;
     if (k == K) return tapes + (own_tapes + 1) * steps.size;
     return k >= K - own_tapes ? tapes + (K - k) * steps.size : nullptr;
   }
