@@ -156,7 +156,7 @@ def by(name, model, criterion, data, **settings):
 
 
 def joined(tensors):
-    return torch.cat([t.flatten() for t in tensors])
+    return torch.cat([t.detach().flatten() for t in tensors])
 
 
 def distance(a, b):

@@ -195,7 +195,7 @@ class _Call:
     def forward(self) -> Tensor:
         """The outputs (T, Q, F)."""
         outputs = self.x.new_empty(self.shape)
-        self.job.forward, self.job.outputs = 1, outputs.data_ptr()
+        self.job.outputs = outputs.data_ptr()
         before = random_state(outputs.device) if self.called_back else None
         self.run()
         if before is not None and before != random_state(outputs.device):
@@ -211,7 +211,7 @@ class _Call:
         ]
         pointers = _pointers(gradients)
         job = self.job
-        job.forward, job.backward = 0, 1
+        job.backward = 1
         job.cotangent, job.gradients = cotangent.data_ptr(), pointers.ctypes.data
         of_x = of_query = None
         if self.wants_x:

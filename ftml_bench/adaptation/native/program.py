@@ -147,7 +147,7 @@ def _sides(shape: Shape) -> tuple[int, int, int]:
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
 
 def _slid(sides: Any, kernel: Any, stride: Any, padding: Any) -> list[int]:

@@ -20,15 +20,15 @@ struct Job {
   int64_t tasks, steps, support, query, rides;  // rides: support rows are the first of the query's pass, for norms
   int64_t second_order;
   double lr, clip;       // clip: 0: none
-  // the loss: targets of the support sets, and of the queries where the derivative is taken on the way
+  // the loss on the support sets
   int64_t loss;
-  const void *targets, *query_targets;
+  const void* targets;
   const void* class_weights;
-  double smoothing, query_denominator;
+  double smoothing;
   int64_t ignore, is_mean;
   Callback callback;
   // what is done
-  int64_t forward, backward, threads;
+  int64_t backward, threads;       // backward: of a forward pass that has been, with the same memory
   const void* const* weights;      // by parameter, (tasks, ...) where weight_steps is not 0
   const int64_t* weight_steps;
   const void *x, *query_x;         // (tasks, rows, channels, height, width)
@@ -36,7 +36,7 @@ struct Job {
   const void* cotangent;           // of them
   void* kept;                      // weights before each step, and the last: (tasks, steps + 1, numbers)
   void* const* tapes;              // what passes keep, of each of the first `taped` tasks
-  int64_t taped, most_bytes;       // most_bytes: of a thread's own tapes
+  int64_t taped;
   void* const* gradients;          // by parameter; null where none is wanted; of all tasks together if weight_steps is 0
   void *gradient_x, *gradient_query;
 };

@@ -139,7 +139,6 @@ template <class T> static void unflatten(const Op& op, const T* g, T* gx, int N)
 
 // -- the mean place under a softmax p over each map: columns of all channels, then rows
 
-// f(image, channel, function from a place to where its number stands)
 template <class T> struct Argmax {
   const Op& op;
   int places;

@@ -15,19 +15,18 @@ template <class T> struct Loss {
   Loss(const Job& job, const Map& out) : job(job), out(out), features(out.c), stride(out.stride) {}
 
   // the gradient at `outputs` of N rows goes to g; `kept` (N * stride) holds what the tangent needs
-  void gradient(int64_t task, const T* outputs, int N, T* g, T* kept, bool of_query) const {
+  void gradient(int64_t task, const T* outputs, int N, T* g, T* kept) const {
     std::fill(g, g + (size_t)N * stride, T(0));
     if (job.loss == CALLED_BACK) return call(task, 0, outputs, nullptr, N, g);
-    const void* targets = of_query ? job.query_targets : job.targets;
     if (job.loss == SQUARED_ERROR) {
-      const T* y = (const T*)targets + (size_t)task * N * features;
-      const T factor = 2 / (of_query ? job.query_denominator : job.is_mean ? (double)N * features : 1);
+      const T* y = (const T*)job.targets + (size_t)task * N * features;
+      const T factor = 2 / (job.is_mean ? (double)N * features : 1);
       for (int i = 0; i < N; i++) for (int c = 0; c < features; c++)
         g[i * stride + c] = factor * (outputs[i * stride + c] - y[i * features + c]);
       return;
     }
-    const int64_t* y = (const int64_t*)targets + (size_t)task * N;
-    const double denominator = of_query ? job.query_denominator : denominator_of(y, N);
+    const int64_t* y = (const int64_t*)job.targets + (size_t)task * N;
+    const double denominator = denominator_of(y, N);
     for (int i = 0; i < N; i++) {
       if (y[i] == job.ignore) continue;
       const T* z = outputs + (size_t)i * stride;

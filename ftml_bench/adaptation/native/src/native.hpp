@@ -15,27 +15,24 @@ template <class T> struct Worker {
   const Layout<T>&steps, &query;
   Passes<T> passes;
   Loss<T> loss;
-  int64_t S, Q, K, own_tapes;
+  int64_t S, Q, K;
   Buffer<T> x, tapes, kept, g, hv, gx;
 
   Worker(const Job& job, const Plan<T>& plan, const Layout<T>& steps, const Layout<T>& query)
       : job(job), plan(plan), steps(steps), query(query), passes(plan, steps, query, job.backward && job.second_order),
         loss(job, plan.out()), S(job.support), Q(job.query), K(job.steps) {
-    const bool in_one_go = job.forward && job.backward && job.second_order;
-    own_tapes = in_one_go ? std::min<int64_t>(K, job.most_bytes / (int64_t)(steps.size * sizeof(T))) : 0;
     x = Buffer<T>((S + Q) * plan.in.size());
-    tapes = Buffer<T>((own_tapes + 1) * steps.size + query.size);
+    tapes = Buffer<T>(steps.size + query.size);
     if (!job.kept) kept = Buffer<T>((K + 1) * plan.weights);
     g = Buffer<T>(plan.weights);
     hv = Buffer<T>(plan.weights);
     if (job.wants_x) gx = Buffer<T>(2 * (S + Q) * plan.in.size());
   }
 
-  // what step k (or the query, k = K) keeps; null: no place for it alone
+  // where step k (or the query, k = K) keeps what it finds; of tasks that are not taped all steps in one place
   T* tape(int64_t task, int64_t k) {
     if (task < job.taped) return (T*)job.tapes[task] + k * steps.size;
-    if (k == K) return tapes + (own_tapes + 1) * steps.size;
-    return k >= K - own_tapes ? tapes + (K - k) * steps.size : nullptr;
+    return k == K ? tapes + steps.size : tapes + 0;
   }
   T* weights(int64_t task, int64_t k) { return job.kept ? (T*)job.kept + (task * (K + 1) + k) * plan.weights : kept + k * plan.weights; }
   const T* query_rows() const { return job.rides ? x : x + S * plan.in.size(); }
@@ -44,8 +41,7 @@ template <class T> struct Worker {
   void run(int64_t task, T* gradient) {
     take_rows((const T*)job.x + task * S * points(), S, x);
     take_rows((const T*)job.query_x + task * Q * points(), Q, x + S * plan.in.size());
-    if (job.forward) forward(task);
-    if (job.backward) backward(task, gradient);
+    if (job.backward) backward(task, gradient); else forward(task);
   }
 
  private:
@@ -55,7 +51,6 @@ template <class T> struct Worker {
     pack(task, weights(task, 0));
     for (int64_t k = 0; k < K; k++) {
       T* at = tape(task, k);
-      if (!at) at = tapes;
       const T* w = weights(task, k);
       T *next = weights(task, k + 1), *found = job.clip > 0 ? at + steps.weights : g;
       step(task, at, w, found);
@@ -74,15 +69,15 @@ template <class T> struct Worker {
   // forward and backward of the support loss; found: where the gradient goes, or null
   void step(int64_t task, T* at, const T* w, T* found) {
     passes.forward(steps, at, w, x, S);
-    loss.gradient(task, passes.outputs(steps, at), S, at + steps.gradient.back(), at + steps.loss, false);
+    loss.gradient(task, passes.outputs(steps, at), S, at + steps.gradient.back(), at + steps.loss);
     passes.backward(steps, at, w, x, S, found, nullptr);
   }
 
   // v goes from the derivative at the last weights to that at the first
   void backward(int64_t task, T* v) {
     T* at = tape(task, K);
-    const bool is_there = job.forward || task < job.taped;
-    if (!is_there) passes.forward(query, at, weights(task, K), query_rows(), first());
+    const bool is_taped = task < job.taped;
+    if (!is_taped) passes.forward(query, at, weights(task, K), query_rows(), first());
     take_cotangent(task, at);
     T *of_rows = job.wants_x ? (T*)gx : nullptr, *of_x = of_rows ? gx + (S + Q) * plan.in.size() : nullptr;
     passes.backward(query, at, weights(task, K), query_rows(), first(), v, of_rows);
@@ -94,9 +89,7 @@ template <class T> struct Worker {
     for (int64_t k = K; job.second_order && k-- > 0;) {
       const T* w = weights(task, k);
       at = tape(task, k);
-      const bool taped = at && is_there;
-      if (!at) at = tapes;
-      if (!taped) step(task, at, w, job.clip > 0 ? at + steps.weights : nullptr);
+      if (!is_taped) step(task, at, w, job.clip > 0 ? at + steps.weights : nullptr);
       const T* direction = g;
       take_direction(v, job.clip > 0 ? at + steps.weights : nullptr);
       const T* t = passes.tangent(steps, at, w, direction, x);
@@ -125,10 +118,6 @@ template <class T> struct Worker {
     T* to = at + query.gradient.back();
     const size_t before = job.rides ? S * out.size() : 0;
     std::fill(to, to + query.N * out.size(), T(0));
-    if (!job.cotangent) {
-      loss.gradient(task, passes.outputs(query, at) + before, Q, to + before, at + query.loss, true);
-      return;
-    }
     const T* from = (const T*)job.cotangent + task * Q * out.c;
     for (int64_t i = 0; i < Q; i++) for (int c = 0; c < out.c; c++) to[before + i * out.stride + c] = from[i * out.c + c];
   }
@@ -193,7 +182,7 @@ template <class T> int run(const Job& job) {
         std::fesetenv(&environment);
         Worker<T> worker(job, plan, sizes.steps, sizes.query);
         for (int64_t task; outcome == WELL && (task = next++) < job.tasks;)
-          worker.run(task, gradients + task * plan.weights);
+          worker.run(task, job.backward ? gradients + task * plan.weights : nullptr);
       } catch (const std::bad_alloc&) { outcome = NO_MEMORY; } catch (const CallbackFailed&) { outcome = CALLBACK_FAILED; }
     };
     std::vector<std::thread> threads;
