@@ -1,13 +1,39 @@
-"""Packaging: the folders of the repository become one package, `ftml_bench`."""
+"""Packaging: the folders of the repository become one package, `ftml_bench`, with a compiled part where it compiles."""
 
+import platform
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 HERE = Path(__file__).parent
 # Read, not imported: when the package is built, what it imports need not be there.
 [VERSION] = re.findall(r'^__version__ = "(.+)"$', (HERE / "ftml_bench/__init__.py").read_text(encoding="utf-8"), re.M)
+
+NATIVE = "ftml_bench/adaptation/native"
+# -O3 alone; none of -ffast-math changes the order of sums here. Without errno and traps square roots and choices become
+# vectors, and products are fused with sums.
+FLAGS = ["-O3", "-std=gnu++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+FLAGS += ["-fvisibility=hidden", "-g0", "-pthread"]
+FORMS = {"baseline": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    FORMS["avx2"] = ["-mavx2", "-mfma"]
+    FORMS["avx512"] = [*(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")), "-mfma", "-mprefer-vector-width=512"]
+
+
+def native(form: str) -> Extension:
+    """The engine `native` for processors of one kind: the same source, which `library.py` loads by `ctypes`."""
+    return Extension(
+        f"ftml_bench.adaptation.native._{form}",
+        sources=[f"{NATIVE}/src/{form}.cpp"],
+        depends=[str(header.relative_to(HERE)) for header in sorted((HERE / NATIVE / "src").glob("*.hpp"))],
+        language="c++",
+        extra_compile_args=[*FLAGS, *FORMS[form]],
+        extra_link_args=["-pthread"],
+        py_limited_api=True,  # nothing of Python's is called: one wheel for all its versions
+        optional=True,  # without a compiler everything else is there
+    )
+
 
 setup(
     name="ftml-bench",
@@ -25,6 +51,7 @@ setup(
     packages=[
         "ftml_bench",
         "ftml_bench.adaptation",
+        "ftml_bench.adaptation.native",
         "ftml_bench.benchmarks",
         "ftml_bench.benchmarks.data",
         "ftml_bench.buffer",
@@ -42,6 +69,8 @@ setup(
         "ftml_bench.strategies",
         "ftml_bench.strategies.avalanche",
     ],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    ext_modules=[native(form) for form in FORMS],
     package_data={"ftml_bench": ["py.typed"], "ftml_bench.leaderboards": ["*.yaml"]},
     install_requires=[
         "avalanche-lib>=0.6.0",

@@ -41,7 +41,8 @@ class MetaLearnerKeywords(LearnerKeywords, total=False):
     :param second_order: False for first-order MAML.
     :param inner_clip: c: every entry of an inner gradient is cut to [-c, c], in the update procedure too; None: as it
         is. The meta-gradient is that of the clipped steps.
-    :param engine: what computes the meta-gradient: "auto", "batched", "vmap", "loop", "higher" (docs/engines.md).
+    :param engine: what computes the meta-gradient: "auto", "batched", "vmap", "loop", "higher", "native"
+        (docs/engines.md).
     :param memory: "unroll" keeps the graph of every inner step; "adjoint" does not, and takes longer; "auto" unrolls
         while the graph is estimated to stay under 2 GiB. The gradient is the same.
     :param batch_norm: whose statistics normalise: "support" or "transductive", see `ftml_bench.models.norm`.

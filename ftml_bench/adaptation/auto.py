@@ -107,6 +107,7 @@ class TriedEngine:
                 parameters,
                 (x, y),
                 query_x,
+                plain=rule.is_plain and not every_step,
             )
 
     def predict_each(
@@ -158,10 +159,15 @@ class TriedEngine:
         parameters: Parameters,
         support: tuple[Input, Tensor],
         query_x: Input,
+        *,
+        plain: bool = True,
     ) -> Tensor:
-        """`call(engine)` by the first engine that passes the trial, and this call if it is the first of its kind."""
+        """`call(engine)` by the first engine that passes the trial, and this call if it is the first of its kind.
+
+        :param plain: of gradient steps by one rate, which some engines take alone.
+        """
         self._notice_changes()
-        key = _kind_of(self._engine.model, *support, query_x)
+        key = (*_kind_of(self._engine.model, *support, query_x), plain)
         if key in self._passed:
             return call(self._engine)
         trial = Trial(self._engine.model, self._criterion, parameters, support, query_x, self._settings_of_steps())
@@ -245,7 +251,7 @@ class TriedEngine:
                 reason = found
 
     def _none_is_left(self, reason: UntreatableError) -> UsageError:
-        if len(self._candidates) == 1 and reason.args[0] != "loop":
+        if reason.args[0] != "loop":
             return reason
         advice = (
             "; second_order=False may do"

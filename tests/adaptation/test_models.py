@@ -149,7 +149,7 @@ def test_deep_stacks_of_norms_are_no_false_alarm():
         x, y = torch.randn(2, 10, 3, 32, 32), torch.randint(2, (2, 5))
         engine = engine_of(model, batch_norm="transductive")
         predict(engine, model, (x[:, :5], y), x[:, 5:])
-        assert engine.name == "batched"
+        assert engine.name in ("native", "batched")
 
 
 # -- copies that are none

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ftml_bench.adaptation.native import library
 from tests.adaptation.zoo import KINDS, Case, line
 
 DOCS = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(library.built("baseline") is None, reason="the engine native has not been built")
 @pytest.mark.parametrize("name", KINDS)
 def test_no_engine_is_wrong_and_the_documentation_says_which_are_exact(name):
     assert line(name, Case(KINDS[name]).words()) in DOCS.splitlines()

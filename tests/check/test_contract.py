@@ -8,9 +8,12 @@ from avalanche.training import Naive
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ftml_bench import adaptation, registry
 from ftml_bench import check as checks
-from ftml_bench import registry
+from ftml_bench.adaptation.batched import BatchedEngine
+from ftml_bench.adaptation.loop import LoopEngine
 from ftml_bench.adaptation.steps import WrittenSteps
+from ftml_bench.adaptation.vmap import VmapEngine
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.benchmarks.data import data_root
 from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONTRACTS, check
@@ -335,6 +338,7 @@ def test_whether_an_engine_is_exact_is_found_out_by_finite_differences(monkeypat
     assert outcome.verdict == "broken"
     assert "no engine can treat Rounded: loop has another derivative than finite differences show" in outcome.why
     # engines whose steps are a thousandth too long
+    monkeypatch.setitem(adaptation.TRIED, "auto", [BatchedEngine, VmapEngine, LoopEngine])
     right = WrittenSteps._move
     monkeypatch.setattr(
         WrittenSteps, "_move", lambda self, fast, found: right(self, fast, [1.001 * gradient for gradient in found])

@@ -5,9 +5,14 @@ import sys
 import torch
 
 from tests.adaptation.zoo import KINDS, Case, line
+from tests.adaptation.zoo.case import COLUMNS
 
 torch.set_num_threads(1)
-print("| kind of module | `batched` | `vmap` | `loop` | `higher` | `auto` |", "|---|---|---|---|---|---|", sep="\n")
+print(
+    "| kind of module | " + " | ".join(f"`{name}`" for name in COLUMNS) + " |",
+    "|---|" + "---|" * len(COLUMNS),
+    sep="\n",
+)
 for name, kind in KINDS.items():
     case = Case(kind)
     print(line(name, case.words()), flush=True)

@@ -21,6 +21,7 @@ from ftml_bench.errors import UsageError
 from tests.adaptation.zoo.kinds import Kind
 
 SUPPORT, QUERY = 5, 3
+COLUMNS = ("native", "batched", "vmap", "loop", "higher", "auto")
 INNER = {"inner_lr": 0.1, "inner_steps": 2, "batch_norm": "transductive"}
 
 
@@ -130,7 +131,7 @@ class Case:
         return outputs.detach(), sum(float(inner(g, d)) for g, d in pairs if g is not None), engine.chosen["engine"]
 
     def word(self, name):
-        """What an engine makes of it: "exact" (of "auto": which engine is), "refused"; anything else is a fault."""
+        """What an engine makes of it: "exact", the name of the one that takes it instead, "refused"; else a fault."""
         try:
             outputs, slope, taken = self.by(name)
         except UsageError as error:
@@ -140,7 +141,7 @@ class Case:
         off = float((outputs - right).abs().norm() / right.abs().norm())
         if off > 1e-9 or abs(slope - right_slope) > 1e-6 * max(abs(right_slope), 1e-2):
             return f"wrong: outputs off by {off:.1e}, slope {slope}, right is {right_slope}"
-        return taken if name == "auto" else "exact"
+        return "exact" if taken == name else taken
 
     def words(self):
         """The words of all engines, by name; what another engine takes is not refused by all."""
@@ -178,6 +179,4 @@ def seeded():
 
 def line(name, words):
     """A line of the table."""
-    return (
-        "| " + " | ".join([name, *(words[engine] for engine in ("batched", "vmap", "loop", "higher", "auto"))]) + " |"
-    )
+    return "| " + " | ".join([name, *(words[engine] for engine in COLUMNS)]) + " |"

@@ -1,0 +1,2 @@
+// For every processor of its architecture.
+#include "native.hpp"
