@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ftml_bench.report import figures, measures, page, statistics, tables
 from ftml_bench.runs import record
+from ftml_bench.runs.reading import read_runs
 
 
 def write(root: Path, width: int | None = None) -> str:
@@ -18,7 +19,7 @@ def write(root: Path, width: int | None = None) -> str:
     :return: the tables as text for the terminal.
     :raises UsageError: no leaderboard there, or a damaged file.
     """
-    definition, runs, missing = record.read_runs(root)
+    definition, runs, missing = read_runs(root)
     found = statistics.results(definition, runs, root)
     problems = statistics.open_cells(runs, missing)
     style = figures.styles(definition)

@@ -18,12 +18,11 @@ from ftml_bench.runs import locking, record, versions
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.pool import Death, LocalPool, Pool, ThisProcess
 from ftml_bench.runs.progress import Progress, say
+from ftml_bench.runs.reading import FILE, HEADER
 from ftml_bench.runs.tasks import RUN_CELL, RUN_TOGETHER, STOPPED, Outcome, Task, status_of
 
 MOST_TOGETHER = 4  # seeds of a row that a GPU runs at once: with four it is as busy as it gets
 TRIES = 3  # of a cell whose process dies, or that the disk stops
-FILE = "leaderboard.yaml"
-HEADER = "# The definition as run, defaults written out; hash "  # of leaderboard.yaml, followed by that
 
 Group = list[Cell]  # what is run at once in a process
 
