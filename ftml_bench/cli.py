@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftml_bench import __version__
-from ftml_bench.commands import checking, listing, running, timing
+from ftml_bench.commands import checking, listing, running, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
 from ftml_bench.errors import UsageError, unknown
@@ -159,7 +159,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "make tables, figures and page anew from a run's files",
         "ftml-bench report runs/quick",
     )
-    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder, or its archive (.zip)")
+
+    verify = add(
+        "verify",
+        verifying.verify,
+        "see that results are what the runs left, complete and possible, and tables what the curves make",
+        "ftml-bench verify runs/quick --rerun 1",
+    )
+    verify.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="leaderboards' folders or archives (.zip)")
+    verify.add_argument(
+        "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
+    )
+    add_data(verify)
 
     speed = add("speed", timing.speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")

@@ -48,8 +48,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    print(_report_text(options.folder), end="")
-    _say_where(options.folder)
+    from ftml_bench.runs.packed import unpacked
+
+    with unpacked(options.folder) as root:
+        print(_report_text(root), end="")
+        if root == options.folder:  # of an archive, the tables alone: its files stay as they are
+            _say_where(root)
     return 0
 
 

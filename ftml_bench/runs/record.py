@@ -1,9 +1,10 @@
 """The files of one cell, and nothing else about it: `record.json`, `curve.csv`, `timing.csv`, `measures.csv`.
 
 `record.json` holds provenance (definition, cell, versions, commit, device, engine, command, started, finished),
-`protocol`, `cost` and `status`, and at the end `tables`: rows and SHA-256 of each, so that a change is seen. It is replaced as a whole. The tables are appended row by row and flushed, so that a run that was cut off keeps what it
-had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss and accuracy was
-measured (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on if it is
+`protocol`, `cost` and `status`, and at the end `tables`: rows and SHA-256 of each, so that a change is seen. It is
+replaced as a whole. The tables are appended row by row and flushed, so that a run that was cut off keeps what it had.
+Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss and accuracy was measured
+(`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on if it is
 interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved. All are on the
 disk before the record says that the run has ended.
 """
@@ -242,20 +243,31 @@ def read(folder: Path) -> Run:
     record = _read_record(folder)
     if record["status"] in ("running", "failed"):  # cut off at any moment: nothing is asked of its tables
         return Run(record, [], 0.0)
-    if "protocol" not in record:
-        raise UsageError(f"{folder / 'record.json'}: damaged: no 'protocol'")
+    for key in ("protocol", "versions"):
+        if not isinstance(record.get(key), dict):
+            raise UsageError(f"{folder / 'record.json'}: damaged: no {key!r}")
     if record["status"] == "diverged" and not isinstance(record.get("diverged_round"), int):
         raise UsageError(f"{folder / 'record.json'}: damaged: no 'diverged_round'")
     curve = [_curve_row(row, where) for row, where in _read_table(folder / "curve.csv", CURVE_COLUMNS)]
-    seconds = 0.0
-    for row, where in _read_table(folder / "timing.csv", TIMING_COLUMNS):
-        seconds = _cell(row, "seconds", float, where)
+    times = read_times(folder)
+    seconds = times[-1][2] if times else 0.0
     measures: dict[str, dict[int, float]] = {}
     if (folder / "measures.csv").is_file():
         for row, where in _read_table(folder / "measures.csv", MEASURE_COLUMNS):
             measures.setdefault(row["measure"], {})[_cell(row, "round", int, where)] = _cell(row, "value", float, where)
     _check_hashes(folder, record)
     return Run(record, curve, seconds, measures)
+
+
+def read_times(folder: Path) -> list[tuple[int, int, float]]:
+    """Of every evaluation of a cell: round, datapoints, seconds since the start.
+
+    :raises UsageError: a missing or damaged `timing.csv`.
+    """
+    return [
+        (_cell(row, "round", int, where), _cell(row, "datapoints", int, where), _cell(row, "seconds", float, where))
+        for row, where in _read_table(folder / "timing.csv", TIMING_COLUMNS)
+    ]
 
 
 def _check_hashes(folder: Path, record: dict[str, Any]) -> None:
