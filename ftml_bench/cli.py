@@ -116,6 +116,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     leaderboard.add_argument("definition", metavar="NAME|FILE.yaml", help="a name of `ftml-bench list`, or a file")
     leaderboard.add_argument("--seeds", type=integers, metavar="0,1,2", help="other seeds than the definition's")
+    leaderboard.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="CELL|failed|all",
+        help="do again from the start: a cell such as digits/FTML/seed-0, those that failed, or all",
+    )
+    looks = leaderboard.add_mutually_exclusive_group()
+    looks.add_argument("--status", action="store_true", help="say what is done, runs and is open; run nothing")
+    looks.add_argument("--dry-run", action="store_true", help="say which cells would be run; run nothing")
     add_running(leaderboard, "runs/NAME")
 
     run = add(

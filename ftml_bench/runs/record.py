@@ -209,6 +209,14 @@ def has_record(folder: Path) -> bool:
     return is_there(file) and (not file.is_file() or bool(file.read_bytes().strip(b"\0 \n")))
 
 
+def has_failed(folder: Path) -> bool:
+    """Whether the record says that the cell failed.
+
+    :raises UsageError: a damaged record.
+    """
+    return has_record(folder) and _read_record(folder)["status"] == "failed"
+
+
 def tidy(folder: Path) -> None:
     """Removes from the folder of a cell that has ended what it needed until then, if that can be removed."""
     with suppress(OSError):
