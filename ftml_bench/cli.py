@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftml_bench import __version__
-from ftml_bench.commands import checking, listing, running, timing, verifying
+from ftml_bench.commands import checking, comparing, listing, running, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
 from ftml_bench.errors import UsageError, unknown
@@ -182,6 +182,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
     )
     add_data(verify)
+
+    compare = add(
+        "compare",
+        comparing.compare,
+        "say what is better or worse in one run of a leaderboard than in another, beyond noise",
+        "ftml-bench compare leaderboards/results/quick runs/quick",
+    )
+    compare.add_argument("old", type=Path, metavar="OLD", help="a leaderboard's folder or archive (.zip)")
+    compare.add_argument("new", type=Path, metavar="NEW", help="another, of the same benchmarks")
 
     speed = add("speed", timing.speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
