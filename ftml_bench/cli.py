@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftml_bench import __version__
-from ftml_bench.commands import checking, comparing, listing, running, timing, verifying
+from ftml_bench.commands import checking, comparing, listing, running, submitting, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
 from ftml_bench.errors import UsageError, unknown
@@ -182,6 +182,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
     )
     add_data(verify)
+
+    submit = add(
+        "submit",
+        submitting.submit,
+        "verify a result and pack it as one archive, which report, verify and compare read",
+        "ftml-bench submit runs/quick",
+    )
+    submit.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    submit.add_argument("--out", type=Path, metavar="FILE.zip", help="the archive (default NAME.zip, here)")
 
     compare = add(
         "compare",

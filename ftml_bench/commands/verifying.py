@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from ftml_bench.report.tables import Table
     from ftml_bench.runs.packed import unpacked
 
     if options.rerun < 0:
         raise UsageError(f"--rerun: expected a whole number of at least 0, got {options.rerun}")
-    wrong = 0
+    wrong = False
     for path in options.folders:
         with unpacked(path) as root:
-            found = faults(root, options.rerun, options.data)
-        wrong += len(found)
-        if found:
-            print(Table(f"{path}: {len(found)} wrong", ["where", "what"], [list(fault) for fault in found], []).text())
-        else:
-            print(f"{path}: verified")
+            wrong |= print_faults(root, path, options.rerun, options.data)
     return 1 if wrong else 0
+
+
+def print_faults(root: Path, name: Path, rerun: int = 0, data: str | None = None) -> bool:
+    """Prints what is wrong with a leaderboard's folder, called `name`; whether anything is."""
+    from ftml_bench.report.tables import Table
+
+    found = faults(root, rerun, data)
+    if found:
+        print(Table(f"{name}: {len(found)} wrong", ["where", "what"], [list(fault) for fault in found], []).text())
+    else:
+        print(f"{name}: verified")
+    return bool(found)
 
 
 def faults(root: Path, rerun: int = 0, data: str | None = None) -> list[Fault]:

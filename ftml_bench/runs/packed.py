@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
@@ -65,9 +66,9 @@ def unpacked(path: Path) -> Iterator[Path]:
                 with zipfile.ZipFile(file) as zipped:
                     top = _checked(path, zipped)
                     zipped.extractall(temporary)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-                if isinstance(error, UsageError):
-                    raise
+            except UsageError:
+                raise
+            except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
                 raise UsageError(f"{path} is no archive of a leaderboard: {error}") from error
         yield Path(temporary, top)
 
@@ -80,9 +81,9 @@ def _checked(path: Path, zipped: zipfile.ZipFile) -> str:
     names = [member.filename for member in members]
     for name in names:
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[:1]:
+        if not parts or name.startswith("/") or ".." in parts or any(sign in name for sign in "\\:\0"):
             raise UsageError(f"{path} holds a file outside of its folder: {name!r}")
-    tops = {PurePosixPath(name).parts[0] for name in names if name}
+    tops = {PurePosixPath(name).parts[0] for name in names}
     if len(tops) != 1 or f"{(top := tops.pop())}/{FILE}" not in names:
         raise UsageError(f"{path} is no archive of a leaderboard: expected one folder with {FILE} in it")
     return top
