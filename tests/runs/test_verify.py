@@ -13,6 +13,7 @@ from ftml_bench import cli, report
 from ftml_bench.commands.verifying import faults
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import record, schedule
+from ftml_bench.runs import verify as files  # without tables and figures
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.verify import expected_keys
 from tests.runs.made import DEFINITION, PROTOCOL, edit, write_all, write_run
@@ -20,11 +21,16 @@ from tests.runs.made import DEFINITION, PROTOCOL, edit, write_all, write_run
 FTML_0 = Cell("waves", "FTML", 0)
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = write_all(tmp_path / "small")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = write_all(tmp_path_factory.mktemp("made") / "small")
     report.write(folder)
     return folder
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "small")
 
 
 def test_what_is_whole_is_verified(root, capsys):
@@ -67,7 +73,7 @@ def replaced(old, new, line):
 )
 def test_a_forged_curve_is_named_though_its_hash_is_right(root, change, message):
     hashed(root, change)
-    assert any(fault.where == str(FTML_0) and message in fault.what for fault in faults(root))
+    assert any(fault.where == str(FTML_0) and message in fault.what for fault in files.faults(root))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_a_forged_curve_is_named_though_its_hash_is_right(root, change, message)
 )
 def test_so_are_the_other_tables(root, table, change, message):
     hashed(root, change, table)
-    assert any(message in fault.what for fault in faults(root))
+    assert any(message in fault.what for fault in files.faults(root))
 
 
 def test_a_curve_with_other_numbers_makes_other_tables(root):
@@ -138,16 +144,13 @@ def test_cells_that_have_not_ended_are_named(root):
 
 def test_a_run_that_diverged_ends_with_its_only_infinite_loss(root):
     write_run(root, FTML_0, [0.9, 0.5, 0.9, math.inf], "diverged", diverged_round=1)
-    report.write(root)
-    assert faults(root) == []
+    assert files.faults(root) == []
     write_run(root, FTML_0, [0.9, math.nan, 0.9, math.inf], "diverged", diverged_round=1)
-    report.write(root)
-    assert [fault.what for fault in faults(root)] == [
+    assert [fault.what for fault in files.faults(root)] == [
         "curve.csv: line 3: a loss of nan in a run that diverged in round 2"
     ]
     write_run(root, FTML_0, [0.9, 0.5, 0.9], "diverged", diverged_round=1)
-    report.write(root)
-    assert [fault.what for fault in faults(root)] == ["curve.csv: the run diverged, but its last loss is finite"]
+    assert [fault.what for fault in files.faults(root)] == ["curve.csv: the run diverged, but its last loss is finite"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_a_run_that_diverged_ends_with_its_only_infinite_loss(root):
 def test_a_record_that_says_it_ran_something_else_is_named(root, key, value, message):
     file = root / "waves/FromScratch/seed-0/record.json"
     edit(file, protocol=json.loads(file.read_text())["protocol"] | {key: value})
-    assert any(message in fault.what for fault in faults(root))
+    assert any(message in fault.what for fault in files.faults(root))
 
 
 def test_two_seeds_with_one_curve_are_named_where_records_do_not_say_their_cell(root):
@@ -176,7 +179,9 @@ def test_two_seeds_with_one_curve_are_named_where_records_do_not_say_their_cell(
     shutil.copytree(root / "waves/FTML/seed-1", root / FTML_0.folder)
     for seed in (0, 1):
         edit(root / f"waves/FTML/seed-{seed}/record.json", cell=None)
-    assert ("waves/FTML/seed-1", "the same curve as waves/FTML/seed-0") in [tuple(fault) for fault in faults(root)]
+    assert ("waves/FTML/seed-1", "the same curve as waves/FTML/seed-0") in [
+        tuple(fault) for fault in files.faults(root)
+    ]
 
 
 def test_the_keys_of_a_protocol_by_hand():
