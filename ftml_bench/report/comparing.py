@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def change(differences: list[float]) -> Change:
     n = len(differences)
     mean = statistics.fmean(differences)
     draws = random.Random(0)  # the same files give the same interval
+    flips: Iterable[tuple[int, ...]]
     if n <= EXACT:
         flips = itertools.product((1, -1), repeat=n)
     else:
