@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftml_bench import __version__
-from ftml_bench.commands import checking, listing, running, timing
+from ftml_bench.commands import checking, comparing, listing, running, submitting, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
 from ftml_bench.errors import UsageError, unknown
@@ -116,6 +116,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     leaderboard.add_argument("definition", metavar="NAME|FILE.yaml", help="a name of `ftml-bench list`, or a file")
     leaderboard.add_argument("--seeds", type=integers, metavar="0,1,2", help="other seeds than the definition's")
+    leaderboard.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="CELL|failed|all",
+        help="do again from the start: a cell such as digits/FTML/seed-0, those that failed, or all",
+    )
+    looks = leaderboard.add_mutually_exclusive_group()
+    looks.add_argument("--status", action="store_true", help="say what is done, runs and is open; run nothing")
+    looks.add_argument("--dry-run", action="store_true", help="say which cells would be run; run nothing")
     add_running(leaderboard, "runs/NAME")
 
     run = add(
@@ -159,7 +169,37 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "make tables, figures and page anew from a run's files",
         "ftml-bench report runs/quick",
     )
-    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder, or its archive (.zip)")
+
+    verify = add(
+        "verify",
+        verifying.verify,
+        "see that results are what the runs left, complete and possible, and tables what the curves make",
+        "ftml-bench verify runs/quick --rerun 1",
+    )
+    verify.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="leaderboards' folders or archives (.zip)")
+    verify.add_argument(
+        "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
+    )
+    add_data(verify)
+
+    submit = add(
+        "submit",
+        submitting.submit,
+        "verify a result and pack it as one archive, which report, verify and compare read",
+        "ftml-bench submit runs/quick",
+    )
+    submit.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    submit.add_argument("--out", type=Path, metavar="FILE.zip", help="the archive (default NAME.zip, here)")
+
+    compare = add(
+        "compare",
+        comparing.compare,
+        "say what is better or worse in one run of a leaderboard than in another, beyond noise",
+        "ftml-bench compare leaderboards/results/quick runs/quick",
+    )
+    compare.add_argument("old", type=Path, metavar="OLD", help="a leaderboard's folder or archive (.zip)")
+    compare.add_argument("new", type=Path, metavar="NEW", help="another, of the same benchmarks")
 
     speed = add("speed", timing.speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")

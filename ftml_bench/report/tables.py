@@ -141,7 +141,7 @@ def _efficiency(row: RowResult) -> list[str]:
 
 def _differences(result: BenchmarkResult) -> Table:
     first = result.rows[0]
-    quantities = _compared_quantities(result)
+    quantities = compared_quantities(result)
     rows = []
     for other in result.rows[1:]:
         line = [other.row.name]
@@ -210,7 +210,7 @@ def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], fl
     }
 
 
-def _compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, Callable[[CellSummary], float]]]:
+def compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, Callable[[CellSummary], float]]]:
     """Quantity -> (title, decimals, value): what rows are compared in. Of each, less is better."""
     first, last = result.checkpoints[0], result.checkpoints[-1]
     # Without γ the checkpoints between are all there is to see how fast a learner learns.
@@ -227,7 +227,7 @@ def _compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, C
 def _compared(result: BenchmarkResult) -> list[tuple[RowResult, RowResult, str, Callable[[CellSummary], float]]]:
     """All paired differences: (row, row that is subtracted, quantity, value)."""
     first, control = result.rows[0], result.control
-    quantities = _compared_quantities(result).items()
+    quantities = compared_quantities(result).items()
     found = [(first, other, name, value) for other in result.rows[1:] for name, (_, _, value) in quantities]
     if control and result.threshold is not None:
         found += [(row, control, "fall", CellSummary.fall) for row in result.rows if row is not control]

@@ -167,6 +167,7 @@ def _running(
     strategy = build()
     header = {
         "definition": definition.hash,
+        "cell": str(cell),
         "device": str(strategy.device),
         "engine": None,
         **_engine(strategy),
