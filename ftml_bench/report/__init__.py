@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ftml_bench.errors import printable
 from ftml_bench.report import figures, measures, page, statistics, tables
 from ftml_bench.runs import record
 
@@ -28,8 +29,14 @@ def write(root: Path, width: int | None = None) -> str:
         for result in found
     ]
     made = [tables.of_benchmark(result) + [t for t in [measures.table(result)] if t] for result in found]
-    lines = [f"# {definition.name}\n"] + ([f"{definition.description}\n"] if definition.description else [])
-    lines += ["Cells without a result:\n", *(f"- {problem}" for problem in problems), ""] if problems else []
+    lines = [f"# {definition.name}\n"] + (
+        [f"{tables.markdown(definition.description)}\n"] if definition.description else []
+    )
+    lines += (
+        ["Cells without a result:\n", *(f"- {tables.markdown(problem)}" for problem in problems), ""]
+        if problems
+        else []
+    )
     for result, some, files in zip(found, made, drawn, strict=True):
         lines.append(f"## {result.spec.name}\n")
         for png, _ in filter(None, files):
@@ -41,5 +48,5 @@ def write(root: Path, width: int | None = None) -> str:
     record.write_whole(root / "report.html", page.render(definition, [run for _, run in runs], problems, sections))
     text = [table.text(width) for some in made for table in some]
     if problems:
-        text.append("Cells without a result:\n" + "".join(f"* {problem}\n" for problem in problems))
+        text.append("Cells without a result:\n" + "".join(f"* {printable(problem)}\n" for problem in problems))
     return "\n".join(text)
