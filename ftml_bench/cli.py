@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from ftml_bench import __version__
 from ftml_bench.commands import checking, listing, running, timing
@@ -39,13 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except UsageError as error:
         return _refused(str(error))
     except OSError as error:
-        what = "the standard output" if _is_lost(sys.stdout) else error.filename or "a file"
-        return _refused(f"{what} cannot be used: {error.strerror or error}")
+        if error.filename is None:  # of a write: the standard output is full
+            _drop_output()
+        return _refused(f"{error.filename or 'the standard output'} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
             text = "stopped; the same command goes on with the cells that are not finished"
@@ -77,14 +78,10 @@ def _check_surroundings() -> None:
         raise UsageError("the working folder is gone: expected to be started in one that is there") from error
 
 
-def _is_lost(stream: TextIO) -> bool:
-    """Whether what was printed cannot be written; if so it is dropped, or Python would try again at its end."""
-    try:
-        stream.flush()
-        return False
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return True
+def _drop_output() -> None:
+    """What is printed is lost from here on: Python would try to write the rest at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_command(options: argparse.Namespace) -> int:

@@ -308,3 +308,10 @@ def test_commands(arguments, refused, tmp_path):
     (tmp_path / "filled").mkdir()
     (tmp_path / "filled" / "letter.txt").write_text("mine")
     refused(*arguments)
+
+
+def test_a_record_stays_json():
+    from ftml_bench.runs.cell import _plain
+
+    found = _plain({"a": INF, "b": NAN, "c": 1.5, "d": None, "e": object()})
+    assert found == {"a": "inf", "b": "nan", "c": 1.5, "d": None}
