@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from ftml_bench import __version__
 from ftml_bench.commands import checking, comparing, listing, running, submitting, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, printable, unknown
 from ftml_bench.runs.signals import Stopped, as_ctrl_c
 
 
@@ -30,25 +31,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Avalanche warns of what the suite leaves out on purpose (loggers); an error of use shall stay one line.
     warnings.filterwarnings("ignore", module="avalanche")
-    # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
-    sys.path.append(os.getcwd())
     try:
+        _check_surroundings()
         options = _parse(given)
         with as_ctrl_c():
             code = _run_command(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except UsageError as error:
-        print(f"ftml-bench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except OSError as error:
+        if error.filename is None:  # of a write: the standard output is full
+            _drop_output()
+        return _refused(f"{error.filename or 'the standard output'} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
             text = "stopped; the same command goes on with the cells that are not finished"
             print(f"\nftml-bench: {text}", file=sys.stderr, flush=True)
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _refused(reason: str) -> int:
+    with suppress(OSError):  # the terminal may be gone
+        print(f"ftml-bench: error: {printable(reason)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _check_surroundings() -> None:
+    """Sees that there is somewhere to write to, and a folder that relative names are in.
+
+    :raises UsageError: the standard output is closed, or the working folder is gone.
+    """
+    if sys.stderr is None:  # closed: else the next file that is opened would take its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise UsageError("the standard output is closed: expected a terminal, a file or a pipe")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal can show "±"
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
+    try:
+        sys.path.append(os.getcwd())
+    except OSError as error:
+        raise UsageError("the working folder is gone: expected to be started in one that is there") from error
+
+
+def _drop_output() -> None:
+    """What is printed is lost from here on: Python would try to write the rest at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_command(options: argparse.Namespace) -> int:

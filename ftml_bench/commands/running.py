@@ -37,7 +37,10 @@ def run(options: argparse.Namespace) -> int:
     # Of "module:Class" the class: a colon cannot stand in the name of a folder.
     benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
     arrivals = options.arrivals
-    row = {"strategy": options.strategy, **key_values("--set", options.set)}
+    settings = key_values("--set", options.set)
+    if "strategy" in settings:
+        raise UsageError(f"--set: 'strategy' cannot be set here: it is {options.strategy}")
+    row = {"strategy": options.strategy, **settings}
     content = {
         "name": f"{benchmark}-{strategy}",
         "seeds": [options.seed],

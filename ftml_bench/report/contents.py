@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ftml_bench.errors import printable
 from ftml_bench.report import measures, statistics, tables
 from ftml_bench.report.remarks import remarks
 from ftml_bench.report.statistics import BenchmarkResult
@@ -48,10 +49,11 @@ class Contents:
     def markdown(self) -> str:
         """`leaderboard.md`."""
         definition = self.definition
-        lines = [f"# {definition.name}\n"] + ([f"{definition.description}\n"] if definition.description else [])
+        lines = [f"# {definition.name}\n"]
+        lines += [f"{tables.markdown(definition.description)}\n"] if definition.description else []
         lines += [f"{remark}\n" for remark in self.remarks]
         if self.problems:
-            lines += ["Cells without a result:\n", *(f"- {problem}" for problem in self.problems), ""]
+            lines += ["Cells without a result:\n", *(f"- {tables.markdown(problem)}" for problem in self.problems), ""]
         for result, some, names in zip(self.results, self.tables, self.figures(), strict=True):
             lines.append(f"## {result.spec.name}\n")
             lines += [f"![{name}](figures/{name.replace(' ', '%20')}.png)\n" for name in names]
@@ -67,7 +69,7 @@ class Contents:
         text = [table.text(width) for some in self.tables for table in some]
         text += [f"{remark}\n" for remark in self.remarks]
         if self.problems:
-            text.append("Cells without a result:\n" + "".join(f"* {problem}\n" for problem in self.problems))
+            text.append("Cells without a result:\n" + "".join(f"* {printable(problem)}\n" for problem in self.problems))
         return "\n".join(text)
 
 

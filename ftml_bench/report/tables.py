@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
+from ftml_bench.errors import printable
 from ftml_bench.report.statistics import BenchmarkResult, CellSummary, Estimate, RowResult, halves, measured, paired
 
 NONE = "–"  # no number: no finished seed, or no standard error of one
+
+
+_MARKS = re.compile(r"[\\\\`*\[\]|]|(?<!\w)_|_(?!\w)|^[#+>-]|^\d+(?=[.)])")
+
+
+def markdown(text: str) -> str:
+    """A text that definitions or errors gave, in one line, so that Markdown shows it and does nothing else."""
+    return _MARKS.sub(r"\\\g<0>", escape(printable(text), quote=False))
 
 
 @dataclass(frozen=True)
