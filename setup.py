@@ -79,6 +79,7 @@ setup(
         "numpy>=1.26",
         "pillow>=10.0",
         "portalocker>=3.0",
+        "pydantic>=2.6",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
         "tensorboard>=2.17",

@@ -10,6 +10,7 @@ from avalanche.benchmarks.scenarios import DatasetExperience, OnlineCLExperience
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
+from ftml_bench.sizes import cumulative
 
 
 def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
@@ -26,12 +27,7 @@ def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
     """
     if n < 1:
         raise UsageError("a round without datapoints has no arrivals")
-    each = _sizes(sizes)
-    seen: list[int] = []
-    while not seen or seen[-1] < n:
-        size = each[min(len(seen), len(each) - 1)]
-        seen.append(min((seen[-1] if seen else 0) + size, n))
-    return seen
+    return cumulative(n, _sizes(sizes))
 
 
 def arrivals(experience: DatasetExperience, sizes: int | Sequence[int], seed: int = 0) -> Iterator[OnlineCLExperience]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from ftml_bench import __version__
-from ftml_bench.commands import checking, listing, running, timing
+from ftml_bench.commands import checking, comparing, listing, running, submitting, timing, verifying
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, printable, unknown
 from ftml_bench.runs.signals import Stopped, as_ctrl_c
 
 
@@ -30,25 +31,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Avalanche warns of what the suite leaves out on purpose (loggers); an error of use shall stay one line.
     warnings.filterwarnings("ignore", module="avalanche")
-    # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
-    sys.path.append(os.getcwd())
     try:
+        _check_surroundings()
         options = _parse(given)
         with as_ctrl_c():
             code = _run_command(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except UsageError as error:
-        print(f"ftml-bench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except OSError as error:
+        if error.filename is None:  # of a write: the standard output is full
+            _drop_output()
+        return _refused(f"{error.filename or 'the standard output'} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
             text = "stopped; the same command goes on with the cells that are not finished"
             print(f"\nftml-bench: {text}", file=sys.stderr, flush=True)
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _refused(reason: str) -> int:
+    with suppress(OSError):  # the terminal may be gone
+        print(f"ftml-bench: error: {printable(reason)}", file=sys.stderr, flush=True)
+    return 2
+
+
+def _check_surroundings() -> None:
+    """Sees that there is somewhere to write to, and a folder that relative names are in.
+
+    :raises UsageError: the standard output is closed, or the working folder is gone.
+    """
+    if sys.stderr is None:  # closed: else the next file that is opened would take its place
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise UsageError("the standard output is closed: expected a terminal, a file or a pipe")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal can show "±"
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # "my_module:MyStrategy" beside the user is found; last in the path, so that it hides nothing.
+    try:
+        sys.path.append(os.getcwd())
+    except OSError as error:
+        raise UsageError("the working folder is gone: expected to be started in one that is there") from error
+
+
+def _drop_output() -> None:
+    """What is printed is lost from here on: Python would try to write the rest at its end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_command(options: argparse.Namespace) -> int:
@@ -116,6 +149,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     leaderboard.add_argument("definition", metavar="NAME|FILE.yaml", help="a name of `ftml-bench list`, or a file")
     leaderboard.add_argument("--seeds", type=integers, metavar="0,1,2", help="other seeds than the definition's")
+    leaderboard.add_argument(
+        "--redo",
+        action="append",
+        default=[],
+        metavar="CELL|failed|all",
+        help="do again from the start: a cell such as digits/FTML/seed-0, those that failed, or all",
+    )
+    looks = leaderboard.add_mutually_exclusive_group()
+    looks.add_argument("--status", action="store_true", help="say what is done, runs and is open; run nothing")
+    looks.add_argument("--dry-run", action="store_true", help="say which cells would be run; run nothing")
     add_running(leaderboard, "runs/NAME")
 
     run = add(
@@ -159,7 +202,37 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "make tables, figures and page anew from a run's files",
         "ftml-bench report runs/quick",
     )
-    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder, or its archive (.zip)")
+
+    verify = add(
+        "verify",
+        verifying.verify,
+        "see that results are what the runs left, complete and possible, and tables what the curves make",
+        "ftml-bench verify runs/quick --rerun 1",
+    )
+    verify.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="leaderboards' folders or archives (.zip)")
+    verify.add_argument(
+        "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
+    )
+    add_data(verify)
+
+    submit = add(
+        "submit",
+        submitting.submit,
+        "verify a result and pack it as one archive, which report, verify and compare read",
+        "ftml-bench submit runs/quick",
+    )
+    submit.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder")
+    submit.add_argument("--out", type=Path, metavar="FILE.zip", help="the archive (default NAME.zip, here)")
+
+    compare = add(
+        "compare",
+        comparing.compare,
+        "say what is better or worse in one run of a leaderboard than in another, beyond noise",
+        "ftml-bench compare leaderboards/results/quick runs/quick",
+    )
+    compare.add_argument("old", type=Path, metavar="OLD", help="a leaderboard's folder or archive (.zip)")
+    compare.add_argument("new", type=Path, metavar="NEW", help="another, of the same benchmarks")
 
     speed = add("speed", timing.speed, "time the engines against each other", "ftml-bench speed --repeats 5")
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")

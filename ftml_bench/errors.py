@@ -10,6 +10,12 @@ class UsageError(ValueError):
     """Bad input. The command line prints it as one line and exits with 2."""
 
 
+def printable(text: str) -> str:
+    """A text in one line without what a terminal would obey: control characters are written out, as \\x1b."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+
+
 def unknown(kind: str, name: object, names: Iterable[str]) -> UsageError:
     """The error for a name that is not one of `names`: says what was expected and the nearest valid name."""
     valid = sorted(names)

@@ -105,6 +105,6 @@ def load(kind: str, name: str) -> Any:
         raise UsageError(f"{kind} {name!r}: cannot import {module_name} ({type(error).__name__}: {reason})") from error
     try:
         return getattr(module, class_name)
-    except AttributeError:
+    except Exception:  # of a module's own __getattr__, too
         public = [public for public in vars(module) if not public.startswith("_")]
         raise unknown(f"class of {module_name} for {kind}", class_name, public) from None

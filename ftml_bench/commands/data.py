@@ -78,8 +78,6 @@ def _pose(options: argparse.Namespace) -> int:
 
 
 def _sheet(options: argparse.Namespace) -> int:
-    import inspect
-
     from ftml_bench import registry
 
     if options.name is None:
@@ -89,13 +87,18 @@ def _sheet(options: argparse.Namespace) -> int:
         raise UsageError(f"there is no folder {folder} to write {options.sheet} into")
     benchmark_class = registry.load("benchmark", options.name)
     from ftml_bench.benchmarks.sheets import contact_sheet
+    from ftml_bench.runs.building import construct
+    from ftml_bench.runs.signatures import parameters_of
 
     settings = {**getattr(benchmark_class, "sheet_settings", {}), **key_values("--set", options.set)}
-    if "root" in inspect.signature(benchmark_class).parameters:
+    if "root" in parameters_of(benchmark_class, options.name):
         settings = {"root": options.data, **settings}
+    if "seed" in settings:
+        raise UsageError("--set: 'seed' cannot be set here: give --seed")
+    benchmark = construct(benchmark_class, {**settings, "seed": options.seed}, options.name, hidden={"seed"})
     try:
-        contact_sheet(benchmark_class(seed=options.seed, **settings), options.sheet)
-    except TypeError as error:  # a setting that it does not take
-        raise UsageError(f"{options.name}: {error}") from error
+        contact_sheet(benchmark, options.sheet)
+    except ValueError as error:  # a name that says no format of pictures
+        raise UsageError(f"{options.sheet}: {error}") from error
     print(options.sheet)
     return 0

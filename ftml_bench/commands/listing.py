@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ftml_bench.commands.about import LEADERBOARDS
+
 
 def list_names(options: argparse.Namespace) -> int:
     from ftml_bench import registry
@@ -17,4 +19,7 @@ def list_names(options: argparse.Namespace) -> int:
         print(f"{title}:")
         for name, summary in names.items():
             print(f"  {name:<{width}}  {summary}")
+            if title == "leaderboards":
+                about = LEADERBOARDS[name]
+                print(f"  {'':<{width}}  core-hours: {about.hours}; needs: {about.data}; asks: {about.question}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,14 @@ def leaderboard(options: argparse.Namespace) -> int:
     definition = definitions.load(options.definition)
     if options.seeds is not None:
         definition = definitions.with_seeds(definition, options.seeds)
-    return _run_and_report(definition, options)
+    root: Path = options.out or Path("runs", definition.name)
+    if options.status or options.dry_run:
+        from ftml_bench.commands import looking
+
+        if options.status:
+            return looking.show_status(definition, root)
+        return looking.dry_run(definition, root, options.redo)
+    return _run_and_report(definition, options, options.redo)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +37,10 @@ def run(options: argparse.Namespace) -> int:
     # Of "module:Class" the class: a colon cannot stand in the name of a folder.
     benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
     arrivals = options.arrivals
-    row = {"strategy": options.strategy, **key_values("--set", options.set)}
+    settings = key_values("--set", options.set)
+    if "strategy" in settings:
+        raise UsageError(f"--set: 'strategy' cannot be set here: it is {options.strategy}")
+    row = {"strategy": options.strategy, **settings}
     content = {
         "name": f"{benchmark}-{strategy}",
         "seeds": [options.seed],
@@ -48,12 +59,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    print(_report_text(options.folder), end="")
-    _say_where(options.folder)
+    from ftml_bench.runs.packed import unpacked
+
+    with unpacked(options.folder) as root:
+        print(_report_text(root), end="")
+        if root == options.folder:  # of an archive, the tables alone: its files stay as they are
+            _say_where(root)
     return 0
 
 
-def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
+def _run_and_report(definition: Definition, options: argparse.Namespace, redo_names: Sequence[str] = ()) -> int:
     check_device(options.device)
     usual = usable_cores() if options.device == "cpu" else 1
     jobs = usual if options.jobs is None else options.jobs
@@ -65,12 +80,13 @@ def _run_and_report(definition: Definition, options: argparse.Namespace) -> int:
     from ftml_bench.runs import schedule
 
     schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
+    redo = schedule.cells_named(definition, root, redo_names)
     from ftml_bench.runs import cell
 
-    schedule.check_versions(definition, root, cell.versions(definition))
+    schedule.check_versions(definition, root, cell.versions(definition), redo)
     cell.check(definition, options.data)
     outcomes = schedule.run_cells(
-        definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device
+        definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device, redo=redo
     )
     print(_report_text(root), end="")
     _say_where(root)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ftml_bench.report.contents import Contents
 from ftml_bench.report.tables import Table
 from ftml_bench.runs.definition import Definition
 from ftml_bench.runs.record import Run
@@ -40,36 +41,34 @@ summary { cursor: pointer; }
 """
 
 
-def render(
-    definition: Definition, runs: list[Run], problems: list[str], sections: list[tuple[list[Table], list[Path]]]
-) -> str:
+def render(contents: Contents, figures: list[list[Path]]) -> str:
     """The page.
 
-    :param runs: for provenance.
-    :param problems: a line for every cell without a result.
-    :param sections: of each benchmark the tables (the results first) and the SVG figures.
+    :param figures: of each benchmark the SVG figures.
     """
+    definition, runs = contents.definition, [run for _, run in contents.runs]
     parts = [
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(definition.name)}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{_CSS}</style>\n</head>\n<body>",
         f'<h1>{escape(definition.name)}</h1>\n<p class="lead">{escape(definition.description)}</p>',
     ]
-    if problems:
-        items = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+    parts += [f'<div class="warning">{escape(remark)}</div>' for remark in contents.remarks]
+    if contents.problems:
+        items = "".join(f"<li>{escape(problem)}</li>" for problem in contents.problems)
         parts.append(f'<div class="warning">Cells without a result:<ul>{items}</ul></div>')
-    for tables, figures in sections:
-        results, *others = tables
-        drawn = "\n".join(_figure(figure, results.heading) for figure in figures)
-        parts.append(f"<h2>{escape(results.heading)}</h2>\n{drawn}\n{_table(results)}")
-        parts += [f"<h3>{escape(table.heading)}</h3>\n{_table(table)}" for table in others]
+    for (results, *others), files in zip(contents.tables, figures, strict=True):
+        drawn = "\n".join(figure(file, results.heading) for file in files)
+        parts.append(f"<h2>{escape(results.heading)}</h2>\n{drawn}\n{html(results)}")
+        parts += [f"<h3>{escape(table.heading)}</h3>\n{html(table)}" for table in others]
     parts.append(f"<h2>How it was made</h2>\n{_provenance(definition, runs)}")
     text = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True)
     parts.append(f"<details><summary>The definition</summary><pre>{escape(text)}</pre></details>\n</body>\n</html>\n")
     return "\n".join(parts)
 
 
-def _table(table: Table) -> str:
+def html(table: Table) -> str:
+    """A table with its notes."""
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
@@ -79,7 +78,8 @@ def _table(table: Table) -> str:
     )
 
 
-def _figure(file: Path, title: str) -> str:
+def figure(file: Path, title: str) -> str:
+    """An SVG file as an image that needs no file."""
     data = base64.b64encode(file.read_bytes()).decode()
     shown = "what was measured" if file.stem.endswith("-measures") else "how fast each round is learned"
     alt = f"{title}: {shown}, over rounds"

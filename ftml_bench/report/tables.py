@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
+from ftml_bench.errors import printable
 from ftml_bench.report.statistics import BenchmarkResult, CellSummary, Estimate, RowResult, halves, measured, paired
 
 NONE = "–"  # no number: no finished seed, or no standard error of one
+
+
+_MARKS = re.compile(r"[\\\\`*\[\]|]|(?<!\w)_|_(?!\w)|^[#+>-]|^\d+(?=[.)])")
+
+
+def markdown(text: str) -> str:
+    """A text that definitions or errors gave, in one line, so that Markdown shows it and does nothing else."""
+    return _MARKS.sub(r"\\\g<0>", escape(printable(text), quote=False))
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,7 @@ def _efficiency(row: RowResult) -> list[str]:
 
 def _differences(result: BenchmarkResult) -> Table:
     first = result.rows[0]
-    quantities = _compared_quantities(result)
+    quantities = compared_quantities(result)
     rows = []
     for other in result.rows[1:]:
         line = [other.row.name]
@@ -210,7 +221,7 @@ def _quantities(result: BenchmarkResult) -> dict[str, Callable[[CellSummary], fl
     }
 
 
-def _compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, Callable[[CellSummary], float]]]:
+def compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, Callable[[CellSummary], float]]]:
     """Quantity -> (title, decimals, value): what rows are compared in. Of each, less is better."""
     first, last = result.checkpoints[0], result.checkpoints[-1]
     # Without γ the checkpoints between are all there is to see how fast a learner learns.
@@ -227,7 +238,7 @@ def _compared_quantities(result: BenchmarkResult) -> dict[str, tuple[str, int, C
 def _compared(result: BenchmarkResult) -> list[tuple[RowResult, RowResult, str, Callable[[CellSummary], float]]]:
     """All paired differences: (row, row that is subtracted, quantity, value)."""
     first, control = result.rows[0], result.control
-    quantities = _compared_quantities(result).items()
+    quantities = compared_quantities(result).items()
     found = [(first, other, name, value) for other in result.rows[1:] for name, (_, _, value) in quantities]
     if control and result.threshold is not None:
         found += [(row, control, "fall", CellSummary.fall) for row in result.rows if row is not control]

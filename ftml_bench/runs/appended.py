@@ -30,9 +30,12 @@ class Table:
         """
         self.path = path
         self._hash = hashlib.sha256()
+        self._lines = 0
         with storing(path):
             if not new:
-                self._hash.update(path.read_bytes())
+                content = path.read_bytes()
+                self._hash.update(content)
+                self._lines = content.count(b"\n")
             self._file = path.open("wb" if new else "ab", buffering=0)
         if new:
             self.append(columns)
@@ -49,6 +52,17 @@ class Table:
             while written < len(line):  # a disk that becomes full takes a part
                 written += self._file.write(line[written:])
         self._hash.update(line)
+        self._lines += 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, the names of its columns not counted."""
+        return self._lines - 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it has to hold."""
+        return self._hash.hexdigest()
 
     def check_there(self) -> None:
         """See that the file that is written is still the one of that name.
@@ -80,6 +94,11 @@ class Table:
         with storing(self.path):
             os.fsync(self._file.fileno())
             self._file.close()
+
+
+def table_hash(content: bytes) -> dict[str, Any]:
+    """What a record says of a table: {"rows": without the names of its columns, "sha256": ...}."""
+    return {"rows": max(content.count(b"\n") - 1, 0), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def contents(folder: Path) -> Contents:

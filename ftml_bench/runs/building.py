@@ -17,14 +17,25 @@ from torch import nn
 from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.runs.definition import BenchmarkSpec, Row
+from ftml_bench.runs.definition import GIVEN_BY_CELL, BenchmarkSpec, Row
+from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
+from ftml_bench.runs.values import shown
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.stock import on_arrivals
 
-# What the cell decides itself, so that no row can differ in it.
-GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
+# What is asked of every benchmark: its streams, and the defaults of what a definition does not say.
+_ASKED = (
+    "train_stream",
+    "test_stream",
+    "criterion",
+    "threshold",
+    "checkpoints",
+    "arrivals",
+    "inner_lr",
+    "update_steps",
+)
 
 
 def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
@@ -34,7 +45,14 @@ def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScena
     :raises UsageError: for an unknown setting, a value that is refused, missing data.
     """
     cls = registry.load("benchmark", spec.benchmark)
-    return construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+    benchmark = construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+    for name in _ASKED:
+        if not hasattr(benchmark, name):
+            raise UsageError(f"{_where(spec)}: a {type(benchmark).__name__} has no {name!r}: expected a benchmark")
+    for name in ("train_stream", "test_stream"):
+        if not getattr(benchmark, name):
+            raise UsageError(f"{_where(spec)}: its {name} has no rounds")
+    return benchmark
 
 
 def prepare_benchmark(spec: BenchmarkSpec, seeds: Sequence[int], data: str | None) -> None:
@@ -56,7 +74,7 @@ def version_of(cls: Callable[..., Any], where: str) -> int | None:
 
 def _benchmark_settings(cls: type, spec: BenchmarkSpec, seed: int, data: str | None) -> dict[str, Any]:
     settings = {**spec.settings, "seed": seed}
-    if data is not None and "root" in inspect.signature(cls).parameters:
+    if data is not None and "root" in parameters_of(cls, _where(spec)):
         settings.setdefault("root", data)
     return settings
 
@@ -105,7 +123,9 @@ def build_strategy(
 def _strategy_class(row: Row, where: str) -> type:
     """The row's class; one that takes no `steps`, as Avalanche's own, is made to run on arrivals."""
     cls = registry.load("strategy", row.strategy)
-    if "steps" in inspect.signature(cls).parameters:
+    if not inspect.isclass(inspect.unwrap(cls) if callable(cls) else cls):
+        raise UsageError(f"{where}: {row.strategy}: expected a class, got {shown(cls)}")
+    if "steps" in parameters_of(cls, f"{where}: {row.strategy}"):
         return cls
     try:
         return on_arrivals(cls)
@@ -125,7 +145,11 @@ def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: 
         return benchmark.model()
     settings = dict(settings)
     name = settings.pop("name")
-    return construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
+    model = construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
+    if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+        what = "a model with parameters" if isinstance(model, nn.Module) else "a model (nn.Module)"
+        raise UsageError(f"{where}: {name}: expected {what}, got {type(model).__name__}")
+    return model
 
 
 def _build_optimizer(
@@ -141,9 +165,22 @@ def _build_optimizer(
         raise unknown(f"optimizer in {where}", name, names)
     if next(model.parameters()).is_cuda and "capturable" in inspect.signature(cls).parameters:
         settings["capturable"] = True  # so that a CUDA graph of a whole training step can hold the update
+    _try_optimizer(cls, settings, model, f"{where}: {name}")
     optimizer = construct(cls, {**settings, "params": model.parameters()}, f"{where}: {name}", hidden={"params"})
     plugins: list[SupervisedPlugin] = [] if then is None else [LearningRateAfter(**then)]
     return optimizer, plugins if clip is None else [*plugins, GradientClip(clip)]
+
+
+def _try_optimizer(cls: type, settings: dict[str, Any], model: nn.Module, where: str) -> None:
+    """Takes a step on other parameters of the same shapes, as training will: with dense gradients and no closure."""
+    parameters = [nn.Parameter(torch.zeros_like(parameter)) for parameter in model.parameters()]
+    tried = construct(cls, {**settings, "params": parameters}, where, hidden={"params"})
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    try:
+        tried.step()
+    except (TypeError, RuntimeError) as error:
+        raise UsageError(f"{where}: it cannot take a step here: {error}") from error
 
 
 def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
@@ -153,15 +190,18 @@ def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hid
     :param hidden: settings that are not suggested, since a definition cannot give them.
     :raises UsageError: for either.
     """
-    parameters = inspect.signature(cls).parameters
+    parameters = parameters_of(cls, where)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in settings:
         if name not in parameters and not open_ended:
             raise unknown(f"setting of {where}", name, set(parameters) - hidden)
+    refuse_wrong_types(cls, {name: value for name, value in settings.items() if name not in hidden}, where)
     try:
         return cls(**settings)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{where}: {error}") from error
+    except Exception as error:  # somebody else's constructor may fail in any way
+        raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:

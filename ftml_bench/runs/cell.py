@@ -167,6 +167,7 @@ def _running(
     strategy = build()
     header = {
         "definition": definition.hash,
+        "cell": str(cell),
         "device": str(strategy.device),
         "engine": None,
         **_engine(strategy),
@@ -294,4 +295,6 @@ def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Those settings that JSON can hold and that say something there."""
-    return {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))}
+    plain = {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))}
+    # JSON has no infinity, which the default of a foreign class may be.
+    return {n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in plain.items()}

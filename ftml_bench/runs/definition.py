@@ -23,6 +23,9 @@ from ftml_bench.runs import values
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "report.html", "figures")
 
+# What the cell decides itself, so that no row can differ in it; a row may have a model and an optimiser of its own.
+GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -146,7 +149,7 @@ def load(name_or_path: str) -> Definition:
         return from_dict(values.parse_yaml(texts[name_or_path], name_or_path), name_or_path)
     try:
         text = Path(name_or_path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # of a name with a null byte, or of bytes that are no UTF-8
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UsageError(f"cannot read the definition {name_or_path}: {reason}") from error
     return from_dict(values.parse_yaml(text, name_or_path), name_or_path)
@@ -200,7 +203,7 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
     return BenchmarkSpec(
         name=name,
         benchmark=benchmark,
-        settings=values.settings_of(content.get("settings") or {}, f"{where}: settings", own=("seed",)),
+        settings=values.settings_of(_given(content.get("settings")), f"{where}: settings", own={"seed"}),
         model=_model(content.get("model"), where),
         arrivals=_arrivals(content.get("arrivals"), f"{where}: arrivals"),
         threshold=_threshold(content.get("threshold"), f"{where}: threshold"),
@@ -213,17 +216,22 @@ def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
 
 
 def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
-    settings = dict(values.settings_of(content or {}, where, own=("seed", "steps")))
+    settings = dict(values.settings_of(_given(content), where, own=GIVEN_BY_CELL - {"model", "optimizer"}))
     strategy = values.string(settings.pop("strategy", name), f"{where}: strategy")
     _known("strategy", strategy, where)
     comparator = settings.pop("comparator", False)
     if not isinstance(comparator, bool):
         raise UsageError(f"{where}: comparator: expected true or false, got {values.shown(comparator)}")
-    own = values.settings_of(settings.pop("optimizer", None) or {}, f"{where}: optimizer", own=())
+    own = values.settings_of(_given(settings.pop("optimizer", None)), f"{where}: optimizer", own=set())
     # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
     own = own if "name" in own else {**optimizer, **own}
     model = _model(settings.pop("model", None), where)
     return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model, comparator)
+
+
+def _given(value: Any) -> Any:
+    """What a key says that may be left empty, as `FTML:` is."""
+    return {} if value is None else value
 
 
 def _model(value: Any, where: str) -> dict[str, Any] | None:
@@ -236,6 +244,8 @@ def _model(value: Any, where: str) -> dict[str, Any] | None:
 
 def _optimizer(value: Any, where: str) -> dict[str, Any]:
     optimizer = values.choice(value, where)
+    if "params" in optimizer:
+        raise UsageError(f"{where}: 'params' cannot be set here: they are the model's parameters")
     if "then" in optimizer:
         then, at = optimizer["then"], f"{where}: then"
         values.check_keys(then, at, required=("after_steps", "lr"), optional=())
@@ -277,7 +287,7 @@ def _known(kind: str, name: str, where: str) -> None:
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = values.filled_list(value, where)
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < values.LARGEST:
             raise UsageError(f"{where}: expected whole numbers of at least 0, got {values.shown(seed)}")
     for seed in seeds:
         if seeds.count(seed) > 1:

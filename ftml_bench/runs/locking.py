@@ -54,12 +54,19 @@ def refuse_in_use(root: Path) -> None:
 
     :raises UsageError: one does; named.
     """
+    if holder(root) is not None:
+        raise _in_use(root)
+
+
+def holder(root: Path) -> str | None:
+    """The process that runs the leaderboard in `root`, as it names itself; None if there is none. Changes nothing."""
     if not (root / LOCK).is_file():
-        return
+        return None
     file = _locked(root, LOCK, LockFlags.EXCLUSIVE)
     if file is None:
-        raise _in_use(root)
+        return _name(root)
     file.close()
+    return None
 
 
 def writing(root: Path) -> IO[bytes]:
@@ -109,14 +116,14 @@ def _is(file: IO[bytes], path: Path) -> bool:
         return False
 
 
+def _name(root: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return (root / LOCK).read_text(encoding="utf-8") or "another process"
+    return "another process"
+
+
 def _in_use(root: Path) -> UsageError:
-    try:
-        holder = (root / LOCK).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        holder = ""
-    return UsageError(
-        f"{root} is in use by {holder or 'another process'}: wait until that has ended, or choose another --out"
-    )
+    return UsageError(f"{root} is in use by {_name(root)}: wait until that has ended, or choose another --out")
 
 
 def _now() -> str:

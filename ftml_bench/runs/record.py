@@ -1,37 +1,29 @@
 """The files of one cell, and nothing else about it: `record.json`, `curve.csv`, `timing.csv`, `measures.csv`.
 
-`record.json` holds provenance (definition, versions, commit, device, engine, command, started, finished), `protocol`,
-`cost` and `status`; it is replaced as a whole. The tables are appended row by row and flushed, so that a run that was
-cut off keeps what it had. Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss
-and accuracy was measured (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it
-goes on if it is interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved.
-All are on the disk before the record says that the run has ended.
+`record.json` holds provenance (definition, cell, versions, commit, device, engine, command, started, finished),
+`protocol`, `cost` and `status`, and at the end `tables`: rows and SHA-256 of each, so that a change is seen. It is
+replaced as a whole. The tables are appended row by row and flushed, so that a run that was cut off keeps what it had.
+Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss and accuracy was measured
+(`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on if it is
+interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved. All are on the
+disk before the record says that the run has ended.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ftml_bench import __version__
 from ftml_bench.errors import UsageError
 from ftml_bench.files import is_there, remove_temporary, replacing
-from ftml_bench.runs import definition as definitions
-from ftml_bench.runs.appended import Contents, Table, contents, cut_back
-from ftml_bench.runs.definition import Cell, Definition
+from ftml_bench.runs.appended import TABLES, Contents, Table, contents, cut_back, table_hash
+from ftml_bench.runs.provenance import now, peak_memory_mb, provenance
 from ftml_bench.runs.storage import StorageError, storing
 
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
@@ -39,7 +31,6 @@ TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
 MEASURE_COLUMNS = ("round", "measure", "value")
 STATUSES = ("running", "finished", "diverged", "failed")
 SAVED_STATE = "state.pt"
-_PACKAGES = ("torch", "avalanche-lib", "numpy")
 
 
 @dataclass(frozen=True)
@@ -143,7 +134,7 @@ class RunWriter:
     def append(self, row: dict[str, Any], seconds: float) -> None:
         """Adds an evaluation: the columns of `curve.csv` by name, and the seconds since the run's start."""
         self._curve.append("" if row[name] is None else row[name] for name in CURVE_COLUMNS)
-        peak = _peak_memory_mb()
+        peak = peak_memory_mb()
         self._timing.append((row["round"], row["datapoints"], round(seconds, 3), "" if peak is None else peak))
 
     def append_measure(self, round: int, measure: str, value: float) -> None:
@@ -198,25 +189,11 @@ class RunWriter:
             raise ValueError("a run that diverged needs 'diverged_round'")
         for table in self._tables():
             table.close()
-        self.record |= {"status": status, "finished": _now(), **fields}
+        held = {table.path.name: {"rows": table.rows, "sha256": table.digest} for table in self._tables()}
+        self.record |= {"status": status, "finished": now(), "tables": held, **fields}
         with storing(self.folder):
             _write_record(self.folder, self.record)
         tidy(self.folder)
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine, command and time: what every record says about how it came about."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            "ftml-bench": __version__,
-            **{package: version(package) for package in _PACKAGES},
-        },
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": _now(),
-    }
 
 
 def may_go_on(folder: Path, definition_hash: str) -> bool:
@@ -230,6 +207,14 @@ def has_record(folder: Path) -> bool:
     """Whether a cell has begun. An empty record is none: a power cut has left it of the first write."""
     file = folder / "record.json"
     return is_there(file) and (not file.is_file() or bool(file.read_bytes().strip(b"\0 \n")))
+
+
+def has_failed(folder: Path) -> bool:
+    """Whether the record says that the cell failed.
+
+    :raises UsageError: a damaged record.
+    """
+    return has_record(folder) and _read_record(folder)["status"] == "failed"
 
 
 def tidy(folder: Path) -> None:
@@ -254,48 +239,66 @@ def mark_failed(folder: Path, definition_hash: str, reason: str, trace: str) -> 
         record = _read_record(folder)
     except UsageError:  # it failed before anything was recorded
         record = {**provenance(), "definition": definition_hash}
-    _write_record(folder, {**record, "status": "failed", "reason": reason, "finished": _now()})
+    _write_record(folder, {**record, "status": "failed", "reason": reason, "finished": now()})
 
 
 def read(folder: Path) -> Run:
     """The files of one cell. Of one that did not come to its end, only the record.
 
-    :raises UsageError: a missing or damaged file; names the file and the line.
+    :raises UsageError: a missing or damaged file, or a table that is not the one that the run has left; names the file,
+        and the line of what cannot be read.
     """
     record = _read_record(folder)
     if record["status"] in ("running", "failed"):  # cut off at any moment: nothing is asked of its tables
         return Run(record, [], 0.0)
-    if "protocol" not in record:
-        raise UsageError(f"{folder / 'record.json'}: damaged: no 'protocol'")
+    for key in ("protocol", "versions"):
+        if not isinstance(record.get(key), dict):
+            raise UsageError(f"{folder / 'record.json'}: damaged: no {key!r}")
     if record["status"] == "diverged" and not isinstance(record.get("diverged_round"), int):
         raise UsageError(f"{folder / 'record.json'}: damaged: no 'diverged_round'")
     curve = [_curve_row(row, where) for row, where in _read_table(folder / "curve.csv", CURVE_COLUMNS)]
-    seconds = 0.0
-    for row, where in _read_table(folder / "timing.csv", TIMING_COLUMNS):
-        seconds = _cell(row, "seconds", float, where)
+    times = read_times(folder)
+    seconds = times[-1][2] if times else 0.0
     measures: dict[str, dict[int, float]] = {}
     if (folder / "measures.csv").is_file():
         for row, where in _read_table(folder / "measures.csv", MEASURE_COLUMNS):
             measures.setdefault(row["measure"], {})[_cell(row, "round", int, where)] = _cell(row, "value", float, where)
+    _check_hashes(folder, record)
     return Run(record, curve, seconds, measures)
 
 
-def read_runs(root: Path) -> tuple[Definition, list[tuple[Cell, Run]], list[Cell]]:
-    """A leaderboard's folder: its definition, the cells that have a record, and those that have none.
+def read_times(folder: Path) -> list[tuple[int, int, float]]:
+    """Of every evaluation of a cell: round, datapoints, seconds since the start.
 
-    :raises UsageError: no leaderboard there, or a damaged file.
+    :raises UsageError: a missing or damaged `timing.csv`.
     """
-    file = root / "leaderboard.yaml"
-    if not is_there(file):
-        raise UsageError(f"{root} is no leaderboard's folder: there is no {file.name} in it")
-    definition = definitions.load(str(file))
-    runs, missing = [], []
-    for cell in definition.cells():
-        if has_record(root / cell.folder):
-            runs.append((cell, read(root / cell.folder)))
-        else:
-            missing.append(cell)
-    return definition, runs, missing
+    return [
+        (_cell(row, "round", int, where), _cell(row, "datapoints", int, where), _cell(row, "seconds", float, where))
+        for row, where in _read_table(folder / "timing.csv", TIMING_COLUMNS)
+    ]
+
+
+def _check_hashes(folder: Path, record: dict[str, Any]) -> None:
+    """Refuses tables that are not those of the record; one from before records held hashes says nothing of them."""
+    if "tables" not in record:
+        return
+    held = record["tables"]
+    try:
+        expected = {name: (table["rows"], table["sha256"]) for name, table in held.items()}
+    except (AttributeError, KeyError, TypeError):
+        raise UsageError(f"{folder / 'record.json'}: damaged: no rows and hashes in 'tables'") from None
+    if not {"curve.csv", "timing.csv"} <= set(expected):
+        raise UsageError(f"{folder / 'record.json'}: damaged: 'tables' lacks curve.csv or timing.csv")
+    for name in TABLES:
+        path = folder / name
+        if name not in expected and not path.exists():
+            continue
+        if name not in expected or not path.is_file():
+            raise UsageError(f"{path} {'is not of the run' if path.exists() else 'is missing'}: see its record.json")
+        rows, digest = expected[name]
+        found = table_hash(path.read_bytes())
+        if found["sha256"] != digest:
+            raise UsageError(f"{path} was changed after the run: it has {found['rows']} rows, the run left {rows}")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -360,34 +363,3 @@ def _cell(row: dict[str, str], column: str, kind: Any, where: str) -> Any:
         return kind(row[column])
     except ValueError:
         raise UsageError(f"{where}: {column} is {row[column]!r}, expected a number") from None
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the package is run from, if it is one, with "+" if files differ from it."""
-    folder = Path(__file__).resolve().parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _peak_memory_mb() -> float | None:
-    """The largest resident size of this process so far, in MB; None on Windows, which has no such module."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # macOS counts bytes, Linux kB

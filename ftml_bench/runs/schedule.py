@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, unknown
 from ftml_bench.files import remove_temporary
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import locking, record, versions
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.pool import Death, LocalPool, Pool, ThisProcess
 from ftml_bench.runs.progress import Progress, say
+from ftml_bench.runs.reading import FILE, HEADER
 from ftml_bench.runs.tasks import RUN_CELL, RUN_TOGETHER, STOPPED, Outcome, Task, status_of
 
 MOST_TOGETHER = 4  # seeds of a row that a GPU runs at once: with four it is as busy as it gets
 TRIES = 3  # of a cell whose process dies, or that the disk stops
-FILE = "leaderboard.yaml"
-HEADER = "# The definition as run, defaults written out; hash "  # of leaderboard.yaml, followed by that
 
 Group = list[Cell]  # what is run at once in a process
 
 
 def run_cells(
-    definition: Definition, root: Path, *, jobs: int, data: str | None, quiet: bool, device: str = "cpu"
+    definition: Definition,
+    root: Path,
+    *,
+    jobs: int,
+    data: str | None,
+    quiet: bool,
+    device: str = "cpu",
+    redo: Collection[Cell] = (),
 ) -> list[Outcome]:
     """Runs all cells that `root` does not hold yet, in `jobs` processes; one thread each, so that no number depends on
     `jobs`. On a GPU the seeds of a row of FTML are run together in one process.
@@ -42,6 +48,7 @@ def run_cells(
     :param data: folder of data sets, or None for the usual places.
     :param quiet: no progress bar.
     :param device: that learners train on, as PyTorch names it.
+    :param redo: cells that are done again from their start, whatever they have come to.
     :return: cell, status ("finished", "diverged" or "failed") and message, in the definition's order.
     :raises UsageError: `root` holds something else, or another process runs it. Nothing in it is changed.
     :raises KeyboardInterrupt: at Ctrl-C, when every cell has stopped.
@@ -50,21 +57,22 @@ def run_cells(
     with _written(root):
         root.mkdir(parents=True, exist_ok=True)
     with locking.alone(root):
-        return _run_cells(definition, root, jobs, data, quiet, device)
+        return _run_cells(definition, root, jobs, data, quiet, device, redo)
 
 
 def _run_cells(
-    definition: Definition, root: Path, jobs: int, data: str | None, quiet: bool, device: str
+    definition: Definition, root: Path, jobs: int, data: str | None, quiet: bool, device: str, redo: Collection[Cell]
 ) -> list[Outcome]:
     with _written(root):
         _claim(definition, root)
-        outcomes = {cell: Outcome(cell, status, "") for cell, status in _kept(definition, root)}
+        outcomes = {cell: Outcome(cell, status, "") for cell, status in _kept(definition, root, redo)}
         for cell in outcomes:
             record.tidy(root / cell.folder)
-        todo = sorted((cell for cell in definition.cells() if cell not in outcomes), key=lambda c: _cost(definition, c))
+        todo = to_run(definition, root, redo)
         tried = [cell for cell in todo if record.has_record(root / cell.folder)]
         for cell in todo:
-            if (root / cell.folder).exists() and not record.may_go_on(root / cell.folder, definition.hash):
+            goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.hash)
+            if (root / cell.folder).exists() and not goes_on:
                 shutil.rmtree(root / cell.folder)
     groups = _groups(definition, todo, device)
     runners = RUN_CELL, RUN_TOGETHER
@@ -143,9 +151,18 @@ def check_free(definition: Definition, root: Path) -> None:
 
     :raises UsageError: it holds another definition's results, or files of something else, or another process runs it.
     """
+    if root.is_dir():
+        locking.refuse_in_use(root)
+    check_folder(definition, root)
+
+
+def check_folder(definition: Definition, root: Path) -> None:
+    """Sees that `root` is missing, empty, or the folder of this definition's results; changes nothing.
+
+    :raises UsageError: it holds another definition's results, or files of something else.
+    """
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
-    locking.refuse_in_use(root)
     if _holds_nothing(root):
         return
     file = root / FILE
@@ -159,13 +176,41 @@ def check_free(definition: Definition, root: Path) -> None:
         )
 
 
-def check_versions(definition: Definition, root: Path, new: dict[str, dict[str, int | None]]) -> None:
+def cells_named(definition: Definition, root: Path, names: Iterable[str]) -> set[Cell]:
+    """The cells that are meant by "benchmark/row/seed-0", "failed" (those that are recorded so) and "all".
+
+    :raises UsageError: there is no such cell.
+    """
+    cells = {str(cell): cell for cell in definition.cells()}
+    found: set[Cell] = set()
+    for name in names:
+        if name == "all":
+            found.update(cells.values())
+        elif name == "failed":
+            found.update(cell for cell in cells.values() if record.has_failed(root / cell.folder))
+        elif name in cells:
+            found.add(cells[name])
+        else:
+            raise unknown("cell", name, ["all", "failed", *cells])
+    return found
+
+
+def to_run(definition: Definition, root: Path, redo: Collection[Cell] = ()) -> list[Cell]:
+    """The cells that are not kept, in the order in which they are begun."""
+    kept = dict(_kept(definition, root, redo))
+    return sorted((cell for cell in definition.cells() if cell not in kept), key=lambda c: _cost(definition, c))
+
+
+def check_versions(
+    definition: Definition, root: Path, new: dict[str, dict[str, int | None]], redo: Collection[Cell] = ()
+) -> None:
     """Sees that the cells that are kept are of the same versions as those that remain to be run; changes nothing.
 
     :param new: for each benchmark by name what a new record's `protocol` says of versions.
+    :param redo: cells that are not kept.
     :raises UsageError: they are not: the report would refuse them when all had been run.
     """
-    kept = dict(_kept(definition, root))
+    kept = dict(_kept(definition, root, redo))
     found = []
     for cell in definition.cells():
         name = definition.benchmark(cell.benchmark).benchmark
@@ -204,9 +249,9 @@ def _holds_nothing(root: Path) -> bool:
         return True
 
 
-def _kept(definition: Definition, root: Path) -> list[tuple[Cell, str]]:
-    """The cells that need not be run again, with their status."""
-    found = [(cell, status_of(definition, root, cell)) for cell in definition.cells()]
+def _kept(definition: Definition, root: Path, redo: Collection[Cell]) -> list[tuple[Cell, str]]:
+    """The cells that need not be run again, with their status. Of those that shall be, nothing is read."""
+    found = [(cell, status_of(definition, root, cell)) for cell in definition.cells() if cell not in redo]
     return [(cell, status) for cell, status in found if status]
 
 

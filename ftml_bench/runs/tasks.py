@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, Definition
+from ftml_bench.runs.reading import check_cell
 from ftml_bench.runs.storage import StorageError, of_disk
 
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
@@ -100,11 +101,12 @@ class Task:
 def status_of(definition: Definition, root: Path, cell: Cell) -> str:
     """The status that a cell was kept with; empty if it has to be run.
 
-    :raises UsageError: a damaged record or table.
+    :raises UsageError: a damaged or changed record or table.
     """
     if not record.has_record(root / cell.folder):
         return ""
     run = record.read(root / cell.folder)
+    check_cell(cell, run, root)
     return run.status if run.status in KEPT and run.record.get("definition") == definition.hash else ""
 
 

@@ -1,8 +1,11 @@
-"""Plain values as YAML gives them, checked one by one: what came, what was expected, and where, in one line."""
+"""Plain values as YAML gives them, bounded in size, depth and digits, and checked one by one: what came, what was
+expected, and where, in one line.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +13,10 @@ from typing import Any
 import yaml
 
 from ftml_bench.errors import UsageError, unknown
+
+MOST_VALUES = 10_000  # of a text, aliases written out; our definitions have less than 300
+DEEPEST = 20  # lists and mappings in each other
+LARGEST = 2**63  # whole numbers stay below it: nearly everything holds them in 64 bits
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()=-]*")
 _LONGEST_NAME = 200  # of the 255 bytes that disks have; figures and temporary files are named after it
@@ -21,9 +28,10 @@ _RATE_NAME = re.compile(r"lr|\w+_lr")
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The plain values of a YAML text. 1e-3 is a number, as in YAML 1.2, and a key may stand only once in a mapping.
+    """The plain values of a YAML text. 1e-3 is a number and 1:30 is text, as in YAML 1.2, and a key may stand only once
+    in a mapping.
 
-    :raises UsageError: not YAML; names the line.
+    :raises UsageError: not YAML, too large, or nested too deep or in itself; names the line.
     """
     try:
         return yaml.load(text, _Loader)
@@ -33,10 +41,57 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}:{line} {error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # of PyYAML, such as a date that there is not
+        raise UsageError(f"{where}: not YAML: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without two of its traps: repeated keys, and 1e-3 read as a string."""
+    """PyYAML's safe loader without its traps: repeated keys; 1e-3 read as text, 1:30 as 90 and 010 as 8; and texts of a
+    few lines that stand for values without end.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        self._values += 1
+        self._bound(self._values, self._depth, self.peek_event())
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            self._measure(node, {})
+        return node
+
+    def _measure(self, node: yaml.Node, found: dict[yaml.Node, tuple[int, int]]) -> tuple[int, int]:
+        """How many values a node stands for, aliases written out, and how deep they lie.
+
+        What an alias names stands before it, so that nothing is measured twice.
+        """
+        if node not in found:
+            found[node] = 0, 0  # until it is known
+            inner = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+            measured = [self._measure(n, found) for n in inner] if isinstance(node, yaml.CollectionNode) else []
+            found[node] = 1 + sum(size for size, _ in measured), 1 + max((depth for _, depth in measured), default=0)
+            self._bound(*found[node], node)
+        elif found[node] == (0, 0):
+            self._refuse("a value is a part of itself", node)
+        return found[node]
+
+    def _bound(self, values: int, depth: int, at: Any) -> None:
+        if values > MOST_VALUES:
+            self._refuse(f"it stands for more than {MOST_VALUES} values", at)
+        if depth > DEEPEST:
+            self._refuse(f"nested deeper than {DEEPEST} lists and mappings", at)
+
+    def _refuse(self, problem: str, at: Any) -> None:
+        raise yaml.composer.ComposerError(None, None, problem, at.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -50,10 +105,29 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        # Python reads no more than 4300 digits.
+        number = int(text, 0) if len(text) <= len(str(LARGEST)) + 1 else LARGEST
+        if abs(number) >= LARGEST:
+            problem = f"a whole number of {len(text)} characters: expected less than 2 to the power of 63"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return number
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
-)
+
+# PyYAML's are YAML 1.1: 1:30 is 90, 010 is 8.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":int", ":float"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in {
+    "int": r"[-+]?(0|[1-9]\d*|0x[0-9a-fA-F]+)",
+    "float": r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"({_pattern})$", re.ASCII), list("-+.0123456789")
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
@@ -119,15 +193,17 @@ def folder_names(names: Iterable[str], where: str, taken: Iterable[str] = ()) ->
 
 def size(value: Any, where: str) -> int:
     """A whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < LARGEST:
         raise UsageError(f"{where}: expected a whole number of at least 1, got {shown(value)}")
     return value
 
 
 def number(value: Any, where: str) -> float:
-    """A number, not a truth value."""
+    """A finite number, not a truth value."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UsageError(f"{where}: expected a number, got {shown(value)}")
+    if not math.isfinite(value):
+        raise UsageError(f"{where}: expected a finite number, got {value}")
     return value
 
 
@@ -140,14 +216,14 @@ def filled_list(value: Any, where: str) -> list[Any]:
 
 def choice(value: Any, where: str) -> dict[str, Any]:
     """{"name": ..., keyword: value, ...}: a class and its keywords."""
-    choice = settings_of(value, where, own=())
+    choice = settings_of(value, where, own=set())
     if "name" not in choice:
         raise UsageError(f"{where}: 'name' is missing")
     string(choice["name"], f"{where}: name")
     return choice
 
 
-def settings_of(value: Any, where: str, own: tuple[str, ...]) -> dict[str, Any]:
+def settings_of(value: Any, where: str, own: set[str]) -> dict[str, Any]:
     """Keywords of a constructor; `own` are those that the suite itself passes."""
     if not isinstance(value, dict):
         raise UsageError(f"{where}: expected keys with values, got {shown(value)}")
@@ -155,8 +231,9 @@ def settings_of(value: Any, where: str, own: tuple[str, ...]) -> dict[str, Any]:
         if key in own:
             raise UsageError(f"{where}: {key!r} cannot be set here, the leaderboard says it for all rows")
         if not _is_plain(entry):
-            raise UsageError(f"{where}: {key}: expected text, numbers, true or false, or lists, got {shown(entry)}")
-        for one in entry if isinstance(entry, list) else [entry]:
+            what = "text, numbers, true or false, or lists, nothing infinite"
+            raise UsageError(f"{where}: {key}: expected {what}, got {shown(entry)}")
+        for one in entry if isinstance(entry, list) and entry else [entry]:
             if one is not None and _SIZE_NAME.fullmatch(key):
                 size(one, f"{where}: {key}")
             elif one is not None and _RATE_NAME.fullmatch(key) and not number(one, f"{where}: {key}") > 0:
@@ -165,10 +242,10 @@ def settings_of(value: Any, where: str, own: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON can hold it (YAML also has dates, sets and bytes)."""
+    """Whether JSON can hold it (YAML also has dates, sets, bytes and infinity)."""
     try:
-        json.dumps(value)
-    except TypeError:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
         return False
     return True
 

@@ -19,6 +19,7 @@ from ftml_bench.report.statistics import results
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record, schedule
 from ftml_bench.runs.definition import Cell, available, from_dict, load
+from ftml_bench.runs.reading import read_runs
 from ftml_bench.runs.record import RunWriter
 from ftml_bench.strategies import FTML, FollowTheLeader
 
@@ -184,7 +185,7 @@ def test_who_does_not_train_on_all_rounds_is_refused():
 
 class TestReport:
     def test_the_regret_is_that_against_the_comparator_of_the_same_seed(self, root):
-        definition, runs, _ = record.read_runs(root)
+        definition, runs, _ = read_runs(root)
         (result,) = results(definition, runs, root)
         assert [row.row.name for row in result.rows] == ["FTML", "FromScratch"]
         assert result.comparator == "hindsight"
@@ -206,7 +207,7 @@ class TestReport:
         assert (root / "report.html").read_text().count("<img") == 2
         rows = list(csv.DictReader(io.StringIO((root / "leaderboard.csv").read_text())))
         found = {(row["row"], row["quantity"]): float(row["mean"]) for row in rows if not row["minus"]}
-        definition, runs, _ = record.read_runs(root)
+        definition, runs, _ = read_runs(root)
         cells_ = results(definition, runs, root)[0].rows[0].cells.values()
         regret = [list(cell.measures["Regret"].values()) for cell in cells_]
         losses = [list(cell.measures["Loss_Of_Round"].values()) for cell in cells_]
@@ -215,7 +216,7 @@ class TestReport:
         assert found["FTML", "loss_of_round_second_half"] == pytest.approx(sum(v[2] + v[3] for v in losses) / 4)
 
     def test_rounds_without_a_value_are_left_out(self, root, tmp_path):
-        definition, runs, _ = record.read_runs(root)
+        definition, runs, _ = read_runs(root)
         (result,) = results(definition, runs, root)
         curve = CURVES["Called_The_Only_Class"]
         cell = next(iter(result.rows[0].cells.values()))
@@ -227,7 +228,7 @@ class TestReport:
         assert shown.draw(result, {"FTML": ("red", "solid"), "FromScratch": ("blue", "solid")}, tmp_path)
 
     def test_an_exact_regret_is_kept(self, root):
-        definition, runs, _ = record.read_runs(root)
+        definition, runs, _ = read_runs(root)
         for cell, run in runs:
             if cell.row != "hindsight":
                 run.measures["Regret"] = dict.fromkeys(range(4), 7.0)
@@ -237,7 +238,7 @@ class TestReport:
         assert "approximation" not in "".join(shown.table(result).notes)
 
     def test_without_measures_nothing_is_added(self, root):
-        definition, runs, _ = record.read_runs(root)
+        definition, runs, _ = read_runs(root)
         for _, run in runs:
             run.measures.clear()
         (result,) = results(definition, runs, root)

@@ -127,6 +127,7 @@ def results(root: Path) -> dict[str, bytes | dict]:
         if path.name == "record.json":
             content = json.loads(path.read_text())
             found[name] = {key: value for key, value in content.items() if key not in OF_CLOCK_AND_PLACE}
+            content.get("tables", {}).pop("timing.csv", None)
         elif path.name in ("curve.csv", "measures.csv", "leaderboard.yaml"):
             found[name] = path.read_bytes()
         elif path.name.startswith(".") or path.name in ("state.pt", "error.txt"):

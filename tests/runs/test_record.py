@@ -12,6 +12,7 @@ import ftml_bench
 from ftml_bench import benchmarks, strategies
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import record
+from ftml_bench.runs.reading import read_runs
 from ftml_bench.runs.record import CurveRow, RunWriter
 
 HEADER = {"definition": "abc", "protocol": {"rounds": 1}, "device": "cpu"}
@@ -175,15 +176,15 @@ def test_a_missing_table_is_named(tmp_path):
 def test_what_cannot_be_read_is_not_called_missing(tmp_path):
     (tmp_path / "leaderboard.yaml").mkdir()
     with pytest.raises(UsageError, match=r"cannot read the definition .*leaderboard.yaml: Is a directory"):
-        record.read_runs(tmp_path)
+        read_runs(tmp_path)
     (tmp_path / "leaderboard.yaml").rmdir()
     rows = {"strategies": {"FTML": {}}, "optimizer": {"name": "SGD"}, "steps": 1, "benchmark": "Sinusoids"}
     (tmp_path / "leaderboard.yaml").write_text(json.dumps({"name": "t", "seeds": [0], "benchmarks": {"b": rows}}))
     (tmp_path / "b/FTML/seed-0/record.json").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"record.json: cannot be read: .*Is a directory"):
-        record.read_runs(tmp_path)
+        read_runs(tmp_path)
 
 
 def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"is no leaderboard's folder: there is no leaderboard.yaml in it"):
-        record.read_runs(tmp_path)
+        read_runs(tmp_path)

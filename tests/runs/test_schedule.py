@@ -10,6 +10,7 @@ from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import pool, record, schedule
 from ftml_bench.runs.definition import Cell
 from ftml_bench.runs.progress import Progress
+from ftml_bench.runs.reading import read_runs
 from ftml_bench.runs.record import RunWriter
 from ftml_bench.runs.tasks import Task
 
@@ -81,7 +82,7 @@ def test_every_cell_is_run_and_the_definition_stands_beside(tmp_path):
         (Cell("sines", "wild", 0), "diverged", ""),
         (Cell("sines", "wild", 1), "diverged", ""),
     ]
-    found, runs, missing = record.read_runs(tmp_path / "out")
+    found, runs, missing = read_runs(tmp_path / "out")
     assert found == board
     assert [cell for cell, _ in runs] == board.cells()
     assert missing == []

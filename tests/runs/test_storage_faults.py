@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ftml_bench.errors import UsageError
-from ftml_bench.runs import pool, record, schedule
+from ftml_bench.runs import pool, provenance, record, schedule
 from ftml_bench.runs.definition import from_dict
 from tests.runs import kills
 
@@ -64,7 +64,7 @@ FAULTS = Faults()
 def _light(monkeypatch):
     monkeypatch.setattr(schedule, "RUN_CELL", "tests.runs.kills:run_light")
     monkeypatch.setattr(kills, "PAUSE", 0.0)
-    monkeypatch.setattr(record, "_commit", lambda: None)  # which asks git
+    monkeypatch.setattr(provenance, "_commit", lambda: None)  # which asks git
     monkeypatch.setattr(pool, "one_thread", lambda: None)  # other tests of this process may have their threads
 
 

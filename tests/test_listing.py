@@ -1,0 +1,28 @@
+"""What `ftml-bench list` says of leaderboards against what lies there."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ftml_bench import cli
+from ftml_bench.commands.about import LEADERBOARDS
+from ftml_bench.runs import definition as definitions
+
+RESULTS = Path(__file__).parent.parent / "leaderboards/results"
+
+
+def test_every_leaderboard_is_spoken_of(capsys):
+    assert set(LEADERBOARDS) == set(definitions.available())
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    for about in LEADERBOARDS.values():
+        assert f"core-hours: {about.hours}; needs: {about.data}; asks: {about.question}\n" in out
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULTS.glob("*/leaderboard.yaml")))
+def test_the_core_hours_are_those_of_the_committed_results(name):
+    """A cell has one thread, so its seconds are a core's."""
+    files = (RESULTS / name).rglob("timing.csv")
+    seconds = sum(float(list(csv.DictReader(file.open()))[-1]["seconds"]) for file in files)
+    assert float(LEADERBOARDS[name].hours) == round(seconds / 3600, 1)
