@@ -39,6 +39,8 @@ class InnerRule:
         :raises UsageError: for rates of other parameters or shapes, or an anchor that lacks some.
         """
         found = {}
+        if self.rates is not None and not self._steps():
+            raise UsageError("the inner rates are an empty sequence: expected the rates of one step at least")
         for step, rates in enumerate(self._steps()):
             for name, rate in _by_name(rates, adapted).items():
                 if rate.dim() and rate.shape != parameters[name].shape:

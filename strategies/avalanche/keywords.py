@@ -101,8 +101,7 @@ def _constructor(cls: Any) -> Callable[..., None]:
     """
     own: Callable[..., None] = cls.__init__
     signature = inspect.signature(own)
-    names = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD and p.name != "self"]
-    open_ended = len(names) + 1 < len(signature.parameters)
+    names = [name for name in signature.parameters if name != "self"]
 
     @functools.wraps(own)
     def init(self, *args, **settings) -> None:
@@ -111,7 +110,7 @@ def _constructor(cls: Any) -> Callable[..., None]:
                 raise KeywordError(f"{cls.__name__}: train_epochs and train_passes are one setting: give one")
             settings["train_epochs"] = settings.pop("train_passes")
         for name in settings:
-            if name not in names and not open_ended:
+            if name not in names:
                 raise KeywordError(str(unknown(f"setting of {cls.__name__}", name, names)))
         own(self, *args, **settings)
 

@@ -197,6 +197,7 @@ def test_norm_layers_and_subsets_keep_their_meaning():
     ("rule", "message"),
     [
         (InnerRule(torch.ones(3)), "expected one number"),
+        (InnerRule([]), "an empty sequence"),
         (InnerRule({"0.weight": torch.tensor(0.1)}), "no inner rate for parameter 0.bias"),
         (InnerRule(penalty=1.0, anchor={"0.weigth": torch.ones(1)}), "parameter of the anchor '0.weight'"),
     ],

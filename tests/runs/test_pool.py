@@ -191,9 +191,16 @@ def test_a_terminal_that_is_closed_does_not_end_what_nohup_runs(tmp_path):
     assert process.wait() == 0
 
 
+def signals_as_usual():
+    """What runs the tests may ignore signals, as under nohup, and hand that on."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start_board(folder, jobs, **settings):
     """The leaderboard that `kills` kills, in a group of its own; returns when its first cell is running."""
     (folder / "board.yaml").write_text(kills.BOARD)
+    settings.setdefault("preexec_fn", signals_as_usual)
     command = [sys.executable, kills.__file__, "board", str(folder / "board.yaml"), str(folder / "out"), str(jobs)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings

@@ -97,7 +97,9 @@ def test_ftml_renames_labels_in_its_draws_and_not_in_the_update_procedure(digits
     strategy = build("FTML", permute_labels=True, steps=1)
     plain = build("FTML", steps=1)
     adapt = strategy.engine.adapt
-    strategy.engine.adapt = lambda parameters, x, y, steps: adapted_to.append(y) or adapt(parameters, x, y, steps)
+    strategy.engine.adapt = lambda parameters, x, y, steps, **rule: (
+        adapted_to.append(y) or adapt(parameters, x, y, steps, **rule)
+    )
     for learner in (strategy, plain):
         learner.train(digits.train_stream[0], eval_streams=[])
     strategy.eval([digits.test_stream[0]])

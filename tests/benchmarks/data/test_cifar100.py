@@ -325,7 +325,10 @@ class TestCommand:
             (["cifar100", "--strips", "to"], "CIFAR-100 is not in"),
             (["mnist", "--strips", "to"], "strips are made of cifar100"),
             (["cifar10"], "did you mean 'cifar100'"),
-            (["Sinusoids", "--sheet", "x.png", "--set", "round=3"], "Sinusoids: .*'round'"),
+            (
+                ["Sinusoids", "--sheet", "x.png", "--set", "round=3"],
+                "unknown setting of Sinusoids 'round': did you mean 'rounds'",
+            ),
         ],
     )
     def test_errors_are_one_line(self, tmp_path, monkeypatch, capsys, arguments, message):
