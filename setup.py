@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 HERE = Path(__file__).parent
 # Read, not imported: when the package is built, what it imports need not be there.
@@ -33,6 +35,20 @@ def native(form: str) -> Extension:
         py_limited_api=True,  # nothing of Python's is called: one wheel for all its versions
         optional=True,  # without a compiler everything else is there
     )
+
+
+class BuildExt(build_ext):
+    """Leaves alone what an installation from the source tree (-e) has compiled before, if no source is newer."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        built = HERE / NATIVE / target.name
+        sources = [str(HERE / source) for source in (*ext.sources, *ext.depends, "setup.py")]
+        if self.editable_mode and not newer_group(sources, str(built)):
+            self.mkpath(str(target.parent))
+            self.copy_file(str(built), str(target))
+        else:
+            super().build_extension(ext)
 
 
 setup(
@@ -69,7 +85,8 @@ setup(
         "ftml_bench.strategies",
         "ftml_bench.strategies.avalanche",
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"parallel": len(FORMS)}},
+    cmdclass={"build_ext": BuildExt},
     ext_modules=[native(form) for form in FORMS],
     package_data={"ftml_bench": ["py.typed"], "ftml_bench.leaderboards": ["*.yaml"]},
     install_requires=[

@@ -38,23 +38,30 @@ class InnerRule:
 
         :raises UsageError: for rates of other parameters or shapes, or an anchor that lacks some.
         """
-        found = {}
-        if self.rates is not None and not self._steps():
-            raise UsageError("the inner rates are an empty sequence: expected the rates of one step at least")
-        for step, rates in enumerate(self._steps()):
-            for name, rate in _by_name(rates, adapted).items():
-                if rate.dim() and rate.shape != parameters[name].shape:
-                    raise UsageError(
-                        f"the inner rate of {name} has the shape {tuple(rate.shape)}: expected one number, or the "
-                        f"parameter's shape {tuple(parameters[name].shape)}"
-                    )
-                found[f"{RATE}{step} {name}"] = rate
+        steps = enumerate(self.rates_by_step(parameters, adapted))
+        found = {f"{RATE}{step} {name}": rate for step, rates in steps for name, rate in rates.items()}
         if self.penalty:
             anchor = parameters if self.anchor is None else self.anchor
             for name in adapted:
                 if name not in anchor:
                     raise unknown("parameter of the anchor", name, anchor)
                 found[f"{ANCHOR}{name}"] = anchor[name]
+        return found
+
+    def rates_by_step(self, parameters: Mapping[str, Tensor], adapted: Sequence[str]) -> list[dict[str, Tensor]]:
+        """The rates of each step that has its own, by parameter name: of one number, or of the parameter's shape.
+
+        :raises UsageError: for rates of other parameters or shapes.
+        """
+        if self.rates is not None and not self._steps():
+            raise UsageError("the inner rates are an empty sequence: expected the rates of one step at least")
+        found = [_by_name(rates, adapted) for rates in self._steps()]
+        for name, rate in (pair for rates in found for pair in rates.items()):
+            if rate.dim() and rate.shape != parameters[name].shape:
+                raise UsageError(
+                    f"the inner rate of {name} has the shape {tuple(rate.shape)}: expected one number, or the "
+                    f"parameter's shape {tuple(parameters[name].shape)}"
+                )
         return found
 
     @property

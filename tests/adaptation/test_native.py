@@ -258,19 +258,3 @@ def test_an_older_processor_gets_the_form_that_it_takes(monkeypatch):
         assert "avx512" not in asked
     finally:
         library.library.cache_clear()
-
-
-@needs_library
-def test_rules_and_outputs_after_every_step_go_to_batched():
-    model, (x, y, query) = (
-        nn.Linear(3, 2).double(),
-        (torch.randn(2, n, k).double() for n, k in ((4, 3), (4, 2), (5, 3))),
-    )
-    parameters = dict(model.named_parameters())
-    engine = make_engine("native", model, nn.MSELoss(), inner_lr=0.1, inner_steps=2)
-    plain = engine.predict(parameters, (x, y), query)
-    assert engine.name == "native"
-    every = engine.predict(parameters, (x, y), query, every_step=True)
-    assert engine.name == "batched"
-    assert "takes plain gradient steps only" in engine.chosen["engine_note"]
-    assert torch.allclose(every[-1], plain, rtol=1e-12)

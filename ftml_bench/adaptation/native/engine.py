@@ -75,27 +75,40 @@ class NativeEngine(BatchedEngine):
         if not self.takes_each:
             return super().predict_each(parameters, support, query_x, memory)
         self._refuse_shapes(support[0])
-        return self._outputs_of(dict(parameters), *support, query_x, memory, each=True)
+        return self._outputs_of(dict(parameters), [], *support, query_x, memory, each=True)
 
     def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
         """See `Engine.choose_memory`."""
         if self.memory == "auto":
             x, y = support
             own = {name: parameters[name] for name in self._own_names}
-            self.chosen_memory = _Call(self, own, x, y, x, self.memory, each=False).memory
+            self.chosen_memory = _Call(self, own, [], x, y, x, self.memory, each=False).memory
         return self.chosen_memory
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
-        if not self._is_plain:
-            raise UntreatableError(self.name, "takes plain gradient steps only, and gives the outputs after the last")
+        if self._every_step:
+            raise UntreatableError(self.name, "gives the outputs after the last step only")
+        if self._rule.penalty:
+            raise UntreatableError(self.name, "takes no penalty of inner steps")
         x, query_x = self._features(parameters, x, query_x)
         self._refuse_shapes(x)
         own = {name: parameters[name] for name in self._own_names}
-        return self._outputs_of(own, x, y, query_x, self.memory, each=False)
+        rates = self._rule.rates_by_step(parameters, self.adapted)
+        return self._outputs_of(own, rates, x, y, query_x, self.memory, each=False)
 
-    def _outputs_of(self, weights: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str, each: bool) -> Tensor:
-        """The query's outputs, differentiable in the weights (of `each` task, or of all), x and query_x."""
-        tensors = [x, query_x, *weights.values()]
+    def _outputs_of(
+        self,
+        weights: Weights,
+        rates: list[Weights],
+        x: Tensor,
+        y: Tensor,
+        query_x: Tensor,
+        memory: str,
+        each: bool,
+    ) -> Tensor:
+        """The query's outputs, differentiable in the weights (of `each` task, or of all), rates, x and query_x."""
+        of_rates = [rate for step in rates for rate in step.values()]
+        tensors = [x, query_x, *weights.values(), *of_rates]
         if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
             raise UntreatableError(self.name, "takes dense tensors of one precision on a CPU only")
         if x.dtype not in PRECISIONS:
@@ -104,8 +117,8 @@ class NativeEngine(BatchedEngine):
             raise UntreatableError(self.name, "takes no derivative in targets")
         if not x.numel() or not query_x.numel():
             raise UntreatableError(self.name, "takes no empty sets")
-        call = _Call(self, weights, x, y, query_x, memory, each)
-        outputs = _Native.apply(call, x, y, query_x, *weights.values())
+        call = _Call(self, weights, rates, x, y, query_x, memory, each)
+        outputs = _Native.apply(call, x, y, query_x, *weights.values(), *of_rates)
         self.chosen_memory = call.memory
         return outputs
 
@@ -123,7 +136,15 @@ class _Call:
     """One meta-batch: what the library is told about it, and the memory that it works in."""
 
     def __init__(
-        self, engine: NativeEngine, weights: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str, each: bool
+        self,
+        engine: NativeEngine,
+        weights: Weights,
+        rates: list[Weights],
+        x: Tensor,
+        y: Tensor,
+        query_x: Tensor,
+        memory: str,
+        each: bool,
     ) -> None:
         self.is_double = int(x.dtype == torch.float64)
         self.native = engine._library
@@ -132,7 +153,9 @@ class _Call:
         grad = torch.is_grad_enabled()
         self.wanted = wanted = {name for name, w in weights.items() if grad and w.requires_grad}
         self.wants_x = grad and (x.requires_grad or query_x.requires_grad)
-        self.wants_gradients = bool(wanted) or self.wants_x
+        self.rates = rates
+        wants_rates = grad and any(rate.requires_grad for step in rates for rate in step.values())
+        self.wants_gradients = bool(wanted) or self.wants_x or wants_rates
         self.program = program = engine._program(tuple(x.shape[2:]), wanted)
         self.x, self.query_x = (t.detach().contiguous() for t in (x, query_x))
         self.weights = [weights[name].detach().contiguous() for name in program.names]
@@ -143,7 +166,8 @@ class _Call:
         job.wants_x = self.wants_x
         job.tasks, job.steps, job.support, job.query = len(x), engine.inner_steps, x.shape[1], query_x.shape[1]
         job.rides, job.second_order = engine.rows_ride, engine.second_order
-        job.lr, job.clip = engine.inner_lr, engine.inner_clip or 0.0
+        job.clip, job.wants_rates = engine.inner_clip or 0.0, wants_rates
+        self._tell_rates(engine)
         job.threads = torch.get_num_threads()
         self._tell_loss(engine, y)
         job.x, job.query_x = self.x.data_ptr(), self.query_x.data_ptr()
@@ -165,6 +189,18 @@ class _Call:
         self.called_back = CalledBack(criterion, y.detach(), self.program.outputs, self.x.dtype)
         self.held = self.called_back.tell(self.job)
 
+    def _tell_rates(self, engine: NativeEngine) -> None:
+        """A rate for every number of the adapted weights, in each step that has its own."""
+        steps = self.rates or [dict.fromkeys(engine.adapted, self.x.new_tensor(engine.inner_lr))]
+        shapes = dict(zip(self.program.names, (w.shape for w in self.weights), strict=True))
+        self.full_rates = [
+            rates[name].detach().expand(shapes[name]).contiguous() if name in rates else None
+            for rates in steps
+            for name in self.program.names
+        ]
+        self.rate_pointers = _pointers(self.full_rates)
+        self.job.nrates, self.job.rates = len(steps), self.rate_pointers.ctypes.data
+
     def _take_memory(self, memory: str, budget: int) -> None:
         """Memory for the weights before each step, and for what passes keep of as many tasks as is allowed."""
         sizes = (ctypes.c_int64 * 3)()
@@ -172,7 +208,7 @@ class _Call:
         weights, step, query = sizes
         tasks, steps = self.job.tasks, self.job.steps
         self.kept = self.x.new_empty(tasks * (steps + 1) * weights)
-        tape = steps * step + query if self.job.second_order else query
+        tape = steps * step + query if self.job.second_order or self.job.wants_rates else query
         fit = min(MOST_BYTES, budget) // (tape * self.x.element_size())
         taped = {"unroll": tasks, "adjoint": 0, "auto": min(tasks, fit)}[memory]
         self.memory = "unroll" if taped == tasks else "adjoint"
@@ -204,8 +240,10 @@ class _Call:
             raise UntreatableError(self.engine, "takes no criterion that draws")
         return outputs
 
-    def backward(self, cotangent: Tensor) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
-        """The derivatives in x, in query_x and in the weights that are wanted, by name."""
+    def backward(
+        self, cotangent: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor], list[Tensor | None]]:
+        """The derivatives in x, in query_x, in the weights that are wanted, by name, and in the rates, step by step."""
         cotangent = cotangent.contiguous()
         names = self.program.names
         gradients = [
@@ -219,8 +257,24 @@ class _Call:
         if self.wants_x:
             of_x, of_query = torch.empty_like(self.x), torch.empty_like(self.query_x)
             job.gradient_x, job.gradient_query = of_x.data_ptr(), of_query.data_ptr()
+        of_rates: list[Tensor | None] = [None] * len(self.full_rates)
+        if job.wants_rates:
+            of_rates = [None if rate is None else torch.empty_like(rate) for rate in self.full_rates]
+            rate_pointers = _pointers(of_rates)
+            job.gradient_rates = rate_pointers.ctypes.data
         self.run()
-        return of_x, of_query, {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
+        of_weights = {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
+        return of_x, of_query, of_weights, self._summed(of_rates)
+
+    def _summed(self, of_rates: list[Tensor | None]) -> list[Tensor | None]:
+        """The derivatives in the rates as they were given: of one number, the sum of those of all numbers."""
+        numbers = iter(of_rates)
+        found = [dict(zip(self.program.names, numbers, strict=False)) for _ in self.rates]
+        return [
+            None if (full := by_name[name]) is None else full if rate.dim() else full.sum()
+            for by_name, rates in zip(found, self.rates, strict=True)
+            for name, rate in rates.items()
+        ]
 
 
 def _pointers(tensors: list[Any]) -> np.ndarray:
@@ -240,5 +294,6 @@ class _Native(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
         _ = ctx.saved_tensors  # which sees that nobody has written into them
-        of_x, of_query, of_weights = ctx.call.backward(cotangent)
-        return None, of_x, None, of_query, *(of_weights.get(name) for name in ctx.call.order)
+        of_x, of_query, of_weights, of_rates = ctx.call.backward(cotangent)
+        of_weights_in_order = [of_weights.get(name) for name in ctx.call.order]
+        return None, of_x, None, of_query, *of_weights_in_order, *of_rates

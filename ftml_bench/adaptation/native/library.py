@@ -31,8 +31,10 @@ class Job(ctypes.Structure):
         ("query", c_int64),
         ("rides", c_int64),
         ("second_order", c_int64),
-        ("lr", c_double),
         ("clip", c_double),
+        ("wants_rates", c_int64),
+        ("nrates", c_int64),
+        ("rates", c_void_p),
         ("loss", c_int64),
         ("targets", c_void_p),
         ("class_weights", c_void_p),
@@ -54,6 +56,7 @@ class Job(ctypes.Structure):
         ("gradients", c_void_p),
         ("gradient_x", c_void_p),
         ("gradient_query", c_void_p),
+        ("gradient_rates", c_void_p),
     ]
 
 

@@ -19,7 +19,10 @@ struct Job {
   // the inner loop
   int64_t tasks, steps, support, query, rides;  // rides: support rows are the first of the query's pass, for norms
   int64_t second_order;
-  double lr, clip;       // clip: 0: none
+  double clip;           // 0: none
+  int64_t wants_rates;   // whether a derivative in them will be asked for
+  int64_t nrates;        // steps with rates of their own; the last goes on
+  const void* const* rates;  // by step and parameter, of the parameter's shape; null where it is not adapted
   // the loss on the support sets
   int64_t loss;
   const void* targets;
@@ -39,4 +42,8 @@ struct Job {
   int64_t taped;
   void* const* gradients;          // by parameter; null where none is wanted; of all tasks together if weight_steps is 0
   void *gradient_x, *gradient_query;
+  void* const* gradient_rates;     // by step and parameter, of all tasks together; null if none is wanted
 };
+
+// Whether passes of steps keep the gradients that they find: to tell what was cut, or for the derivative in the rates.
+inline bool keeps_gradients(const Job& job) { return job.clip > 0 || job.wants_rates; }

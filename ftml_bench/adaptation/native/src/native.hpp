@@ -9,17 +9,25 @@
 
 namespace {
 
+// (outputs, inputs, taps) -> (taps, inputs, outputs); a vector as it is
+template <class T> void put(const Parameter& p, const T* from, T* w) {
+  const int inputs = std::max(p.inputs, 1);
+  for (int o = 0; o < p.outputs; o++) for (int c = 0; c < inputs; c++) for (int t = 0; t < p.taps; t++)
+    w[p.at + ((size_t)t * inputs + c) * p.stride + o] = *from++;
+}
+
 template <class T> struct Worker {
   const Job& job;
   const Plan<T>& plan;
   const Layout<T>&steps, &query;
+  const T* rates;  // of each step, as the weights lie
   Passes<T> passes;
   Loss<T> loss;
   int64_t S, Q, K;
   Buffer<T> x, tapes, kept, g, hv, gx;
 
-  Worker(const Job& job, const Plan<T>& plan, const Layout<T>& steps, const Layout<T>& query)
-      : job(job), plan(plan), steps(steps), query(query), passes(plan, steps, query, job.backward && job.second_order),
+  Worker(const Job& job, const Plan<T>& plan, const Layout<T>& steps, const Layout<T>& query, const T* rates)
+      : job(job), plan(plan), steps(steps), query(query), rates(rates), passes(plan, steps, query, job.backward && job.second_order),
         loss(job, plan.out()), S(job.support), Q(job.query), K(job.steps) {
     x = Buffer<T>((S + Q) * plan.in.size());
     tapes = Buffer<T>(steps.size + query.size);
@@ -38,6 +46,7 @@ template <class T> struct Worker {
   const T* query_rows() const { return job.rides ? x : x + S * plan.in.size(); }
   int first() const { return job.rides ? S : Q; }
 
+  // gradient: where a task's goes, in the weights and behind them in the rates
   void run(int64_t task, T* gradient) {
     take_rows((const T*)job.x + task * S * points(), S, x);
     take_rows((const T*)job.query_x + task * Q * points(), Q, x + S * plan.in.size());
@@ -46,17 +55,20 @@ template <class T> struct Worker {
 
  private:
   size_t points() const { return (size_t)plan.in.h * plan.in.w * plan.in.c; }
+  size_t rates_of(int64_t k) const { return std::min(k, job.nrates - 1) * plan.weights; }
+  T* found_in(T* at) { return keeps_gradients(job) ? at + steps.weights : g + 0; }  // the gradient of a step
 
   void forward(int64_t task) {
     pack(task, weights(task, 0));
     for (int64_t k = 0; k < K; k++) {
       T* at = tape(task, k);
       const T* w = weights(task, k);
-      T *next = weights(task, k + 1), *found = job.clip > 0 ? at + steps.weights : g;
+      T *next = weights(task, k + 1), *found = found_in(at);
+      const T* r = rates + rates_of(k);
       step(task, at, w, found);
       std::copy(w, w + plan.weights, next);
       for (const Parameter& p : plan.parameters) if (p.adapted)
-        for (size_t i = p.at; i < p.at + p.size(); i++) next[i] -= (T)job.lr * clipped(found[i]);
+        for (size_t i = p.at; i < p.at + p.size(); i++) next[i] -= r[i] * clipped(found[i]);
     }
     T* at = tape(task, K);
     passes.forward(query, at, weights(task, K), query_rows(), first());
@@ -86,17 +98,20 @@ template <class T> struct Worker {
       if (job.rides) std::copy(of_rows, of_rows + rows, of_x); else std::fill(of_x, of_x + rows, T(0));
       give_rows(of_rows + (job.rides ? rows : 0), Q, (T*)job.gradient_query + task * Q * points());
     }
-    for (int64_t k = K; job.second_order && k-- > 0;) {
-      const T* w = weights(task, k);
+    T* of_rates = job.gradient_rates ? v + plan.weights : nullptr;
+    if (of_rates) std::fill(of_rates, of_rates + job.nrates * plan.weights, T(0));
+    for (int64_t k = K; (job.second_order || of_rates) && k-- > 0;) {
+      const T *w = weights(task, k), *direction = g;
       at = tape(task, k);
-      if (!is_taped) step(task, at, w, job.clip > 0 ? at + steps.weights : nullptr);
-      const T* direction = g;
-      take_direction(v, job.clip > 0 ? at + steps.weights : nullptr);
+      if (!is_taped) step(task, at, w, keeps_gradients(job) ? at + steps.weights : nullptr);
+      if (of_rates) subtract_products(v, at + steps.weights, of_rates + rates_of(k));
+      if (!job.second_order) continue;
+      take_direction(v, job.clip > 0 ? at + steps.weights : nullptr, rates + rates_of(k));
       const T* t = passes.tangent(steps, at, w, direction, x);
       loss.tangent(task, passes.outputs(steps, at), t, S, at + steps.loss, passes.gradient_tangent());
       passes.tangent_backward(steps, at, w, direction, x, hv, of_rows);
-      for (size_t i = 0; i < plan.weights; i++) v[i] -= (T)job.lr * hv[i];
-      for (size_t i = 0; of_x && i < S * plan.in.size(); i++) of_x[i] -= (T)job.lr * of_rows[i];
+      for (size_t i = 0; i < plan.weights; i++) v[i] -= hv[i];
+      for (size_t i = 0; of_x && i < S * plan.in.size(); i++) of_x[i] -= of_rows[i];
     }
     if (of_x) give_rows(of_x, S, (T*)job.gradient_x + task * S * points());
   }
@@ -106,11 +121,16 @@ template <class T> struct Worker {
     return c > 0 ? (g < -c ? -c : g > c ? c : g) : g;
   }
 
-  // v where weights are adapted and no gradient was cut
-  void take_direction(const T* v, const T* found) {
+  // rate times v where weights are adapted and no gradient was cut
+  void take_direction(const T* v, const T* found, const T* r) {
     std::fill(g + 0, g + plan.weights, T(0));
     for (const Parameter& p : plan.parameters) if (p.adapted)
-      for (size_t i = p.at; i < p.at + p.size(); i++) g[i] = found && clipped(found[i]) != found[i] ? T(0) : v[i];
+      for (size_t i = p.at; i < p.at + p.size(); i++) g[i] = found && clipped(found[i]) != found[i] ? T(0) : r[i] * v[i];
+  }
+
+  void subtract_products(const T* v, const T* found, T* to) const {
+    for (const Parameter& p : plan.parameters) if (p.adapted)
+      for (size_t i = p.at; i < p.at + p.size(); i++) to[i] -= v[i] * clipped(found[i]);
   }
 
   void take_cotangent(int64_t task, T* at) {
@@ -138,16 +158,10 @@ template <class T> struct Worker {
       for (int c = 0; c < m.c; c++) to[c * places + p] = from[c];
   }
 
-  // (outputs, inputs, taps) -> (taps, inputs, outputs); a vector as it is
   void pack(int64_t task, T* w) {
     std::fill(w, w + plan.weights, T(0));
-    for (size_t i = 0; i < plan.parameters.size(); i++) {
-      const Parameter& p = plan.parameters[i];
-      const T* from = (const T*)job.weights[i] + task * job.weight_steps[i];
-      const int inputs = std::max(p.inputs, 1);
-      for (int o = 0; o < p.outputs; o++) for (int c = 0; c < inputs; c++) for (int t = 0; t < p.taps; t++)
-        w[p.at + ((size_t)t * inputs + c) * p.stride + o] = *from++;
-    }
+    for (size_t i = 0; i < plan.parameters.size(); i++)
+      put<T>(plan.parameters[i], (const T*)job.weights[i] + task * job.weight_steps[i], w);
   }
 };
 
@@ -162,7 +176,7 @@ template <class T> struct Sizes {
   Layout<T> steps, query;
   explicit Sizes(const Job& job)
       : plan(plan_of<T>(job.input, job.nops, job.ops, job.reals, job.nparameters, job.shapes, job.wants_x)),
-        steps(*plan, job.support, job.clip > 0), query(*plan, job.query + (job.rides ? job.support : 0), false) {}
+        steps(*plan, job.support, keeps_gradients(job)), query(*plan, job.query + (job.rides ? job.support : 0), false) {}
 };
 
 enum Outcome { WELL, NO_MEMORY, CALLBACK_FAILED };
@@ -171,8 +185,13 @@ template <class T> int run(const Job& job) {
   try {
     const Sizes<T> sizes(job);
     const Plan<T>& plan = *sizes.plan;
-    Buffer<T> gradients;
-    if (job.backward) gradients = Buffer<T>(job.tasks * plan.weights);
+    const size_t numbers = plan.weights * (job.gradient_rates ? 1 + job.nrates : 1);  // of a task's gradient
+    Buffer<T> gradients, rates(job.nrates * plan.weights);
+    if (job.backward) gradients = Buffer<T>(job.tasks * numbers);
+    std::fill(rates + 0, rates + job.nrates * plan.weights, T(0));
+    const size_t nparameters = plan.parameters.size();
+    for (size_t i = 0; i < job.nrates * nparameters; i++) if (job.rates[i])
+      put<T>(plan.parameters[i % nparameters], (const T*)job.rates[i], rates + i / nparameters * plan.weights);
     std::atomic<int64_t> next{0};
     std::atomic<int> outcome{WELL};
     std::fenv_t environment;  // whether denormal numbers are flushed is each thread's own affair
@@ -180,9 +199,9 @@ template <class T> int run(const Job& job) {
     const auto work = [&] {
       try {
         std::fesetenv(&environment);
-        Worker<T> worker(job, plan, sizes.steps, sizes.query);
+        Worker<T> worker(job, plan, sizes.steps, sizes.query, rates);
         for (int64_t task; outcome == WELL && (task = next++) < job.tasks;)
-          worker.run(task, job.backward ? gradients + task * plan.weights : nullptr);
+          worker.run(task, job.backward ? gradients + task * numbers : nullptr);
       } catch (const std::bad_alloc&) { outcome = NO_MEMORY; } catch (const CallbackFailed&) { outcome = CALLBACK_FAILED; }
     };
     std::vector<std::thread> threads;
@@ -190,18 +209,20 @@ template <class T> int run(const Job& job) {
     work();
     for (auto& thread : threads) thread.join();
     if (outcome != WELL || !job.backward) return outcome;
-    Buffer<T> sum(plan.weights);
-    for (size_t i = 0; i < plan.weights; i++) {
+    Buffer<T> sum(numbers);
+    for (size_t i = 0; i < numbers; i++) {
       double total = 0;
-      for (int64_t t = 0; t < job.tasks; t++) total += gradients[t * plan.weights + i];
+      for (int64_t t = 0; t < job.tasks; t++) total += gradients[t * numbers + i];
       sum[i] = total;
     }
-    for (size_t i = 0; i < plan.parameters.size(); i++) {
+    for (size_t i = 0; job.gradient_rates && i < job.nrates * nparameters; i++) if (job.gradient_rates[i])
+      unpack<T>(plan.parameters[i % nparameters], sum + (1 + i / nparameters) * plan.weights, (T*)job.gradient_rates[i]);
+    for (size_t i = 0; i < nparameters; i++) {
       T* to = (T*)job.gradients[i];
       if (!to) continue;
       if (!job.weight_steps[i]) unpack<T>(plan.parameters[i], sum, to);
       for (int64_t t = 0; job.weight_steps[i] && t < job.tasks; t++)
-        unpack<T>(plan.parameters[i], gradients + t * plan.weights, to + t * job.weight_steps[i]);
+        unpack<T>(plan.parameters[i], gradients + t * numbers, to + t * job.weight_steps[i]);
     }
     return WELL;
   } catch (const std::bad_alloc&) { return NO_MEMORY; }
