@@ -79,6 +79,7 @@ class FollowTheLeader(JointLearner):
             optimizer=lambda parameters: FINE_TUNINGS[self.fine_tuning](parameters, lr=self.inner_lr),
             adapted=adapted_names(model, "all"),
             clip=self.inner_clip,
+            outputs=None if isinstance(x, tuple) else lambda weights: self._plain_pass(x, parameters=weights),
         )
         put(tuned, model, self.model)
         self.cost.gradient_evaluations += self.update_steps * len(y)

@@ -99,8 +99,7 @@ class FTML(MetaLearner):
         """
         if not self.is_training:
             return super().forward()
-        support, query_x = self._sets()
-        return self.engine.predict(dict(self.model.named_parameters()), support, query_x, rule=self.rule).flatten(0, 1)
+        return self._adapted_outputs()
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         """N_grad gradient steps on D_t (Algorithm 2, lines 12 to 16)."""

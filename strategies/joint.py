@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from avalanche.models import MultiTaskModule, avalanche_forward
+from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from ftml_bench.adaptation.plain_pass import PlainPass
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.avalanche.base import Learner
@@ -46,6 +48,7 @@ class JointLearner(Learner):
         super().__init__(batch_norm=batch_norm, **learner)
         self.group_size = min(group_size, self.train_mb_size)
         self.draw = draw
+        self._plain_pass = PlainPass(self.model)
 
     @property
     def _groups(self) -> int:
@@ -71,7 +74,12 @@ class JointLearner(Learner):
 
     def forward(self) -> Tensor:
         """The model's outputs; in training on groups, each normalised by itself."""
-        if not self.is_training or self.batch_norm == "running":
+        if not self.is_training:
+            return super().forward()
+        outputs = self._by_kernels()
+        if outputs is not None:
+            return outputs
+        if self.batch_norm == "running":
             return super().forward()
         if parts_by_task(self.model):  # and would mix up the groups of a minibatch of several tasks
             groups = zip(self.mb_x.chunk(self._groups), self.mb_task_id.chunk(self._groups), strict=True)
@@ -79,6 +87,15 @@ class JointLearner(Learner):
                 return torch.cat([avalanche_forward(self.model, x, labels) for x, labels in groups])
         with batch_statistics(groups=self._groups, keep="running"):
             return super().forward()
+
+    def _by_kernels(self) -> Tensor | None:
+        """The outputs of a training step by compiled kernels; None where these would not be exact."""
+        is_frozen = self.batch_norm == "running" and not all(module.training for module in self.model.modules())
+        if is_frozen or is_multi_task_module(self.model):
+            return None
+        if self._plain_pass.model is not self.model:
+            self._plain_pass = PlainPass(self.model)
+        return self._plain_pass(self.mb_x, groups=self._groups, keeps_running=True)
 
     def _step_cost(self) -> tuple[int, int]:
         return len(self.mb_y), len(self.mb_y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
-from ftml_bench.models.norm import batch_statistics, has_norm
+from ftml_bench.models.norm import Moments, batch_statistics, has_norm, keep_running
 from ftml_bench.recorded.device_draws import DeviceDraws
 from ftml_bench.recorded.execution import Execution
 from ftml_bench.recorded.graphs import fixed_by
@@ -139,14 +139,9 @@ class MetaLearner(Learner):
         return [query[0].flatten(0, 1), query[1].flatten(0, 1), *support, labels.flatten()]
 
     def _sets(self) -> tuple[tuple[Input, Tensor], Input]:
-        """The minibatch's support sets, x (T, S, *input) and y, and query x (T, Q, *input), as the model takes them.
-
-        The running statistics of the unadapted model are those of the support sets, which the task without any data is
-        normalised by.
-        """
-        query_x, _, support_x, support_y, labels = self.mbatch
-        labels = labels.unflatten(0, (len(support_x), -1))[:, :1]  # (T, 1)
-        self._note_support_statistics(support_x, labels)
+        """The minibatch's support sets, x (T, S, *input) and y, and query x (T, Q, *input), as the model takes them."""
+        query_x, _, support_x, support_y, _ = self.mbatch
+        labels = self._labels_of_sets()
         query = self._input(query_x.unflatten(0, (len(support_x), -1)), labels)
         return (self._input(support_x, labels), support_y), query
 
@@ -154,10 +149,30 @@ class MetaLearner(Learner):
         """What the model takes: x (T, N, *input), with the task labels (T, N) beside it if it takes them."""
         return (x, labels.expand(-1, x.shape[1])) if is_multi_task_module(self.model) else x
 
+    def _labels_of_sets(self) -> Tensor:
+        """(T, 1)"""
+        return self.mbatch[4].unflatten(0, (len(self.mbatch[2]), -1))[:, :1]
+
+    def _adapted_outputs(self) -> Tensor:
+        """The query's outputs (T*Q, *output), after inner steps on the minibatch's support sets."""
+        support, query_x = self._sets()
+        engine = self.engine
+        outputs = engine.predict(dict(self.model.named_parameters()), support, query_x, rule=self.rule)
+        self._note_support_statistics(engine.moments)
+        return outputs.flatten(0, 1)
+
     @torch.no_grad()
-    def _note_support_statistics(self, support_x: Tensor, labels: Tensor) -> None:
+    def _note_support_statistics(self, moments: Mapping[str, Moments] | None) -> None:
+        """Let the running statistics follow those of the support sets: a task without any data is normalised by them.
+
+        :param moments: of the minibatch's support sets, where they are known.
+        """
         if self.batch_norm != "support" or not has_norm(self.model):
             return
+        if moments is not None:
+            keep_running(self.model, moments)
+            return
+        support_x, labels = self.mbatch[2], self._labels_of_sets()
         if not is_multi_task_module(self.model):
             with batch_statistics(groups=len(support_x), keep="running"):
                 self.model(support_x.flatten(0, 1).clone())  # a model may write into what it is given
@@ -216,6 +231,8 @@ class MetaLearner(Learner):
             return
         learners = [self, *others]
         sets = [learner._sets() for learner in learners]
+        for learner in learners:
+            learner._note_support_statistics(None)
         tasks = len(self.mbatch[2])
         support_x, support_y, query_x = (
             torch.cat(part) for part in zip(*((*support, query) for support, query in sets), strict=True)

@@ -6,8 +6,9 @@ from torch import nn
 
 from ftml_bench.adaptation.auto import TriedEngine
 from ftml_bench.adaptation.batched import BatchedEngine
+from ftml_bench.adaptation.engine import Criterion, Engine
 from ftml_bench.adaptation.higher_engine import HigherEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Engine, InnerLoop, adapted_names, update_procedure
+from ftml_bench.adaptation.inner_loop import InnerLoop, adapted_names, update_procedure
 from ftml_bench.adaptation.loop import LoopEngine
 from ftml_bench.adaptation.native import NativeEngine, see_that_it_is_built
 from ftml_bench.adaptation.rule import InnerRule

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import is_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import random_state, restore
 
+Result = TypeVar("Result")
 SETTINGS = {name for name, p in inspect.signature(InnerLoop).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -121,6 +122,12 @@ class TriedEngine:
             lambda engine: engine.predict_each(parameters, support, query_x, memory), first, support, query_x
         )
 
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """See `NativeEngine.outputs`; there is no other engine that has it."""
+        x = usable(x)
+        points = x.new_zeros(x.shape[:2])
+        return self._by_the_first(lambda engine: engine.outputs(parameters, x), parameters, (x, points), x)
+
     def adapt(
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:
@@ -128,7 +135,11 @@ class TriedEngine:
         self._notice_changes()
         x, y = usable((x, y))
         with outside_inference_mode():
-            return self._engine.adapt(parameters, x, y, steps, rule=rule)
+            if not self._engine.adapts_by_itself:
+                return self._engine.adapt(parameters, x, y, steps, rule=rule)
+            return self._by_the_first(
+                lambda engine: engine.adapt(parameters, x, y, steps, rule=rule), parameters, *_as_one_task(x, y)
+            )
 
     def adapt_each(
         self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
@@ -155,13 +166,13 @@ class TriedEngine:
 
     def _by_the_first(
         self,
-        call: Callable[[InnerLoop], Tensor],
+        call: Callable[[InnerLoop], Result],
         parameters: Parameters,
         support: tuple[Input, Tensor],
         query_x: Input,
         *,
         plain: bool = True,
-    ) -> Tensor:
+    ) -> Result:
         """`call(engine)` by the first engine that passes the trial, and this call if it is the first of its kind.
 
         :param plain: of gradient steps by one rate, which some engines take alone.
@@ -282,6 +293,12 @@ def outside_inference_mode() -> Iterator[None]:
         return
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+def _as_one_task(x: Input, y: Tensor) -> tuple[tuple[Input, Tensor], Input]:
+    """Support and query of a meta-batch of one task."""
+    inputs = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
+    return (inputs, y[None]), inputs
 
 
 def _kind_of(model: nn.Module, x: Input, y: Tensor, query_x: Input) -> tuple[Any, ...]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ftml_bench.adaptation.engine import Criterion, Input, Outputs, Parameters
 from ftml_bench.adaptation.refusals import refuse_parameter_hooks, refuse_untreatable_layers
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import batch_statistics, convert_batch_norm, has_norm
+from ftml_bench.models.norm import Moments, batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.recorded.graphs import Graphs
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-Parameters = Mapping[str, Tensor]
-Input = Tensor | tuple[Tensor, Tensor]  # a model that takes task labels: (inputs, labels), a label a point
 BATCH_NORM_RULES = ("support", "transductive")
 MEMORY = ("auto", "unroll", "adjoint")
 
@@ -39,86 +37,6 @@ class UntreatableError(UsageError):
 
 class NoGradientError(UsageError):
     """A loss that depends on no parameter."""
-
-
-class Engine(Protocol):
-    """What computes "adapt, then predict" and its exact derivative."""
-
-    name: str
-    inner_lr: float
-    inner_steps: int
-    second_order: bool
-    criterion: Criterion
-    graphs: Graphs
-    takes_each: bool  # whether there are `choose_memory` and `predict_each`
-
-    @property
-    def built(self) -> int:
-        """How often it has been built: what was recorded before does not hold for a model that has changed since."""
-        ...
-
-    @property
-    def chosen(self) -> dict[str, str]:
-        """What was chosen and why, for a record: "engine", "engine_memory", "engine_note"."""
-        ...
-
-    def predict(
-        self,
-        parameters: Parameters,
-        support: tuple[Input, Tensor],
-        query_x: Input,
-        *,
-        rule: InnerRule = PLAIN,
-        every_step: bool = False,
-    ) -> Tensor:
-        """Post-adaptation outputs of T tasks, differentiable in `parameters` (paper, eq. 1 and 5).
-
-        :param parameters: of the model, by name, as `dict(model.named_parameters())`.
-        :param support: x (T, S, *input) and y (T, S, *target).
-        :param query_x: (T, Q, *input). For models that take task labels x is the tuple (inputs, labels), a label a
-            point; the engine "loop" alone passes them on.
-        :param rule: what an inner step is beside plain gradient descent; outputs are differentiable in its tensors.
-        :param every_step: the outputs after every inner step, (K, T, Q, *output), for losses of each of them.
-        :return: (T, Q, *output).
-        :raises UsageError: for a rule that does not fit the parameters, or `every_step` of no step.
-        """
-        ...
-
-    def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
-        """ "unroll" or "adjoint": how `predict` takes such a meta-batch; noted for the record.
-
-        :raises UsageError: as `predict_each`.
-        """
-        ...
-
-    def predict_each(
-        self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
-    ) -> Tensor:
-        """As `predict`, with parameters of its own, (T, *shape) by name, for each task.
-
-        :param memory: "unroll" or "adjoint".
-        :raises UsageError: if the engine does not take them (`takes_each`).
-        """
-        ...
-
-    def adapt(
-        self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
-    ) -> dict[str, Tensor]:
-        """The update procedure (Algorithm 2): `steps` of full-batch gradient descent on one task's data.
-
-        :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
-        :return: the adapted copy, detached; `parameters` are left as they were.
-        """
-        ...
-
-    def adapt_each(
-        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
-    ) -> list[dict[str, Tensor]]:
-        """`adapt` for T tasks of one size, all from the same parameters.
-
-        :param x: (T, N, *input), y: (T, N, *target).
-        """
-        ...
 
 
 class InnerLoop:
@@ -142,6 +60,7 @@ class InnerLoop:
     name = ""
     memories: tuple[str, ...] = ("unroll", "adjoint")  # "auto" may take the first
     takes_each = False
+    adapts_by_itself = False  # whether `adapt` computes otherwise than by the model
 
     def __init__(
         self,
@@ -197,6 +116,11 @@ class InnerLoop:
         chosen = {"engine": self.name, "engine_memory": self.chosen_memory}
         return chosen | ({"engine_note": "; ".join(notes)} if notes else {})
 
+    @property
+    def moments(self) -> dict[str, Moments] | None:
+        """See `Engine.moments`."""
+        return None
+
     def predict(
         self,
         parameters: Parameters,
@@ -223,6 +147,18 @@ class InnerLoop:
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
+        return self._adapt(parameters, x, y, steps, rule)
+
+    def _adapt(
+        self,
+        parameters: Parameters,
+        x: Input,
+        y: Tensor,
+        steps: int,
+        rule: InnerRule,
+        outputs: Outputs | None = None,
+    ) -> dict[str, Tensor]:
+        """`adapt`; the model's outputs may be computed otherwise than by the model."""
         beside = rule.tensors(parameters, self.adapted)
         return update_procedure(
             self.model,
@@ -235,6 +171,7 @@ class InnerLoop:
             adapted=self.adapted,
             clip=self.inner_clip,
             penalised=rule.penalty_on(beside, self.adapted),
+            outputs=outputs,
         )
 
     def adapt_each(
@@ -335,6 +272,7 @@ def update_procedure(
     adapted: list[str],
     clip: float | None = None,
     penalised: Callable[[Tensor, list[Tensor]], Tensor] | None = None,
+    outputs: Outputs | None = None,
 ) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
@@ -344,6 +282,8 @@ def update_procedure(
     :param optimizer: builds the optimiser for the adapted copies.
     :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
     :param penalised: of a loss and the adapted weights: the loss of a step. None: as it is.
+    :param outputs: of the model for x at given parameters, where something else than the model computes them; None is
+        left to the model.
     :return: the adapted copy by name, detached.
     :raises UsageError (NoGradientError): if the loss depends on no parameter.
     """
@@ -355,7 +295,10 @@ def update_procedure(
 
     def derive() -> None:
         # a model may write into what it is given
-        loss = scalar(criterion(model(*(part.clone() for part in inputs)), y))
+        predicted = None if outputs is None else outputs(copy)
+        if predicted is None:
+            predicted = model(*(part.clone() for part in inputs))
+        loss = scalar(criterion(predicted, y))
         if not loss.requires_grad:
             raise NoGradientError(f"the loss of {type(model).__name__} does not depend on its parameters")
         if penalised is not None:

@@ -16,11 +16,11 @@ give silently wrong second-order gradients under `torch.func.vmap`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,23 @@ class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
     def _channels(values: Tensor, x: Tensor) -> Tensor:
         """`values` (C,) shaped to broadcast over x (N, C, ...)."""
         return values.view(-1, *[1] * (x.dim() - 2))
+
+
+class Moments(NamedTuple):
+    """What a norm layer normalised groups of rows by: mean and biased variance, (groups, C), each of `count` values."""
+
+    mean: Tensor
+    var: Tensor
+    count: int
+
+
+def keep_running(model: nn.Module, moments: Mapping[str, Moments]) -> None:
+    """Update running statistics, as passes under `batch_statistics(keep="running")` do, by moments of layers."""
+    for name, of_layer in moments.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, TaskBatchNorm)
+        if layer.running_mean is not None:
+            layer._keep("running", *of_layer)
 
 
 def has_norm(model: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from ftml_bench.adaptation import ENGINES, make_engine
 from ftml_bench.errors import UsageError
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP, TaskBatchNorm
+from tests.adaptation.stacks import needs_library
 
 TASKS, SUPPORT, QUERY = 3, 6, 4
 
@@ -275,11 +276,14 @@ def test_the_update_procedure_is_full_batch_gradient_descent_on_a_copy(name):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@needs_library
 def test_auto_takes_the_fastest_exact_engine():
     inner = {"inner_lr": 0.1, "inner_steps": 1}
-    assert make_engine("auto", RainbowNet(), nn.CrossEntropyLoss(), **inner).name == "batched"
+    assert make_engine("auto", RainbowNet(), nn.CrossEntropyLoss(), **inner).name == "native"
     for variant in ("paper", "authors"):
-        assert make_engine("auto", PoseNet(variant=variant), nn.MSELoss(), **inner).name == "batched"
+        assert make_engine("auto", PoseNet(variant=variant), nn.MSELoss(), **inner).name == "native"
+    grouped = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten())
+    assert make_engine("auto", grouped, nn.MSELoss(), **inner).name == "batched"
 
     class Residual(nn.Module):
         def __init__(self):
@@ -292,7 +296,8 @@ def test_auto_takes_the_fastest_exact_engine():
     assert make_engine("auto", Residual(), nn.MSELoss(), **inner).chosen == {
         "engine": "vmap",
         "engine_memory": "adjoint",
-        "engine_note": "batched has no batched form of Residual (the model itself)",
+        "engine_note": "native has no batched form of Residual (the model itself); "
+        "batched has no batched form of Residual (the model itself)",
     }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import ftml_bench.adaptation as adaptation
 from ftml_bench.adaptation import make_engine
 from ftml_bench.adaptation.native import NativeEngine, library
+from ftml_bench.adaptation.native import call as native_call
 from ftml_bench.adaptation.native import engine as native_engine
 from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet, SinusoidMLP
@@ -173,10 +174,10 @@ def test_what_passes_keep_is_bounded_and_the_bits_are_the_same(monkeypatch):
     data = meta_batch(shape)
     kept = by("native", model, nn.CrossEntropyLoss(), data)[1]
     calls = []
-    plain = native_engine._Call
-    monkeypatch.setattr(native_engine, "_Call", lambda *a: calls.append(plain(*a)) or calls[-1])
+    plain = native_call.Call
+    monkeypatch.setattr(native_engine, "Call", lambda *a, **k: calls.append(plain(*a, **k)) or calls[-1])
     for most in (1, 2**20):
-        monkeypatch.setattr(native_engine, "MOST_BYTES", most)
+        monkeypatch.setattr(native_call, "MOST_BYTES", most)
         found = by("native", model, nn.CrossEntropyLoss(), data)[1]
         assert sum(tape.nbytes for tape in calls[-1].tapes) <= most
         assert all(map(torch.equal, found, kept))

@@ -7,24 +7,22 @@ long as what the passes keep fits.
 
 from __future__ import annotations
 
-import ctypes
-from copy import copy
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ftml_bench.adaptation.batched import BatchedEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Parameters, UntreatableError, trained_in
-from ftml_bench.adaptation.native.library import CALLBACK_FAILED, NO_MEMORY, Job, NotBuiltError, library
-from ftml_bench.adaptation.native.losses import CalledBack, Plain, plain
+from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, trained_in
+from ftml_bench.adaptation.native.call import Call
+from ftml_bench.adaptation.native.library import NotBuiltError, library
 from ftml_bench.adaptation.native.program import Program, why_not_native
+from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.steps import Weights
-from ftml_bench.random_state import random_state
+from ftml_bench.models.norm import Moments
 
-MOST_BYTES = 2**26  # that passes of one meta-step keep
 PRECISIONS = (torch.float32, torch.float64)
 
 
@@ -47,10 +45,11 @@ class NativeEngine(BatchedEngine):
     """
 
     name = "native"
+    adapts_by_itself = True
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         see_that_it_is_built()
-        self._library = library()
+        self.library = library()
         super().__init__(model, criterion, **settings)
         reason = why_not_native(self.layers)
         if reason:
@@ -60,13 +59,14 @@ class NativeEngine(BatchedEngine):
         if trained_in(criterion, self.model):
             raise UntreatableError(self.name, "takes no criterion with parameters of its own")
         self._programs: dict[Any, Program] = {}
+        self._moments: dict[str, Moments] | None = None  # of the last call
         self._own_names = list(self._copies(dict(self.model.named_parameters()), 1))  # behind the common layers
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_library": None}
+        return {**self.__dict__, "library": None}  # which cannot be copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= {**state, "_library": library()}
+        self.__dict__ |= {**state, "library": library()}
 
     def predict_each(
         self, parameters: Parameters, support: tuple[Tensor, Tensor], query_x: Tensor, memory: str
@@ -75,14 +75,13 @@ class NativeEngine(BatchedEngine):
         if not self.takes_each:
             return super().predict_each(parameters, support, query_x, memory)
         self._refuse_shapes(support[0])
-        return self._outputs_of(dict(parameters), [], *support, query_x, memory, each=True)
+        return self._outputs_of(dict(parameters), *support, query_x, memory=memory, each=True)
 
     def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:
         """See `Engine.choose_memory`."""
         if self.memory == "auto":
             x, y = support
-            own = {name: parameters[name] for name in self._own_names}
-            self.chosen_memory = _Call(self, own, [], x, y, x, self.memory, each=False).memory
+            self.chosen_memory = Call(self, self._own_weights(parameters), x, y, x, memory=self.memory).memory
         return self.chosen_memory
 
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
@@ -92,37 +91,83 @@ class NativeEngine(BatchedEngine):
             raise UntreatableError(self.name, "takes no penalty of inner steps")
         x, query_x = self._features(parameters, x, query_x)
         self._refuse_shapes(x)
-        own = {name: parameters[name] for name in self._own_names}
+        own = self._own_weights(parameters)
         rates = self._rule.rates_by_step(parameters, self.adapted)
-        return self._outputs_of(own, rates, x, y, query_x, self.memory, each=False)
+        return self._outputs_of(own, x, y, query_x, rates=rates, memory=self.memory)
+
+    @property
+    def moments(self) -> dict[str, Moments] | None:
+        """See `Engine.moments`."""
+        return None if self.common else self._moments
+
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """Of the model itself: no steps are taken, norms take the statistics of the rows at hand.
+
+        :param x: (T, N, *input), each of T normalised by itself.
+        :return: (T, N, *output), differentiable in `parameters`.
+        :raises UntreatableError: as `predict`.
+        """
+        if self.common:
+            raise UntreatableError(self.name, "does not run layers that are not adapted")
+        self._refuse_shapes(x)
+        return self._outputs_of(self._own_weights(parameters), x[:, :1], None, x)
+
+    def adapt(
+        self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> dict[str, Tensor]:
+        """See `Engine.adapt`."""
+        if self.common or not isinstance(x, Tensor):
+            return super().adapt(parameters, x, y, steps, rule=rule)
+        return self._adapt(parameters, x, y, steps, rule, lambda weights: self.outputs(weights, x[None])[0])
+
+    def adapt_each(
+        self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
+    ) -> list[dict[str, Tensor]]:
+        """See `Engine.adapt_each`."""
+        return [self.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
+
+    def _own_weights(self, parameters: Parameters) -> Weights:
+        return {name: parameters[name] for name in self._own_names}
 
     def _outputs_of(
         self,
         weights: Weights,
-        rates: list[Weights],
         x: Tensor,
-        y: Tensor,
+        y: Tensor | None,
         query_x: Tensor,
-        memory: str,
-        each: bool,
+        *,
+        rates: Sequence[Weights] = (),
+        memory: str = "auto",
+        each: bool = False,
     ) -> Tensor:
-        """The query's outputs, differentiable in the weights (of `each` task, or of all), rates, x and query_x."""
+        """The query's outputs, differentiable in the weights (of `each` task, or of all), rates, x and query_x.
+
+        :param y: None: before any inner step; x is not looked at.
+        """
         of_rates = [rate for step in rates for rate in step.values()]
         tensors = [x, query_x, *weights.values(), *of_rates]
         if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
             raise UntreatableError(self.name, "takes dense tensors of one precision on a CPU only")
         if x.dtype not in PRECISIONS:
             raise UntreatableError(self.name, f"takes float32 and float64 only, not {x.dtype}")
-        if y.requires_grad:
+        if y is not None and y.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in targets")
         if not x.numel() or not query_x.numel():
             raise UntreatableError(self.name, "takes no empty sets")
-        call = _Call(self, weights, rates, x, y, query_x, memory, each)
+        call = Call(self, weights, x, y, query_x, rates=rates, memory=memory, each=each)
         outputs = _Native.apply(call, x, y, query_x, *weights.values(), *of_rates)
-        self.chosen_memory = call.memory
+        self._moments = call.moments
+        if y is not None:
+            self.chosen_memory = call.memory
         return outputs
 
-    def _program(self, shape: tuple[int, ...], wanted: set[str]) -> Program:
+    def program(self, shape: tuple[int, ...], wanted: set[str]) -> Program:
+        """The layers behind the common ones as a program.
+
+        :param shape: of a point, in front of them.
+        :param wanted: names of the parameters that a derivative is wanted of.
+        :raises UntreatableError: if there is none.
+        """
         key = shape, frozenset(wanted), tuple(self.adapted)
         if key not in self._programs:
             try:
@@ -132,158 +177,9 @@ class NativeEngine(BatchedEngine):
         return self._programs[key]
 
 
-class _Call:
-    """One meta-batch: what the library is told about it, and the memory that it works in."""
-
-    def __init__(
-        self,
-        engine: NativeEngine,
-        weights: Weights,
-        rates: list[Weights],
-        x: Tensor,
-        y: Tensor,
-        query_x: Tensor,
-        memory: str,
-        each: bool,
-    ) -> None:
-        self.is_double = int(x.dtype == torch.float64)
-        self.native = engine._library
-        self.engine = engine.name
-        self.order = list(weights)
-        grad = torch.is_grad_enabled()
-        self.wanted = wanted = {name for name, w in weights.items() if grad and w.requires_grad}
-        self.wants_x = grad and (x.requires_grad or query_x.requires_grad)
-        self.rates = rates
-        wants_rates = grad and any(rate.requires_grad for step in rates for rate in step.values())
-        self.wants_gradients = bool(wanted) or self.wants_x or wants_rates
-        self.program = program = engine._program(tuple(x.shape[2:]), wanted)
-        self.x, self.query_x = (t.detach().contiguous() for t in (x, query_x))
-        self.weights = [weights[name].detach().contiguous() for name in program.names]
-        self.shape = (len(x), query_x.shape[1], program.outputs)
-        self.job = job = Job()
-        job.input, job.ops, job.reals = (part.ctypes.data for part in (program.input, program.ops, program.reals))
-        job.nops, job.nparameters, job.shapes = len(program.ops), len(program.shapes), program.shapes.ctypes.data
-        job.wants_x = self.wants_x
-        job.tasks, job.steps, job.support, job.query = len(x), engine.inner_steps, x.shape[1], query_x.shape[1]
-        job.rides, job.second_order = engine.rows_ride, engine.second_order
-        job.clip, job.wants_rates = engine.inner_clip or 0.0, wants_rates
-        self._tell_rates(engine)
-        job.threads = torch.get_num_threads()
-        self._tell_loss(engine, y)
-        job.x, job.query_x = self.x.data_ptr(), self.query_x.data_ptr()
-        self.pointers = _pointers(self.weights)
-        self.steps_of_weights = np.array([w[0].numel() if each else 0 for w in self.weights], dtype=np.int64)
-        job.weights, job.weight_steps = self.pointers.ctypes.data, self.steps_of_weights.ctypes.data
-        self.memory = "adjoint"
-        if self.wants_gradients:
-            self._take_memory(memory, engine.memory_budget)
-
-    def _tell_loss(self, engine: NativeEngine, y: Tensor) -> None:
-        criterion = engine.criterion
-        found: Plain | CalledBack | None = plain(criterion)
-        if isinstance(found, Plain) and found.fits(y, self.program.outputs, self.x.dtype):
-            self.called_back, self.held = None, found.tell(self.job, y)
-            return
-        if isinstance(criterion, nn.Module):  # it may have other settings by the time of the backward pass
-            criterion = copy(criterion)
-        self.called_back = CalledBack(criterion, y.detach(), self.program.outputs, self.x.dtype)
-        self.held = self.called_back.tell(self.job)
-
-    def _tell_rates(self, engine: NativeEngine) -> None:
-        """A rate for every number of the adapted weights, in each step that has its own."""
-        steps = self.rates or [dict.fromkeys(engine.adapted, self.x.new_tensor(engine.inner_lr))]
-        shapes = dict(zip(self.program.names, (w.shape for w in self.weights), strict=True))
-        self.full_rates = [
-            rates[name].detach().expand(shapes[name]).contiguous() if name in rates else None
-            for rates in steps
-            for name in self.program.names
-        ]
-        self.rate_pointers = _pointers(self.full_rates)
-        self.job.nrates, self.job.rates = len(steps), self.rate_pointers.ctypes.data
-
-    def _take_memory(self, memory: str, budget: int) -> None:
-        """Memory for the weights before each step, and for what passes keep of as many tasks as is allowed."""
-        sizes = (ctypes.c_int64 * 3)()
-        self.native.native_sizes(ctypes.byref(self.job), self.is_double, sizes)
-        weights, step, query = sizes
-        tasks, steps = self.job.tasks, self.job.steps
-        self.kept = self.x.new_empty(tasks * (steps + 1) * weights)
-        tape = steps * step + query if self.job.second_order or self.job.wants_rates else query
-        fit = min(MOST_BYTES, budget) // (tape * self.x.element_size())
-        taped = {"unroll": tasks, "adjoint": 0, "auto": min(tasks, fit)}[memory]
-        self.memory = "unroll" if taped == tasks else "adjoint"
-        # one by one, since what is large is given back to the system and fetched anew page by page (see `memory`)
-        self.tapes = [self.x.new_empty(steps * step + query) for _ in range(taped)]
-        self.tape_pointers = _pointers(self.tapes)
-        self.job.kept, self.job.tapes, self.job.taped = self.kept.data_ptr(), self.tape_pointers.ctypes.data, taped
-
-    def run(self) -> None:
-        """Let the library do it.
-
-        :raises MemoryError: if there is none left. What a criterion raises goes through.
-        """
-        outcome = self.native.native_run(ctypes.byref(self.job), self.is_double)
-        if outcome == NO_MEMORY:
-            raise MemoryError("no memory for the passes of the native engine")
-        if outcome == CALLBACK_FAILED:
-            assert self.called_back is not None
-            assert self.called_back.error is not None
-            raise self.called_back.error
-
-    def forward(self) -> Tensor:
-        """The outputs (T, Q, F)."""
-        outputs = self.x.new_empty(self.shape)
-        self.job.outputs = outputs.data_ptr()
-        before = random_state(outputs.device) if self.called_back else None
-        self.run()
-        if before is not None and before != random_state(outputs.device):
-            raise UntreatableError(self.engine, "takes no criterion that draws")
-        return outputs
-
-    def backward(
-        self, cotangent: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor], list[Tensor | None]]:
-        """The derivatives in x, in query_x, in the weights that are wanted, by name, and in the rates, step by step."""
-        cotangent = cotangent.contiguous()
-        names = self.program.names
-        gradients = [
-            torch.empty_like(w) if n in self.wanted else None for n, w in zip(names, self.weights, strict=True)
-        ]
-        pointers = _pointers(gradients)
-        job = self.job
-        job.backward = 1
-        job.cotangent, job.gradients = cotangent.data_ptr(), pointers.ctypes.data
-        of_x = of_query = None
-        if self.wants_x:
-            of_x, of_query = torch.empty_like(self.x), torch.empty_like(self.query_x)
-            job.gradient_x, job.gradient_query = of_x.data_ptr(), of_query.data_ptr()
-        of_rates: list[Tensor | None] = [None] * len(self.full_rates)
-        if job.wants_rates:
-            of_rates = [None if rate is None else torch.empty_like(rate) for rate in self.full_rates]
-            rate_pointers = _pointers(of_rates)
-            job.gradient_rates = rate_pointers.ctypes.data
-        self.run()
-        of_weights = {n: g for n, g in zip(names, gradients, strict=True) if g is not None}
-        return of_x, of_query, of_weights, self._summed(of_rates)
-
-    def _summed(self, of_rates: list[Tensor | None]) -> list[Tensor | None]:
-        """The derivatives in the rates as they were given: of one number, the sum of those of all numbers."""
-        numbers = iter(of_rates)
-        found = [dict(zip(self.program.names, numbers, strict=False)) for _ in self.rates]
-        return [
-            None if (full := by_name[name]) is None else full if rate.dim() else full.sum()
-            for by_name, rates in zip(found, self.rates, strict=True)
-            for name, rate in rates.items()
-        ]
-
-
-def _pointers(tensors: list[Any]) -> np.ndarray:
-    return np.array([0 if t is None else t.data_ptr() for t in tensors], dtype=np.uint64)
-
-
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
+    def forward(ctx, call: Call, x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
         outputs = call.forward()
         if call.wants_gradients:
             ctx.call = call

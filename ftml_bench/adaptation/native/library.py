@@ -56,6 +56,7 @@ class Job(ctypes.Structure):
         ("gradients", c_void_p),
         ("gradient_x", c_void_p),
         ("gradient_query", c_void_p),
+        ("statistics", c_void_p),
         ("gradient_rates", c_void_p),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,7 @@ class Program:
 
     def __init__(self, layers: Layers, shape: Shape, adapted: list[str], wanted: set[str]) -> None:
         self.names: list[str] = []
+        self.norms: list[tuple[str, int, int]] = []  # names, channels and places of a map
         self._parameters: list[list[int]] = []
         self._rows: list[list[int]] = []
         self._reals: list[tuple[float, float]] = []
@@ -90,6 +92,7 @@ class Program:
 
     def _norm(self, name: str, layer: TaskBatchNorm, behind: int = NOTHING, slope: float = 0.0) -> None:
         parts = (self._parameter(name, layer, "weight"), self._parameter(name, layer, "bias"))
+        self.norms.append((name, self._shape[0], math.prod(self._shape[1:])))
         self._add(NORM, self._shape, (behind,), *parts, a=layer.eps, b=slope)
 
     def _activation(self, name: str, layer: nn.Module) -> None:

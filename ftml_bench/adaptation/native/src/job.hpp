@@ -42,6 +42,7 @@ struct Job {
   int64_t taped;
   void* const* gradients;          // by parameter; null where none is wanted; of all tasks together if weight_steps is 0
   void *gradient_x, *gradient_query;
+  void* const* statistics;         // by norm layer: mean and variance, (tasks, 2, channels), of the first pass; or null
   void* const* gradient_rates;     // by step and parameter, of all tasks together; null if none is wanted
 };
 

@@ -65,24 +65,36 @@ template <class T> struct Worker {
       const T* w = weights(task, k);
       T *next = weights(task, k + 1), *found = found_in(at);
       const T* r = rates + rates_of(k);
-      step(task, at, w, found);
+      step(task, at, w, found, k == 0 ? job.statistics : nullptr);
       std::copy(w, w + plan.weights, next);
       for (const Parameter& p : plan.parameters) if (p.adapted)
         for (size_t i = p.at; i < p.at + p.size(); i++) next[i] -= r[i] * clipped(found[i]);
     }
     T* at = tape(task, K);
     passes.forward(query, at, weights(task, K), query_rows(), first());
+    if (K == 0) note_statistics(task, query, at, job.statistics);
     const Map& out = plan.out();
     const T* from = passes.outputs(query, at) + (job.rides ? S * out.size() : 0);
     T* to = (T*)job.outputs + task * Q * out.c;
     for (int64_t i = 0; i < Q; i++) for (int c = 0; c < out.c; c++) to[i * out.c + c] = from[i * out.stride + c];
   }
 
-  // forward and backward of the support loss; found: where the gradient goes, or null
-  void step(int64_t task, T* at, const T* w, T* found) {
+  // forward and backward of the support loss; found: where the gradient goes, or null; statistics: as in the job
+  void step(int64_t task, T* at, const T* w, T* found, void* const* statistics = nullptr) {
     passes.forward(steps, at, w, x, S);
+    note_statistics(task, steps, at, statistics);
     loss.gradient(task, passes.outputs(steps, at), S, at + steps.gradient.back(), at + steps.loss);
     passes.backward(steps, at, w, x, S, found, nullptr);
+  }
+
+  void note_statistics(int64_t task, const Layout<T>& pass, T* at, void* const* statistics) const {
+    for (size_t l = 0, norm = 0; statistics && l < plan.ops.size(); l++) if (plan.ops[l].kind == NORM) {
+      const Map& map = plan.ops[l].out;
+      const NormKept<T> kept(at + pass.other[l], map.stride);
+      T* to = (T*)statistics[norm++] + task * 2 * map.c;
+      std::copy(kept.mean, kept.mean + map.c, to);
+      std::copy(kept.sum_gh, kept.sum_gh + map.c, to + map.c);
+    }
   }
 
   // v goes from the derivative at the last weights to that at the first

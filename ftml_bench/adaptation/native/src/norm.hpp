@@ -44,7 +44,7 @@ template <class T, class F> static inline void rows_of(size_t from, size_t to, i
   for (size_t i = from; i < to; i++) for (int j = 0; j < stride; j += n) f(i * stride + j, j);
 }
 
-// What a norm layer keeps of a pass, `stride` numbers each.
+// What a norm layer keeps of a pass, `stride` numbers each; until the backward pass the variance lies in sum_gh.
 template <class T> struct NormKept {
   T *mean, *r, *sum_gh, *sum_g;
   NormKept(T* at, int stride) : mean(at), r(at + stride), sum_gh(at + 2 * stride), sum_g(at + 3 * stride) {}
@@ -86,6 +86,7 @@ template <class T> struct Norm {
     });
     T *k = scratch, *b = scratch + stride;
     for (int c = 0; c < stride; c++) {
+      kept.sum_gh[c] = totals[c] / m;
       kept.r[c] = 1 / std::sqrt(totals[c] / m + op.a);
       k[c] = kept.r[c] * gamma_of(c);
       b[c] = beta ? beta[c] : T(0);
