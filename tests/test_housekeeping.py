@@ -39,8 +39,10 @@ def named(text):
 
 def test_setup_reads_the_version(monkeypatch):
     given = {}
-    stand_in = SimpleNamespace(setup=given.update, Extension=lambda name, **_: name)
-    monkeypatch.setitem(sys.modules, "setuptools", stand_in)  # which need not be there
+    stand_in = SimpleNamespace(setup=given.update, Extension=lambda name, **_: name, build_ext=object, newer_group=None)
+    for name in ("setuptools", "setuptools.command.build_ext", "setuptools.modified"):  # which need not be there
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    monkeypatch.setitem(sys.modules, "setuptools.command", SimpleNamespace())
     runpy.run_path(str(ROOT / "setup.py"))
     assert given["version"] == ftml_bench.__version__
 

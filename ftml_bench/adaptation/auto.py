@@ -123,7 +123,7 @@ class TriedEngine:
         )
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
-        """See `NativeEngine.outputs`; there is no other engine that has it."""
+        """See `NativeEngine.outputs`."""
         x = usable(x)
         points = x.new_zeros(x.shape[:2])
         return self._by_the_first(lambda engine: engine.outputs(parameters, x), parameters, (x, points), x)
@@ -297,7 +297,7 @@ def outside_inference_mode() -> Iterator[None]:
 
 def _as_one_task(x: Input, y: Tensor) -> tuple[tuple[Input, Tensor], Input]:
     """Support and query of a meta-batch of one task."""
-    inputs = tuple(part[None] for part in x) if isinstance(x, tuple) else x[None]
+    inputs = (x[0][None], x[1][None]) if isinstance(x, tuple) else x[None]
     return (inputs, y[None]), inputs
 
 

@@ -143,6 +143,10 @@ class InnerLoop:
         """See `Engine.predict_each`."""
         raise UntreatableError(self.name, "starts all tasks from the same parameters")
 
+    def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """See `NativeEngine.outputs`."""
+        raise UntreatableError(self.name, "leaves plain passes to the model")
+
     def adapt(
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:

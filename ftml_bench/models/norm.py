@@ -121,11 +121,11 @@ class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
 
 
 class Moments(NamedTuple):
-    """What a norm layer normalised groups of rows by: mean and biased variance, (groups, C), each of `count` values."""
+    """What a norm layer normalised groups of rows by: mean and biased variance, (groups, C), of `number` values."""
 
     mean: Tensor
     var: Tensor
-    count: int
+    number: int
 
 
 def keep_running(model: nn.Module, moments: Mapping[str, Moments]) -> None:

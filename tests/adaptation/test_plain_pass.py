@@ -1,4 +1,4 @@
-"""Forward passes by the kernels of `native`: outputs, gradients and running statistics are those of the model itself."""
+"""Forward passes by the kernels of `native`: outputs, gradients and running statistics are the model's own."""
 
 import copy
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
+from ftml_bench.adaptation.native.library import built
 from ftml_bench.benchmarks.data import data_root
 
 from . import committed
 from .outcome import Difference, compute
+from .running import FORM
 from .scenarios import missing, scenarios
 
 
@@ -39,6 +41,9 @@ def main(arguments: list[str]) -> int:
     write = parser.parse_args(arguments).write
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of Avalanche and of what it imports
+    if built(FORM) is None:
+        print("audit: nothing computed, since the engine native, of which the counts are, has not been built here")
+        return 0
 
     old, outcome = committed.read(), compute(scenarios())
     new = committed.table(outcome.values)

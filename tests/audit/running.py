@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ftml_bench import protocol, registry
+from ftml_bench.adaptation.native import engine as native
+from ftml_bench.adaptation.native.library import load
 from ftml_bench.benchmarks.data import data_root
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.stock import on_arrivals
@@ -30,6 +32,7 @@ from .counting import Operators
 from .scenarios import ROWS, STEPS, STREAMS, Scenario
 
 SEED = 0
+FORM = "baseline"  # of the engine native: how much memory it takes depends on the width of vectors
 Quantities = dict[str, Any]  # by name: a number, a list of one an arrival, or a word
 
 
@@ -47,7 +50,7 @@ def run(scenario: Scenario) -> Quantities:
     :raises UsageError: if it is refused.
     """
     benchmark = stream(scenario.stream)
-    with _in_double():
+    with _in_double(), mock.patch.object(native, "library", return_value=load(FORM)):
         strategy = _strategy(scenario, benchmark)
         sizes = STREAMS[scenario.stream].arrivals
         last = protocol.total_evaluations(benchmark, sizes) - 1

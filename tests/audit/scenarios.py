@@ -105,7 +105,7 @@ EXCEPTIONS = {
     "* FTML-exact higher/adjoint": _UNROLL_ALONE,
     "* FTML vmap/unroll": _ADJOINT_ALONE,
     "* FTML-exact vmap/unroll": _ADJOINT_ALONE,
-    **{f"* FTML-heads {name}/*": _NO_LABELS.format(name) for name in ("higher", "vmap", "batched")},
+    **{f"* FTML-heads {name}/*": _NO_LABELS.format(name) for name in ("higher", "vmap", "batched", "native")},
     "Sinusoids Replay": "Replay needs classes: it cannot be run on a regression stream",
 }
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ftml_bench import protocol, registry
-from ftml_bench.adaptation import ENGINES
+from ftml_bench.adaptation import ENGINES, TRIED
 from ftml_bench.adaptation.auto import TriedEngine
 from ftml_bench.adaptation.batched import BatchedEngine
+from ftml_bench.adaptation.native import NativeEngine
 from ftml_bench.benchmarks import LinearRegression
 from ftml_bench.seeding import derive
 from ftml_bench.strategies import FTML
@@ -105,10 +106,11 @@ def test_a_copy_that_nobody_needs(audit, monkeypatch):
 
 
 def test_an_engine_that_auto_no_longer_takes(audit, monkeypatch):
-    monkeypatch.setattr(BatchedEngine, "_own", lambda self, x: 2 * x)  # which its trial finds out
+    outputs = NativeEngine._outputs_of
+    monkeypatch.setattr(NativeEngine, "_outputs_of", lambda *a, **k: 2 * outputs(*a, **k))  # which its trial finds out
     of = Scenario("Sinusoids", "FTML", "auto", "adjoint")
     _, output = audit(of=[of])
-    assert (str(of), "chosen", "batched/adjoint", "vmap/adjoint") in differing(output)
+    assert (str(of), "chosen", "native/adjoint", "batched/adjoint") in differing(output)
     assert not any(row[1] in running.NUMBERS for row in differing(output))
 
 
@@ -171,6 +173,7 @@ def test_names_that_are_gone(audit, monkeypatch):
 
 def test_a_new_engine_has_no_value(audit, monkeypatch):
     monkeypatch.setitem(ENGINES, "faster", BatchedEngine)
+    monkeypatch.setitem(TRIED, "faster", [BatchedEngine])
     new = [s for s in tables.scenarios() if s.stream == "Sinusoids" and s.engine == "faster"]
     assert [s.memory for s in new] == ["unroll", "adjoint"]
     status, output = audit(of=new)
@@ -287,7 +290,7 @@ def test_engines_agree_on_every_stream():
     of_learner = {}
     for name, values in COMMITTED["values"].items():
         of_learner.setdefault(tuple(name.split()[:2]), []).append(values)
-    assert {len(each) for each in of_learner.values()} >= {1, 9}
+    assert {len(each) for each in of_learner.values()} >= {1, 11}
     for each in of_learner.values():
         for values in each[1:]:
             for quantity in {*each[0], *values} - {*running.COUNTS, "chosen"}:
@@ -316,7 +319,7 @@ def test_linear_regression_is_as_the_closed_forms_say():
 def test_what_engines_are_chosen():
     for name, values in COMMITTED["values"].items():
         way = name.split()[2:]
-        engine = "batched" if "heads" not in name else "loop"
+        engine = "native" if "heads" not in name else "loop"
         chosen = [part.replace("auto/", f"{engine}/").replace("/auto", "/unroll") for part in way]
         assert [values[q] for q in values if q == "chosen"] == chosen
 

@@ -125,10 +125,10 @@ def test_a_step_that_cannot_be_recorded_together_is_taken_apart(streams):
 
 @pytest.mark.parametrize(("short", "memory"), [(0, "unroll"), (1, "adjoint")])
 def test_memory_is_chosen_for_each_learner_as_alone(streams, short, memory):
-    alone = learner()
+    alone = learner(engine="batched")
     next(evaluations(alone, streams[0], 20))
     (step_bytes,) = alone.engine._step_bytes.values()
-    learners = [learner(seed) for seed in range(3)]
+    learners = [learner(seed, engine="batched") for seed in range(3)]
     for strategy in learners:
         strategy.engine.memory_budget = 3 * (strategy.engine.inner_steps + 1) * step_bytes - short
     trained_together(learners, streams)

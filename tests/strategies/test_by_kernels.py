@@ -14,7 +14,8 @@ pytestmark = needs_library
 
 def state_after(name, digits):
     strategy = build(name)
-    strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=1e-3)  # larger steps blow up what rounding leaves
+    # larger steps blow up what rounding leaves
+    strategy.optimizer = torch.optim.SGD(strategy.model.parameters(), lr=1e-3)
     losses = [e.loss for e in evaluations(strategy, digits, 20)]
     return losses, dict(strategy.model.state_dict()), getattr(strategy, "chosen", {}).get("engine")
 

@@ -137,7 +137,7 @@ class Call:
         pointers = _pointers(found)
         self.job.statistics = pointers.ctypes.data
         self.moments = {
-            name: Moments(*both.unbind(1), rows * places)
+            name: Moments(both[:, 0], both[:, 1], rows * places)
             for (name, _, places), both in zip(self.program.norms, found, strict=True)
         }
         self.job.outputs = outputs.data_ptr()
