@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
 
+TRAIN_AT = ("arrivals", "round_end")
 FINE_TUNINGS = {"gd": torch.optim.SGD, "adam": torch.optim.Adam}
 
 
@@ -25,6 +26,9 @@ class FollowTheLeader(JointLearner):
     In the first round there is nothing to train on, and no step is taken. Minibatches are drawn in per-task groups from
     the rounds before.
 
+    :param train_at: when steps are taken. "arrivals": at each. So the leader that round t begins with has had one
+        arrival's steps with the data of round t - 1. "round_end": those that a round's arrivals give are all taken when
+        it has ended, before anything of the next is evaluated, as the paper trains on all t - 1 first; as many in all.
     :param fine_tuning: "gd" (FTML's update procedure) or "adam".
     :param inner_lr: step size of the fine-tuning.
     :param inner_clip: c: every entry of a gradient of the fine-tuning is cut to [-c, c]; None: as it is.
@@ -45,6 +49,7 @@ class FollowTheLeader(JointLearner):
         batch_norm: Literal["support", "transductive"] = "support",
         group_size: int = 20,
         draw: Literal["tasks", "all"] = "tasks",
+        train_at: Literal["arrivals", "round_end"] = "arrivals",
         **learner: Unpack[LearnerKeywords],
     ) -> None:
         if fine_tuning not in FINE_TUNINGS:
@@ -55,7 +60,11 @@ class FollowTheLeader(JointLearner):
             raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
         if inner_clip is not None and not inner_clip > 0:
             raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
+        if train_at not in TRAIN_AT:
+            raise unknown("value of train_at", train_at, TRAIN_AT)
         super().__init__(batch_norm=batch_norm, group_size=group_size, draw=draw, **learner)
+        self.train_at = train_at
+        self._owed, self._round_owed = 0, -1  # steps of the arrivals of a round, which its end will take
         self.fine_tuning = fine_tuning
         self.inner_lr = inner_lr
         self.inner_clip = inner_clip
@@ -63,6 +72,24 @@ class FollowTheLeader(JointLearner):
 
     def _rounds(self) -> list[int]:
         return [number for number in self.buffer.rounds if number != self.current_round]
+
+    def _steps(self) -> int:
+        if self.train_at == "arrivals":
+            return super()._steps()
+        due = 0
+        if self.current_round != self._round_owed:
+            due, self._owed, self._round_owed = self._owed, 0, self.current_round
+        self._owed += super()._steps()
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `Learner.state_dict`, with the steps that the end of the round will take."""
+        return {**super().state_dict(), "owed": self._owed, "round_owed": self._round_owed}
+
+    def load_state_dict(self, state, experiences) -> None:
+        """As `Learner.load_state_dict`."""
+        super().load_state_dict(state, experiences)
+        self._owed, self._round_owed = state.get("owed", 0), state.get("round_owed", -1)
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         with as_it_is_without_gradient(self.model, self):

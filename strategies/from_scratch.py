@@ -5,19 +5,26 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, Literal
 
+import torch
 from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Unpack
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, unknown
+from ftml_bench.seeding import generator
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
 
+FIRST_PARAMETERS = ("same", "shuffled")
+
 
 class FromScratch(JointLearner):
-    """Starts every round with the first parameters and a new optimiser state; trains on through its arrivals.
+    """Starts every round with new parameters and a new optimiser state; trains on through its arrivals.
 
     The control of every comparison: it cannot learn across rounds. A minibatch is of the current round.
 
+    :param first_parameters: of a round. "same": those of the first, so that rounds differ by their data alone.
+        "shuffled": their entries in a new order, which is a new draw of what is initialised entry by entry, as
+        PyTorch's layers are.
     :param step_factor: takes so many times the steps: equal steps starve a learner that starts anew each round.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
     """
@@ -25,6 +32,7 @@ class FromScratch(JointLearner):
     def __init__(
         self,
         *,
+        first_parameters: Literal["same", "shuffled"] = "same",
         step_factor: int = 1,
         batch_norm: Literal["support", "transductive"] = "support",
         **learner: Unpack[LearnerKeywords],
@@ -33,7 +41,10 @@ class FromScratch(JointLearner):
             raise UsageError(f"step_factor={step_factor}: expected a number of at least 1")
         # a minibatch is one group: all of it is of one task
         super().__init__(batch_norm=batch_norm, group_size=learner.get("train_mb_size", 1), **learner)
+        if first_parameters not in FIRST_PARAMETERS:
+            raise unknown("value of first_parameters", first_parameters, FIRST_PARAMETERS)
         self.step_factor = step_factor
+        self.first_parameters = first_parameters
         self._first_state = deepcopy(self.model.state_dict())
 
     def _rounds(self) -> list[int]:
@@ -45,9 +56,17 @@ class FromScratch(JointLearner):
             # In place, so that the optimiser and plugins keep their references. Buffers that a plugin has filled since
             # (class means, for one) stay its own.
             self.model.load_state_dict({**self.model.state_dict(), **self._first_state})
+            if self.first_parameters == "shuffled" and self.current_round >= 0:
+                self._shuffle_parameters()
             self.optimizer.state.clear()
         super()._before_training_exp(**kwargs)
         self._take_in_changes()
+
+    @torch.no_grad()
+    def _shuffle_parameters(self) -> None:
+        rng = generator(self.seed, "first parameters", self.current_round)
+        for p in self.model.parameters():
+            p.copy_(p.flatten()[torch.randperm(p.numel(), generator=rng).to(p.device)].view_as(p))
 
     def _take_in_changes(self) -> None:
         """What the model has grown by or was given by hand or a plugin, untrained yet, is of its first parameters."""

@@ -196,7 +196,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
 
     def make_train_dataloader(self, **kwargs) -> None:
         """The loader of draws; takes the place of Avalanche's loader over the experience."""
-        self._own_loader = DrawLoader(self._draw, self._steps() if self._rounds() else 0)
+        steps = self._steps()
+        self._own_loader = DrawLoader(self._draw, steps if self._rounds() else 0)
         self.dataloader = self._own_loader
 
     def _steps(self) -> int:

@@ -5,6 +5,8 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 
+from ftml_bench.benchmarks import arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.protocol import evaluations
 from ftml_bench.strategies import FollowTheLeader
 from tests.strategies.learners import build, small_net
@@ -39,3 +41,44 @@ def test_follow_the_leader_fine_tunes_by_cut_gradients(digits):
     copy = strategy.model_for(digits.test_stream[0])
     moved = max(float((a - b).abs().max()) for a, b in zip(copy.parameters(), model.parameters(), strict=True))
     assert moved == pytest.approx(3 * 0.5 * 0.01, rel=1e-4)
+
+
+class Steps(SupervisedPlugin):
+    """Steps of each arrival, and the rounds that they are on."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.rounds = [], set()
+
+    def before_training_exp(self, strategy, **kwargs):
+        self.found.append(0)
+
+    def before_forward(self, strategy, **kwargs):
+        self.found[-1] += 1
+        self.rounds |= {(strategy.current_round, int(t)) for t in strategy.mb_task_id}
+
+
+@pytest.mark.parametrize(("train_at", "steps"), [("arrivals", [0, 0, 2, 2, 2, 2]), ("round_end", [0, 0, 4, 0, 4, 0])])
+def test_steps_at_arrivals_or_all_when_a_round_has_ended(train_at, steps, digits):
+    strategy, seen = build("FollowTheLeader", train_at=train_at), Steps()
+    strategy.plugins.append(seen)
+    list(evaluations(strategy, digits, 20))
+    assert seen.found == steps
+    assert seen.rounds == {(1, 0), (2, 0), (2, 1)}
+
+
+def test_steps_that_are_due_are_saved(digits):
+    strategy = build("FollowTheLeader", train_at="round_end")
+    run = evaluations(strategy, digits, 20)
+    next(run)
+    first = [next(iter(arrivals(digits.train_stream[0], 20)))]
+    other, seen = build("FollowTheLeader", train_at="round_end"), Steps()
+    other.load_state_dict(strategy.state_dict(), first)
+    other.plugins.append(seen)
+    other.train(digits.train_stream[1], eval_streams=[])
+    assert seen.found == [2]
+
+
+def test_another_time_of_training_is_refused():
+    with pytest.raises(UsageError, match=r"unknown value of train_at 'round_ends': did you mean 'round_end'\?"):
+        build("FollowTheLeader", train_at="round_ends")

@@ -40,3 +40,25 @@ def test_from_scratch_with_a_step_factor_takes_so_many_times_the_steps(digits):
     strategy = build("FromScratch", step_factor=10)
     list(evaluations(strategy, digits, 20))
     assert strategy.cost.steps == 10 * 12
+
+
+def test_from_scratch_may_draw_its_first_parameters_anew(digits):
+    found = []
+    for _ in range(2):
+        strategy, starts = build("FromScratch", first_parameters="shuffled"), []
+
+        class Starts(SupervisedPlugin):
+            def before_training_exp(self, strategy, starts=starts, **kwargs):
+                starts.append([p.detach().clone() for p in strategy.model.parameters()])
+
+        strategy.plugins.insert(0, Starts())
+        list(evaluations(strategy, digits, 20))
+        found.append(starts[::2])  # of the rounds' first arrivals
+    first, second, third = found[0]
+    for of_first, of_second, of_third in zip(first, second, third, strict=True):
+        assert torch.equal(of_first.flatten().sort().values, of_second.flatten().sort().values)
+        if of_first.unique().numel() > 8:
+            assert not torch.equal(of_first, of_second)
+            assert not torch.equal(of_second, of_third)
+    for one, again in zip(*found, strict=True):
+        assert all(map(torch.equal, one, again))
