@@ -41,8 +41,8 @@ class Results:
 
     Every frame begins with the columns `leaderboard` (its name; of two of one name the folder as given), `benchmark`
     and `row` (the row's name in the definition, such as "FTML"). Rounds and seeds are numbered as everywhere: rounds
-    from 1. Rows that are comparators are in `curves` and `costs` alone. Seeds that have not finished are in none but
-    `curves` (those that diverged).
+    from 1. Rows that are comparators are in `curves`, `measures` and `costs` alone. Seeds that have not finished are
+    in none but `curves` and `measures` (those that diverged).
     """
 
     boards: list[Board]
@@ -107,6 +107,20 @@ class Results:
                 for seed, cell in row.cells.items()
                 for quantity, value in numbers(result).items()
                 if (number := value(cell)) is not None
+            ),
+        )
+
+    def measures(self) -> pd.DataFrame:
+        """What was recorded beside loss and accuracy, as `measures.csv` has it: seed, round, measure, value."""
+        return _frame(
+            [*KEYS, "seed", "round", "measure", "value"],
+            (
+                [*_keys(board, cell), cell.seed, number + 1, measure, value]
+                for board in self.boards
+                for cell, run in board.runs
+                if run.ended
+                for measure, values in run.measures.items()
+                for number, value in values.items()
             ),
         )
 
