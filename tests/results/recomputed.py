@@ -45,9 +45,7 @@ class Round:
         if len(self.sizes) == 1:
             return self.errors[0]
         logs = [math.log(n) for n in self.sizes]
-        trapezoids = [
-            (logs[i + 1] - logs[i]) * (self.errors[i] + self.errors[i + 1]) / 2 for i in range(len(logs) - 1)
-        ]
+        trapezoids = [(logs[i + 1] - logs[i]) * (self.errors[i] + self.errors[i + 1]) / 2 for i in range(len(logs) - 1)]
         return sum(trapezoids) / (logs[-1] - logs[0])
 
     def at(self, n: int) -> float:
@@ -120,8 +118,7 @@ def values(benchmark: str, row: str, name: str, where: str) -> dict[int, list[fl
     """Of every seed the rounds' values in a part of the stream."""
     of = quantity(name)
     return {
-        seed: [float(of(rounds[i])) for i in part(where, len(rounds))]
-        for seed, rounds in rows(benchmark)[row].items()
+        seed: [float(of(rounds[i])) for i in part(where, len(rounds))] for seed, rounds in rows(benchmark)[row].items()
     }
 
 
@@ -143,12 +140,16 @@ def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
     found = []
     for seed, some in frame.groupby("seed"):
         curves = {measure: list(of.sort_values("round").value) for measure, of in some.groupby("measure")}
-        if name == "Regret" and "Regret" not in curves:  # against the comparator, whose one evaluation a round is its loss
+        if (
+            name == "Regret" and "Regret" not in curves
+        ):  # against the comparator, whose one evaluation a round is its loss
             best = [one.errors[-1] for one in rows(benchmark)["FTML in hindsight"][seed]]
             paid = [a - b for a, b in zip(curves["Loss_Of_Round"], best, strict=True)]
             curves["Regret"] = list(itertools.accumulate(paid))
         rounds = part(where, len(curves[name]))
-        found.append(curves[name][rounds[-1]] if name == "Regret" else statistics.fmean(curves[name][i] for i in rounds))
+        found.append(
+            curves[name][rounds[-1]] if name == "Regret" else statistics.fmean(curves[name][i] for i in rounds)
+        )
     return found
 
 
