@@ -15,6 +15,12 @@ EXAMPLES = [
     "adaptation",
     "benchmarks.arrivals",
     "benchmarks.stream",
+    "report.benchmark",
+    "report.tables",
+    "results.cells",
+    "results.pairs",
+    "results.ranks",
+    "results.kaplan_meier",
 ]
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ftml_bench.report.statistics import BenchmarkResult, CellSummary
+from ftml_bench.results.statistics import BenchmarkResult, CellSummary
 from ftml_bench.runs.definition import Definition
 
 # Okabe and Ito (2008): told apart with any kind of colour vision. Yellow, the weakest on white, comes last.

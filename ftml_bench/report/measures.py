@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ftml_bench.metrics.measures import REGRET, Measured
 from ftml_bench.report import figures
-from ftml_bench.report.statistics import BenchmarkResult, RowResult, halves, measured
 from ftml_bench.report.tables import Table, plus_minus
+from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
 
 def table(result: BenchmarkResult) -> Table | None:
