@@ -42,7 +42,11 @@ setup(
         "ftml_bench.strategies",
         "ftml_bench.strategies.avalanche",
     ],
-    package_data={"ftml_bench": ["py.typed"], "ftml_bench.leaderboards": ["*.yaml"]},
+    package_data={
+        "ftml_bench": ["py.typed"],
+        "ftml_bench.leaderboards": ["*.yaml"],
+        "ftml_bench.report": ["*.mplstyle"],
+    },
     install_requires=[
         "avalanche-lib>=0.6.0",
         "higher>=0.2.1",
@@ -53,6 +57,7 @@ setup(
         "pydantic>=2.6",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
+        "scipy>=1.12",
         "tensorboard>=2.17",
         "torch>=2.4",
         "torchvision>=0.19",

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from ftml_bench.errors import UsageError
 from ftml_bench.report import figures, measures, page
 from ftml_bench.report.contents import Contents, compute
+from ftml_bench.report.looks import looks
 from ftml_bench.runs.verify import Fault
 
 _MADE_BY = re.compile(r"Matplotlib v[\w.+]+")
@@ -40,7 +41,7 @@ def faults(root: Path) -> list[Fault]:
                 found.append(Fault("report.html", f"the table {table.heading!r} is not what the curves make"))
         for name in names:
             svg = root / "figures" / f"{name}.svg"
-            if not svg.is_file() or not svg.with_suffix(".png").is_file():
+            if not all(svg.with_suffix(kind).is_file() for kind in (".svg", ".png", ".pdf")):
                 found.append(Fault(f"figures/{name}", "is missing"))
             elif page.figure(svg, results.heading) not in standing:
                 found.append(Fault("report.html", f"its figure is not figures/{name}.svg"))
@@ -51,11 +52,11 @@ def faults(root: Path) -> list[Fault]:
 
 def _drawn(contents: Contents) -> dict[str, str]:
     """The figures as SVG, by name."""
-    style = figures.styles(contents.definition)
+    look = looks(contents.definition)
     with TemporaryDirectory() as temporary:
         for result in contents.results:
-            figures.draw(result, style, Path(temporary))
-            measures.draw(result, style, Path(temporary))
+            figures.draw(result, look, Path(temporary))
+            measures.draw(result, look, Path(temporary))
         return {file.stem: file.read_text(encoding="utf-8") for file in Path(temporary).glob("*.svg")}
 
 

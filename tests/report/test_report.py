@@ -14,6 +14,7 @@ from ftml_bench import report
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
 from ftml_bench.report import figures, tables
+from ftml_bench.report.looks import looks
 from ftml_bench.report.statistics import Estimate, estimate, results
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record
@@ -219,7 +220,12 @@ def test_where_all_have_diverged_there_is_a_table_of_nothing(root):
 
 
 def test_the_same_records_give_the_same_bytes(root):
-    names = ("leaderboard.md", "leaderboard.csv", "report.html", "figures/digits.png", "figures/digits.svg")
+    names = (
+        "leaderboard.md",
+        "leaderboard.csv",
+        "report.html",
+        *(f"figures/digits.{kind}" for kind in ("png", "svg", "pdf")),
+    )
     report.write(root)
     first = {name: (root / name).read_bytes() for name in names}
     report.write(root)
@@ -286,16 +292,9 @@ def test_the_running_mean_uses_the_rounds_that_exist():
     assert smooth.tolist() == [[5.0, 3.75, 3.0, 3.0, 2.5, 0.0]]
 
 
-def test_rows_have_the_same_colour_in_every_figure_and_none_the_same_look():
-    style = figures.styles(definitions.load("rainbow_mnist_small"))
-    assert len(set(style.values())) == len(style)
-    quick = definitions.load("quick")
-    assert len(figures.styles(quick)) == len({row.name for spec in quick.benchmarks for row in spec.rows})
-
-
 def test_the_figure_has_the_papers_three_panels(root):
     result = results(*_read(root))[0]
-    figure = figures._figure(result, figures.styles(definitions.load(str(root / "leaderboard.yaml"))))
+    figure = figures._figure(result, looks(definitions.load(str(root / "leaderboard.yaml"))))
     assert [panel.get_title() for panel in figure.axes] == [
         "Datapoints to γ (80 % accuracy)",
         "Error rate after 10 datapoints",
@@ -360,7 +359,7 @@ def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudg
         for cell in row.cells.values():
             cell.errors[15] = [0.25] * 4
     result = replace(result, checkpoints=[10, 15, 20])
-    figure = figures._figure(result, figures.styles(definitions.load(str(unjudged / "leaderboard.yaml"))))
+    figure = figures._figure(result, looks(definitions.load(str(unjudged / "leaderboard.yaml"))))
     assert [panel.get_title() for panel in figure.axes] == [f"Error rate after {n} datapoints" for n in (10, 15, 20)]
     assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4
