@@ -71,7 +71,7 @@ def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], ima
         line[0].text(
             -0.3,
             0.5,
-            f"round {index}\n{task}".strip(),
+            f"round {index + 1}\n{task}".strip(),
             fontsize=_SMALL,
             ha="right",
             va="center",
@@ -93,7 +93,7 @@ def _curve_sheet(trains: Sequence[DatasetExperience], tests: Sequence[DatasetExp
         axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), linewidth=1, color="tab:gray")
         x, y = train.stacked.take(torch.arange(min(points, len(train.stacked))))
         axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), "o", markersize=3, color="tab:red")
-        axes.set_title(f"round {index}", fontsize=_SMALL, pad=2)
+        axes.set_title(f"round {index + 1}", fontsize=_SMALL, pad=2)
         axes.tick_params(labelsize=_SMALL)
     return figure
 
@@ -110,7 +110,7 @@ def _quadratic_sheet(benchmark: LinearRegression, rounds: int) -> Figure:
         x, y = benchmark.optima[index, :2, None] + vectors @ ((0.02 / values).sqrt()[:, None] * circle)
         axes.plot(x.numpy(), y.numpy(), linewidth=0.8, color="tab:gray")
         at_x, at_y = benchmark.optima[index, :2].tolist()
-        axes.text(at_x, at_y, str(index), fontsize=_SMALL, ha="center", va="center")
+        axes.text(at_x, at_y, str(index + 1), fontsize=_SMALL, ha="center", va="center")
     for name, w, color in (("joint", benchmark.w_joint(), "tab:red"), ("MAML", benchmark.w_maml(), "tab:blue")):
         axes.plot(*w[:2].tolist(), "x", color=color, label=f"w*_{name} of all {len(benchmark.A)} rounds")
     axes.set_aspect("equal", adjustable="datalim")
