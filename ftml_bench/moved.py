@@ -18,6 +18,7 @@ MOVED = {
     "ftml_bench.measures": "ftml_bench.metrics.measures",
     "ftml_bench.plain_state": "ftml_bench.saving.plain_state",
     "ftml_bench.record": "ftml_bench.runs.record",
+    "ftml_bench.report.statistics": "ftml_bench.results.statistics",
     "ftml_bench.storage": "ftml_bench.buffer.storage",
     "ftml_bench.strategies.base": "ftml_bench.strategies.avalanche.base",
     "ftml_bench.strategies.per_round": "ftml_bench.strategies.avalanche.per_round",

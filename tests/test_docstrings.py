@@ -15,6 +15,11 @@ EXAMPLES = [
     "adaptation",
     "benchmarks.arrivals",
     "benchmarks.stream",
+    "report.benchmark",
+    "report.tables",
+    "results.cells",
+    "results.pairs",
+    "results.kaplan_meier",
 ]
 
 

@@ -175,7 +175,8 @@ class TaskBuffer(ExemplarsBuffer):
             then, now = state["rounds"].get(number, [0, ""]), found.get(number, [0, ""])
             if then[0] != now[0]:
                 raise UsageError(
-                    f"not the stream that was trained on: round {number + 1} now has {now[0]} datapoints, then {then[0]}"
+                    f"not the stream that was trained on: round {number + 1} now has {now[0]} datapoints, "
+                    f"then {then[0]}"
                 )
             if then != now:
                 raise UsageError(f"not the stream that was trained on: round {number + 1} has other data")

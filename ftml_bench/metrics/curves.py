@@ -1,12 +1,14 @@
-"""What a round's learning curve says: datapoints to the threshold, performance at a checkpoint.
+"""What a round's learning curve says: datapoints to the threshold, for once or for good, and the area under it.
 
 Pure Python: the plugin metrics (live) and the report (from files) both use these functions, so they cannot disagree.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # metric -> whether larger values are better
 LARGER_IS_BETTER = {"accuracy": True, "loss": False}
@@ -48,3 +50,40 @@ def datapoints_to_threshold(
         if threshold.met(value):
             return n, False
     return datapoints[-1], True
+
+
+def datapoints_to_stay(datapoints: Sequence[int], values: Sequence[float], threshold: Threshold) -> tuple[int, bool]:
+    """Reaches and stays: datapoints at the first evaluation at or beyond γ after which no later one of the round falls
+    short of it. A curve that is noisy about γ reaches it early by chance, and does not stay.
+
+    :return: (datapoints, censored), as `datapoints_to_threshold`; censored: the last evaluation falls short of γ.
+
+    >>> datapoints_to_stay([10, 20, 30, 40], [0.9, 0.7, 0.8, 0.8], Threshold("accuracy", 0.8))
+    (30, False)
+    >>> datapoints_to_stay([10, 20, 30], [0.5, 0.9, 0.7], Threshold("accuracy", 0.8))
+    (30, True)
+    """
+    found, censored = datapoints[-1], True
+    for n, value in zip(reversed(datapoints), reversed(values), strict=True):
+        if not threshold.met(value):
+            break
+        found, censored = n, False
+    return found, censored
+
+
+def log_area(datapoints: Sequence[int], values: Sequence[float]) -> float:
+    """The mean of a learning curve over the logarithm of datapoints: the area under its straight lines between
+    evaluations (trapezoids), divided by the width. A doubling of the data counts the same wherever it is.
+
+    :return: of one evaluation its value.
+
+    >>> log_area([10, 20, 40], [1.0, 0.5, 0.0])
+    0.5
+    """
+    if len(datapoints) == 1:
+        return values[0]
+    area = sum(
+        math.log(after / before) * (a + b) / 2
+        for (before, after), (a, b) in zip(pairwise(datapoints), pairwise(values), strict=True)
+    )
+    return area / math.log(datapoints[-1] / datapoints[0])

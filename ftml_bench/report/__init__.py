@@ -11,7 +11,7 @@ from ftml_bench.runs import record
 
 
 def write(root: Path, width: int | None = None) -> str:
-    """Makes a leaderboard's `leaderboard.md`, `leaderboard.csv`, `report.html` and `figures/` anew.
+    """Makes a leaderboard's `leaderboard.md`, `leaderboard.csv`, `seeds.csv`, `report.html` and `figures/` anew.
 
     The same records give the same bytes.
 
@@ -29,6 +29,7 @@ def write(root: Path, width: int | None = None) -> str:
     ]
     record.write_whole(root / "leaderboard.md", contents.markdown())
     record.write_whole(root / "leaderboard.csv", contents.csv())
+    record.write_whole(root / "seeds.csv", contents.seeds_csv())
     svgs = [[svg for _, svg, _ in filter(None, files)] for files in drawn]
     record.write_whole(root / "report.html", page.render(contents, svgs))
     return contents.text(width)

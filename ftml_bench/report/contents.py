@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ftml_bench.errors import printable
-from ftml_bench.report import measures, statistics, tables
+from ftml_bench.report import benchmark, measures, numbers, tables
 from ftml_bench.report.remarks import remarks
-from ftml_bench.report.statistics import BenchmarkResult
 from ftml_bench.report.tables import Table
+from ftml_bench.results import statistics
+from ftml_bench.results.statistics import BenchmarkResult
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.reading import read_runs
 from ftml_bench.runs.record import Run
@@ -36,8 +37,7 @@ class Contents:
     def tables(self) -> list[list[Table]]:
         """Of every benchmark, the table of results first."""
         return [
-            tables.of_benchmark(result) + [table for table in [measures.table(result)] if table]
-            for result in self.results
+            benchmark.tables(result) + [table for table in [measures.table(result)] if table] for result in self.results
         ]
 
     def figures(self) -> Iterator[list[str]]:
@@ -62,7 +62,11 @@ class Contents:
 
     def csv(self) -> str:
         """`leaderboard.csv`."""
-        return tables.to_csv(self.results)
+        return numbers.of_rows(self.results)
+
+    def seeds_csv(self) -> str:
+        """`seeds.csv`."""
+        return numbers.of_seeds(self.results)
 
     def text(self, width: int | None) -> str:
         """The tables for a terminal of so many columns; None: as wide as they get."""

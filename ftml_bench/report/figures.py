@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ftml_bench.report import labels
 from ftml_bench.report.looks import MARKERS, Look
-from ftml_bench.report.statistics import BenchmarkResult, CellSummary
+from ftml_bench.results.statistics import BenchmarkResult, CellSummary
 
 WINDOW = 5  # rounds
 COLUMNS = 2  # panels side by side

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from ftml_bench.metrics.measures import REGRET, Measured
 from ftml_bench.report import figures, labels
 from ftml_bench.report.looks import Look
-from ftml_bench.report.statistics import BenchmarkResult, RowResult, halves, measured
 from ftml_bench.report.tables import Table, plus_minus
+from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
 
 def table(result: BenchmarkResult) -> Table | None:

@@ -25,7 +25,11 @@ def faults(root: Path) -> list[Fault]:
     """
     contents = compute(root)
     found = []
-    for name, text in (("leaderboard.md", contents.markdown()), ("leaderboard.csv", contents.csv())):
+    for name, text in (
+        ("leaderboard.md", contents.markdown()),
+        ("leaderboard.csv", contents.csv()),
+        ("seeds.csv", contents.seeds_csv()),
+    ):
         standing = _text(root / name)
         if standing is None:
             found.append(Fault(name, "is missing"))

@@ -31,7 +31,7 @@ def pack(root: Path, archive: Path) -> None:
     :raises UsageError: there is no leaderboard in the folder, or the archive cannot be written.
     """
     definition = read_definition(root)
-    files = [root / name for name in (FILE, "leaderboard.md", "leaderboard.csv", "report.html")]
+    files = [root / name for name in (FILE, "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html")]
     files += sorted((root / "figures").glob("*"))
     files += [root / cell.folder / name for cell in definition.cells() for name in OF_CELL]
     packages = sorted({f"{found.metadata['Name']} {found.version}" for found in distributions()}, key=str.lower)

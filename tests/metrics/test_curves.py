@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
+from ftml_bench.metrics.curves import Threshold, datapoints_to_stay, datapoints_to_threshold, log_area
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,29 @@ def test_datapoints_to_threshold_by_hand(values, expected):
 def test_datapoints_and_values_must_be_as_many():
     with pytest.raises(ValueError, match="zip"):
         datapoints_to_threshold([1, 2], [0.5], Threshold("accuracy", 0.8))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.9, 0.9, 0.9], (5, False)),
+        ([0.9, 0.1, 0.8], (100, False)),  # it fell below in between
+        ([0.1, 0.8, 0.9], (20, False)),
+        ([0.9, 0.9, 0.1], (100, True)),  # it ends below
+        ([0.1, 0.2, 0.3], (100, True)),
+        ([0.9, math.nan, 0.8], (100, False)),
+    ],
+)
+def test_datapoints_to_reach_and_stay_by_hand(values, expected):
+    assert datapoints_to_stay([5, 20, 100], values, Threshold("accuracy", 0.8)) == expected
+    losses = [0.999 - value for value in values]
+    assert datapoints_to_stay([5, 20, 100], losses, Threshold("loss", 0.2)) == expected
+
+
+def test_the_area_over_log_datapoints_by_hand():
+    """From 10 to 100 and from 100 to 1000 is as far: (0.6 + 0.4) / 2 and (0.4 + 0.1) / 2, averaged."""
+    assert log_area([10, 100, 1000], [0.6, 0.4, 0.1]) == pytest.approx((0.5 + 0.25) / 2)
+    assert log_area([10, 100, 1000], [0.3] * 3) == pytest.approx(0.3)
+    assert log_area([20], [0.7]) == 0.7  # a round that arrives whole
+    # A straight line over the logarithm is not changed by an evaluation more on it.
+    assert log_area([10, 40, 160], [0.8, 0.6, 0.4]) == pytest.approx(log_area([10, 20, 40, 160], [0.8, 0.7, 0.6, 0.4]))

@@ -13,9 +13,10 @@ import yaml
 from ftml_bench import report
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
-from ftml_bench.report import figures, tables
+from ftml_bench.report import benchmark, figures, tables
 from ftml_bench.report.looks import looks
-from ftml_bench.report.statistics import Estimate, estimate, results
+from ftml_bench.results.cells import HALVES, mean
+from ftml_bench.results.statistics import Estimate, estimate, results
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record
 from ftml_bench.runs.reading import read_runs
@@ -108,28 +109,58 @@ def test_the_table_of_results(root):
     text = (root / "leaderboard.md").read_text()
     assert line(text, "FTML", "digits: RainbowDigits") == [
         "FTML *",
-        "17.5 ± 2.5 → 12.5 ± 2.5",  # seeds: 20 -> 10 and 15 -> 15
+        "**17.5 ± 2.5 → 12.5 ± 2.5**",  # seeds: 20 -> 10 and 15 -> 15
+        "**15.0 ± 5.0**",  # 10, 10 and 20, 20: the last round falls below 80 % again
         "25 %",  # none and one of two
-        "0.250 ± 0.100",  # 0.15 and 0.35
-        "0.225 ± 0.125",  # 0.1 and 0.35
-        "40",
-        "1.2M",
-        "20.0",
-        "2 of 3",
-        "support",
+        # Two evaluations: the mean of both errors. Seed 0: 0.4, 0.35, 0.15, 0.1; seed 1: 0.2, 0.5, 0.4, 0.3.
+        "**0.300 ± 0.050**",
+        "**0.250 ± 0.100**",  # 0.15 and 0.35
+        "**0.225 ± 0.125**",  # 0.1 and 0.35
     ]
-    assert line(text, "FromScratch", "digits: RainbowDigits")[:3] == ["FromScratch", "20.0 ± 0.0 → 18.3 ± 1.7", "83 %"]
+    assert line(text, "FTML", "digits: what it took") == ["FTML", "40", "1.2M", "20.0", "2 of 3", "support"]
+    assert line(text, "FromScratch", "digits: RainbowDigits")[:4] == [
+        "FromScratch",
+        "20.0 ± 0.0 → 18.3 ± 1.7",
+        "18.3 ± 1.7",
+        "83 %",
+    ]
     assert "FTML: 1 of 3 seeds diverged (seed 2, round 3)" in text
     assert "γ = 80 % accuracy" in text
     assert "(rounds 1–2 → 3–4)" in text
     assert "count as 20 (restricted mean)" in text
 
 
+def test_the_tables_of_thirds(root):
+    """Of four rounds the thirds are rounds 1, 2 and 3 to 4."""
+    report.write(root)
+    text = (root / "leaderboard.md").read_text()
+    heading = "digits: datapoints to γ by thirds"
+    assert line(text, "FTML", heading) == [
+        "FTML",
+        "15.0 → 20.0 → 12.5",  # 20 and 10; 20 and 20; 10, 10, 20 and 10
+        "15.0 → 20.0 → 15.0",
+        "10",  # of 10, 10, 20 (censored), 10
+        "75 %",
+        "75 %",
+        "+5.0 ± 5.0",  # 20 - 10 and 15 - 15
+        "+2.5 ± 7.5",  # FromScratch: 0, 5, 0; paired 10 - 0 and 0 - 5
+    ]
+    # One of six rounds reaches γ: the median is beyond N.
+    assert line(text, "FromScratch", heading)[3:] == ["> 20", "17 %", "17 %", "+1.7 ± 1.7", "–"]
+    assert "(rounds 1–1 → 2–2 → 3–4)" in text
+    assert line(text, "FTML", "digits: error by thirds") == [
+        "FTML",
+        "**0.300 → 0.425 → 0.237**",  # 0.15, 0.1, 0.4, 0.3
+        "**0.350 → 0.500 → 0.250**",
+        "**0.250 → 0.350 → 0.225**",
+    ]
+
+
 def test_rows_without_a_run_are_shown_as_such(root):
     text = report.write(root)
     markdown = (root / "leaderboard.md").read_text()
-    assert set(line(markdown, "Scratch x10", "digits: RainbowDigits")[1:-2]) == {"–"}
-    assert line(markdown, "Scratch x10", "digits: RainbowDigits")[-2] == "0 of 3"
+    assert set(line(markdown, "Scratch x10", "digits: RainbowDigits")[1:]) == {"–"}
+    assert line(markdown, "Scratch x10", "digits: what it took")[-2] == "0 of 3"
     assert "Scratch x10: 3 of 3 seeds not run (seed 0; seed 1; seed 2)" in markdown
     assert "digits/Scratch x10/seed-1: not run" in text
 
@@ -144,18 +175,17 @@ def test_a_cell_that_failed_is_named_with_its_reason(root):
 
 def test_differences_are_paired_by_seed(root):
     report.write(root)
-    cells = line((root / "leaderboard.md").read_text(), "FromScratch", "digits: FTML minus the others")
-    # Seed 0: 10 - 20, 0.15 - 0.5, 0.1 - 0.3. Seed 1: 15 - 15, 0.35 - 0.35, 0.35 - 0.25. Seed 2 diverged.
-    assert cells[1:] == ["-5.0 ± 5.0 (1 of 2)", "-0.175 ± 0.175 (1 of 2)", "-0.050 ± 0.150 (1 of 2)"]
-
-
-def test_the_fall_over_rounds_is_set_against_the_control_with_the_fewest_steps(root):
-    report.write(root)
     text = (root / "leaderboard.md").read_text()
-    # FTML: 20 - 10 and 15 - 15; FromScratch: 0, 5, 0; paired: 10 - 0 and 0 - 5.
-    assert line(text, "FTML", "digits: fall over rounds") == ["FTML", "+5.0 ± 5.0", "+2.5 ± 7.5"]
-    assert line(text, "FromScratch", "digits: fall over rounds") == ["FromScratch", "+1.7 ± 1.7", "–"]
-    assert "| strategy | fall | minus FromScratch's |" in text
+    cells = line(text, "FromScratch", "digits: FTML minus the others")
+    # Seed 0: 10 - 20, 10 - 20, 0.25 - 0.4 (all rounds), 0.15 - 0.5, 0.1 - 0.3.
+    # Seed 1: 15 - 15, 20 - 15, 0.35 - 0.35, 0.35 - 0.35, 0.35 - 0.25. Seed 2 diverged.
+    assert [cell.split(" ")[0] for cell in cells[1:]] == ["-5.0", "-2.5", "-0.075", "-0.175", "-0.050"]
+    # Rounds: 10 and 20, 10 and 20, 20 and 20, 10 and 10.
+    assert line(text, "FromScratch", "digits: what can be said of datapoints to γ") == [
+        "FromScratch",
+        *("1 of 2", "2 / 2 / 0", "75 %", "1.000", "1.000", "cannot be told apart with 2 seeds"),
+    ]
+    assert "2 seeds cannot go below p = 0.5; for 0.05 after the correction for 2 rows it takes 7" in text
 
 
 def test_the_csv_holds_the_numbers_unrounded(root):
@@ -167,7 +197,12 @@ def test_the_csv_holds_the_numbers_unrounded(root):
     difference = found["FTML", "FromScratch", "datapoints_to_threshold_second_half"]
     assert (difference["mean"], difference["standard_error"], difference["smaller"]) == ("-5.0", "5.0", "1")
     assert found["Scratch x10", "", "steps"]["mean"] == ""
-    assert float(found["FTML", "", "error_at_20"]["mean"]) == pytest.approx(0.225)
+    assert float(found["FTML", "", "error_at_20_second_half"]["mean"]) == pytest.approx(0.225)
+    seeds = list(csv.DictReader(io.StringIO((root / "seeds.csv").read_text())))
+    values = {(row["row"], row["seed"], row["quantity"]): float(row["value"]) for row in seeds}
+    assert [values["FromScratch", str(seed), "fall"] for seed in range(3)] == [0, 5, 0]
+    assert values["FTML", "1", "datapoints_to_stay_last_third"] == 20
+    assert not [key for key in values if key[:2] == ("FTML", "2")]  # it diverged
 
 
 def test_one_seed_has_no_standard_error(root):
@@ -177,8 +212,9 @@ def test_one_seed_has_no_standard_error(root):
         file.write_text(file.read_text().replace(HASH, definitions.from_dict(one, "small").hash))
     report.write(root)
     text = (root / "leaderboard.md").read_text()
-    assert line(text, "FTML", "digits: RainbowDigits")[1:4] == ["15.0 ± – → 15.0 ± –", "50 %", "0.350 ± –"]
-    assert line(text, "FromScratch", "digits: FTML minus the others")[1] == "+0.0 ± – (0 of 1)"
+    assert line(text, "FTML", "digits: RainbowDigits")[1:4] == ["**15.0 → 15.0**", "20.0", "50 %"]
+    assert line(text, "FromScratch", "digits: FTML minus the others")[1] == "0.0"
+    assert line(text, "FromScratch", "digits: what can be said of datapoints to γ")[-1].endswith("with 1 seed")
 
 
 def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(root):
@@ -188,7 +224,7 @@ def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(ro
     file = root / "digits/FTML/seed-0/record.json"
     file.write_text(file.read_text().replace('"rounds": 4', '"rounds": 3'))
     found = results(*_read(root))[0].rows[0].cells[0]
-    assert (found.first_half(), found.second_half()) == (20, 15)
+    assert [mean(found.to_threshold, half) for half in HALVES] == [20, 15]
 
 
 def test_a_regression_shows_its_loss(root):
@@ -199,8 +235,9 @@ def test_a_regression_shows_its_loss(root):
     assert "loss at 10" in text
     assert "γ = loss below 0.8" in text
     cells = line((root / "leaderboard.md").read_text(), "FTML", "digits: RainbowDigits")
-    assert cells[1:5] == ["20.0 ± 0.0 → 20.0 ± 0.0", "0 %", "0.900 ± 0.000", "0.700 ± 0.000"]
-    assert line((root / "leaderboard.md").read_text(), "FromScratch", "digits: RainbowDigits")[2] == "100 %"
+    assert cells[1:4] == ["**20.0 ± 0.0 → 20.0 ± 0.0**", "**20.0 ± 0.0**", "0 %"]
+    assert cells[5:] == ["**0.900 ± 0.000**", "**0.700 ± 0.000**"]
+    assert line((root / "leaderboard.md").read_text(), "FromScratch", "digits: RainbowDigits")[3] == "100 %"
 
 
 def test_where_nothing_has_finished_there_is_a_report_of_what_is_open(root):
@@ -223,6 +260,7 @@ def test_the_same_records_give_the_same_bytes(root):
     names = (
         "leaderboard.md",
         "leaderboard.csv",
+        "seeds.csv",
         "report.html",
         *(f"figures/digits.{kind}" for kind in ("png", "svg", "pdf")),
     )
@@ -245,8 +283,8 @@ def test_the_page_stands_alone_and_is_escaped(root):
     ("damage", "message"),
     [
         (lambda lines: lines[:-4], r"FTML/seed-0/curve.csv: damaged: 3 rounds were evaluated, expected 4"),
-        (lambda lines: lines[:1] + lines[2:], r"curve.csv: damaged: round 0 has no evaluation at 10 datapoints"),
-        (lambda lines: [line.replace(",0.7,", ",,") for line in lines], r"round 0 has no accuracy at 20 datapoints"),
+        (lambda lines: lines[:1] + lines[2:], r"curve.csv: damaged: round 1 has no evaluation at 10 datapoints"),
+        (lambda lines: [line.replace(",0.7,", ",,") for line in lines], r"round 1 has no accuracy at 20 datapoints"),
     ],
 )
 def test_a_curve_that_is_not_what_the_protocol_says_is_refused(root, damage, message):
@@ -331,17 +369,15 @@ def unjudged(tmp_path):
 def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
     text = report.write(unjudged)
     markdown = (unjudged / "leaderboard.md").read_text()
-    assert line(markdown, "FTML", "digits: RainbowDigits")[:4] == [
+    assert line(markdown, "FTML", "digits: RainbowDigits") == [
         "FTML *",
-        "0.250 ± 0.100",
-        "0.225 ± 0.125",
-        "40",
+        "**0.300 ± 0.050**",
+        "**0.250 ± 0.100**",
+        "**0.225 ± 0.125**",
     ]
-    assert line(markdown, "strategy", "digits: RainbowDigits")[:3] == ["strategy", "error at 10", "error at 20"]
-    assert line(markdown, "FromScratch", "digits: FTML minus the others")[1:] == [
-        "-0.175 ± 0.175 (1 of 2)",
-        "-0.050 ± 0.150 (1 of 2)",
-    ]
+    assert line(markdown, "strategy", "digits: RainbowDigits")[1:] == ["error area", "error at 10", "error at 20"]
+    cells = line(markdown, "FromScratch", "digits: FTML minus the others")[1:]
+    assert [cell.split(" ")[0] for cell in cells] == ["-0.075", "-0.175", "-0.050"]
     assert "over the second half of the rounds (rounds 1–2 → 3–4)" in markdown
     page = (unjudged / "report.html").read_text().split("<details>")[0]  # the definition stands below
     for written in (text, markdown, (unjudged / "leaderboard.csv").read_text(), page):
@@ -363,7 +399,8 @@ def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudg
     assert [panel.get_title() for panel in figure.axes] == [f"Error rate after {n} datapoints" for n in (10, 15, 20)]
     assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4
-    assert tables.of_benchmark(result)[1].columns == ["strategy", "error at 10", "error at 15", "error at 20"]
+    columns = ["strategy", "error area", "error at 10", "error at 15", "error at 20"]
+    assert benchmark.tables(result)[1].columns == columns
 
 
 def test_runs_with_and_without_a_threshold_are_not_mixed(unjudged):

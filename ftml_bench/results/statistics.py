@@ -1,21 +1,22 @@
-"""From the curves of runs to the numbers of a leaderboard: per cell, over seeds, and paired by seed. Plain Python."""
+"""From the curves of runs to the numbers of a leaderboard: a cell's, and over seeds. Plain Python."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from ftml_bench.errors import UsageError
-from ftml_bench.metrics.curves import Threshold, datapoints_to_threshold
+from ftml_bench.metrics.curves import Threshold
 from ftml_bench.metrics.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
+from ftml_bench.results.cells import CellSummary, summarize
 from ftml_bench.runs import versions
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
-from ftml_bench.runs.record import CurveRow, Run
+from ftml_bench.runs.record import Run
 
 
 @dataclass(frozen=True)
@@ -25,53 +26,6 @@ class Estimate:
     mean: float | None
     standard_error: float | None
     seeds: int
-
-
-@dataclass(frozen=True)
-class CellSummary:
-    """What one finished run says. Every list has one entry a round, in order.
-
-    :param rounds: the rounds' numbers.
-    :param to_threshold: datapoints to γ; a censored round counts as its last number of datapoints. Without γ: empty.
-    :param censored: whether γ was not reached. Without γ: empty.
-    :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
-    :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
-    :param measures: what else was measured: name (in `ftml_bench.metrics.measures.CURVES`) -> round -> value.
-    """
-
-    rounds: list[int]
-    to_threshold: list[int]
-    censored: list[bool]
-    errors: dict[int, list[float]]
-    steps: int
-    gradient_evaluations: int
-    seconds: float
-    measures: dict[str, dict[int, float]] = field(default_factory=dict)
-
-    @property
-    def half(self) -> int:
-        """Number of rounds of the first half; of an odd number, the second half has one more."""
-        return len(self.rounds) // 2
-
-    def first_half(self) -> float:
-        """Mean datapoints to γ over the first half of the rounds."""
-        return statistics.fmean(self.to_threshold[: self.half] or self.to_threshold)
-
-    def second_half(self) -> float:
-        """Mean datapoints to γ over the second half of the rounds."""
-        return statistics.fmean(self.to_threshold[self.half :])
-
-    def fall(self) -> float:
-        """By how much datapoints to γ fall from the first half of the rounds to the second."""
-        return self.first_half() - self.second_half()
-
-    def censored_share(self) -> float:
-        """Share of the second half's rounds in which γ was not reached, in [0, 1]."""
-        return statistics.fmean(self.censored[self.half :])
-
-    def error_at(self, checkpoint: int) -> float:
-        """Mean error at a checkpoint over the second half of the rounds."""
-        return statistics.fmean(self.errors[checkpoint][self.half :])
 
 
 @dataclass(frozen=True)
@@ -119,15 +73,6 @@ class BenchmarkResult:
         return min(rows, key=lambda row: row.row.settings.get("step_factor", 1), default=None)
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A difference paired by seed: `difference` = the first row minus the other one; the first leads where it is
-    smaller, on `leads` seeds."""
-
-    difference: Estimate
-    leads: int
-
-
 def estimate(values: Iterable[float]) -> Estimate:
     """Mean and standard error (standard deviation with n - 1, divided by √n).
 
@@ -141,13 +86,6 @@ def estimate(values: Iterable[float]) -> Estimate:
     if len(numbers) == 1:
         return Estimate(mean, None, 1)
     return Estimate(mean, statistics.stdev(numbers) / math.sqrt(len(numbers)), len(numbers))
-
-
-def paired(first: RowResult, other: RowResult, quantity: Callable[[CellSummary], float]) -> Paired:
-    """The difference of two rows in a quantity of which less is better, over the seeds that both have finished."""
-    seeds = [seed for seed in first.cells if seed in other.cells]
-    differences = [quantity(first.cells[seed]) - quantity(other.cells[seed]) for seed in seeds]
-    return Paired(estimate(differences), sum(difference < 0 for difference in differences))
 
 
 def results(definition: Definition, runs: list[tuple[Cell, Run]], root: Path) -> list[BenchmarkResult]:
@@ -218,7 +156,7 @@ def _benchmark_result(
         if row.comparator:
             continue
         cells = {
-            cell.seed: _summary(run, threshold, checkpoints, root / cell.folder)
+            cell.seed: summarize(run, threshold, checkpoints, root / cell.folder)
             for cell, run in finished.items()
             if cell.row == row.name
         }
@@ -254,51 +192,6 @@ def _against_comparator(result: BenchmarkResult, name: str, losses: dict[int, di
             cells[seed] = cell
         rows.append(replace(row, cells=cells))
     return replace(result, rows=rows, comparator=name if compared else None)
-
-
-def _summary(run: Run, threshold: Threshold | None, checkpoints: list[int], folder: Path) -> CellSummary:
-    file = folder / "curve.csv"
-    by_round: dict[int, list[CurveRow]] = {}
-    for row in run.curve:
-        if row.evaluated_round == row.round:
-            by_round.setdefault(row.round, []).append(row)
-    expected = run.record["protocol"]["rounds"]
-    if len(by_round) != expected:
-        raise UsageError(f"{file}: damaged: {len(by_round)} rounds were evaluated, expected {expected}")
-    efficiency = []
-    errors: dict[int, list[float]] = {checkpoint: [] for checkpoint in checkpoints}
-    for number, rows in sorted(by_round.items()):
-        sizes = [row.datapoints for row in rows]
-        if threshold is not None:
-            values = [_value(row, threshold.metric, file) for row in rows]
-            efficiency.append(datapoints_to_threshold(sizes, values, threshold))
-        for checkpoint in checkpoints:
-            if checkpoint not in sizes:
-                raise UsageError(f"{file}: damaged: round {number} has no evaluation at {checkpoint} datapoints")
-            errors[checkpoint].append(_error(rows[sizes.index(checkpoint)], run.record["protocol"]["metric"], file))
-    return CellSummary(
-        rounds=sorted(by_round),
-        to_threshold=[datapoints for datapoints, _ in efficiency],
-        censored=[censored for _, censored in efficiency],
-        errors=errors,
-        steps=run.curve[-1].steps,
-        gradient_evaluations=run.curve[-1].gradient_evaluations,
-        seconds=run.seconds,
-        measures=run.measures,
-    )
-
-
-def _value(row: CurveRow, metric: str, file: Path) -> float:
-    if metric == "loss":
-        return row.loss
-    if row.accuracy is None:
-        raise UsageError(f"{file}: damaged: round {row.round} has no accuracy at {row.datapoints} datapoints")
-    return row.accuracy
-
-
-def _error(row: CurveRow, metric: str, file: Path) -> float:
-    value = _value(row, metric, file)
-    return 1 - value if metric == "accuracy" else value
 
 
 def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:

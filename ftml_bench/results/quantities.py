@@ -1,0 +1,125 @@
+"""What rows are judged by: numbers of every round, of which less is better, and their means over parts of rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ftml_bench.results import cells
+from ftml_bench.results.cells import ALL, PARTS, CellSummary
+from ftml_bench.results.pairs import Pair, holm, paired, verdict
+from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
+
+Number = Callable[[CellSummary], float | None]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of every round.
+
+    :param name: in files and frames; `title`: in tables, printed with so many `decimals`.
+    :param rounds: the values of a cell's rounds.
+    :param judged: the part of the rounds (of `ftml_bench.results.cells.PARTS`) over which rows are compared.
+    """
+
+    name: str
+    title: str
+    decimals: int
+    rounds: Callable[[CellSummary], Sequence[float]]
+    judged: str
+
+    def over(self, part: str) -> Number:
+        """Its mean over a part of the rounds; of a part without rounds None."""
+        return lambda cell: cells.mean(self.rounds(cell), part)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The first row of a benchmark minus another: `p` is the pair's after Holm's correction over all other rows, and
+    `verdict` the word for it. `pair`, `p` and `verdict` are None if there is no seed that both have finished."""
+
+    first: RowResult
+    other: RowResult
+    quantity: Quantity
+    pair: Pair | None
+    p: float | None
+    verdict: str | None
+
+
+def quantities(result: BenchmarkResult) -> list[Quantity]:
+    """Those of a benchmark: datapoints to γ, once and for good (if it has a γ), area, error at every checkpoint."""
+    efficiency = [
+        Quantity("datapoints_to_threshold", "datapoints to γ", 1, lambda cell: cell.to_threshold, "second_half"),
+        Quantity("datapoints_to_stay", "reaches and stays", 1, lambda cell: cell.to_stay, "second_half"),
+    ]
+    area = Quantity("area", f"{result.measure} area", 3, lambda cell: cell.area, ALL)
+    return [
+        *([] if result.threshold is None else efficiency),
+        area,
+        *(error_at(result, checkpoint) for checkpoint in result.checkpoints),
+    ]
+
+
+def error_at(result: BenchmarkResult, checkpoint: int) -> Quantity:
+    """The error or loss at a checkpoint."""
+    name = f"{result.measure}_at_{checkpoint}"
+    title = f"{result.measure} at {checkpoint}"
+    return Quantity(name, title, 3, lambda cell: cell.errors[checkpoint], "second_half")
+
+
+def compared(result: BenchmarkResult) -> list[Quantity]:
+    """In which rows are compared: where there is a γ, the checkpoints between the first and the last are left out."""
+    shown = set(result.checkpoints if result.threshold is None else (result.checkpoints[0], result.checkpoints[-1]))
+    hidden = {error_at(result, checkpoint).name for checkpoint in result.checkpoints if checkpoint not in shown}
+    return [quantity for quantity in quantities(result) if quantity.name not in hidden]
+
+
+def compare(first: RowResult, other: RowResult, quantity: Quantity) -> Pair | None:
+    """The first row minus the other over the seeds that both have finished; None if there is none."""
+    seeds = [seed for seed in first.cells if seed in other.cells]
+    if not seeds:
+        return None
+    values = []
+    for row in (first, other):
+        rounds = [quantity.rounds(row.cells[seed]) for seed in seeds]
+        values.append([some[cells.part(quantity.judged, len(some))] for some in rounds])
+    return paired(*values)
+
+
+def comparisons(result: BenchmarkResult, to: RowResult, quantity: Quantity) -> list[Comparison]:
+    """The row `to` minus every other, corrected over all of them."""
+    others = [row for row in result.rows if row is not to]
+    pairs = [compare(to, other, quantity) for other in others]
+    return [Comparison(to, other, quantity, *judged) for other, judged in zip(others, judge(pairs), strict=True)]
+
+
+def judge(pairs: Sequence[Pair | None]) -> list[tuple[Pair | None, float | None, str | None]]:
+    """The pairs of a family, each with its p after Holm's correction and the word for it; None stays None."""
+    known = [pair for pair in pairs if pair is not None]
+    corrected = iter(holm([pair.p for pair in known]))
+    return [(None, None, None) if pair is None else (pair, p := next(corrected), verdict(pair, p)) for pair in pairs]
+
+
+def numbers(result: BenchmarkResult) -> dict[str, Number]:
+    """Every number of a cell by its name in `leaderboard.csv` and `seeds.csv`."""
+    found: dict[str, Number] = {
+        f"{quantity.name}_{part}": quantity.over(part) for quantity in quantities(result) for part in PARTS
+    }
+    if result.threshold is not None:
+        shares: dict[str, Callable[[CellSummary], list[bool]]] = {
+            "censored_share": lambda cell: cell.censored,
+            "leaves_share": lambda cell: cell.leaves,
+            "at_first_arrival_share": lambda cell: cell.at_floor,
+        }
+        found |= {f"{name}_{part}": _mean(rounds, part) for name, rounds in shares.items() for part in PARTS}
+        found["fall"] = CellSummary.fall
+    for name, curve in measured(result).items():
+        found |= {f"{name.lower()}_{half}": value for half, value in halves(name, curve).items()}
+    found["steps"] = lambda cell: cell.steps
+    found["gradient_evaluations"] = lambda cell: cell.gradient_evaluations
+    found["seconds"] = lambda cell: cell.seconds
+    return found
+
+
+def _mean(rounds: Callable[[CellSummary], Sequence[float]], part: str) -> Number:
+    return lambda cell: cells.mean(rounds(cell), part)
