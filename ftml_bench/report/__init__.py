@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ftml_bench.report import figures, measures, page
 from ftml_bench.report.contents import compute
-from ftml_bench.report.looks import looks
+from ftml_bench.results.looks import looks
 from ftml_bench.runs import record
 
 
@@ -21,7 +21,7 @@ def write(root: Path, width: int | None = None) -> str:
     :raises UsageError: no leaderboard there, or a damaged or changed file.
     """
     contents = compute(root)
-    look = looks(contents.definition)
+    look = looks(contents.definition.benchmarks)
     # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
     drawn = [
         [figures.draw(result, look, root / "figures"), measures.draw(result, look, root / "figures")]

@@ -1,4 +1,5 @@
-"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds.
+"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds; and how many
+rounds have not reached γ yet, over datapoints.
 
 Without a γ its Figure 4: the error at every checkpoint.
 """
@@ -19,7 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from ftml_bench.report import labels
-from ftml_bench.report.looks import MARKERS, Look
+from ftml_bench.results.cells import THIRDS
+from ftml_bench.results.frames import rounds_of
+from ftml_bench.results.kaplan_meier import survival
+from ftml_bench.results.looks import MARKERS, Look
 from ftml_bench.results.statistics import BenchmarkResult, CellSummary
 
 WINDOW = 5  # rounds
@@ -41,6 +45,8 @@ def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
         f"Faint: the mean over seeds ({seeds}) of each round. Strong, with markers: its centred running mean over "
         f"{WINDOW} rounds. Shaded: ± one standard error over seeds of the running mean."
     )
+    if result.threshold is not None:
+        text += " Steps: Kaplan-Meier, the rounds of the last third of the stream of all seeds together."
     if any(look[row.row.name].grey for row in result.rows):
         text += " Grey: rows beyond the eight that have colours, without faint line and shade."
     return text
@@ -126,7 +132,7 @@ def logarithmic(axes: Axes, which: str) -> None:
 def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
     checkpoints = [first, last] if result.threshold is not None else result.checkpoints
-    count = len(checkpoints) + (result.threshold is not None)
+    count = len(checkpoints) + (0 if result.threshold is None else 2)
     figure, axes = panels(count)
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
     if result.threshold is not None:
@@ -137,6 +143,7 @@ def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
                            textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
         logarithmic(axes[0], "y")
         labels.at_ends(axes[0], lines)
+        _open_rounds(axes[1], result, look)
     for panel, checkpoint in zip(axes[-len(checkpoints) :], checkpoints, strict=True):
         lines = _rounds(panel, result, look, _errors_at(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
@@ -146,6 +153,27 @@ def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
             panel.set_ylim(bottom=0)
         labels.at_ends(panel, lines)
     return figure
+
+
+def _open_rounds(axes: Axes, result: BenchmarkResult, look: dict[str, Look]) -> None:
+    """How many rounds of the last third have not reached γ, over datapoints."""
+    lines = {}
+    for row in result.rows:
+        datapoints, censored = rounds_of(row, THIRDS[-1])
+        if not datapoints:
+            continue
+        curve, own = survival(datapoints, censored), look[row.row.name]
+        floor = min(cell.first_arrival for cell in row.cells.values())
+        lines[row.row.name] = axes.plot(
+            [0.7 * floor, *curve.datapoints, result.checkpoints[-1]], [1, *curve.open, curve.open[-1]],
+            drawstyle="steps-post", color=own.color, linestyle=own.linestyle, marker="",
+            linewidth=0.8 if own.grey else 1.8, zorder=1.5 if own.grey else 2.5,
+        )[0]  # fmt: skip
+    logarithmic(axes, "x")
+    axes.set(title=f"Rounds short of γ ({result.gamma}), last third", xlabel="datapoints", ylabel="share of rounds")
+    axes.set_ylim(0, 1.03)
+    axes.margins(x=0)
+    labels.at_ends(axes, lines)
 
 
 def _errors_at(checkpoint: int) -> Callable[[CellSummary], list[float]]:

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 
 from ftml_bench.metrics.measures import REGRET, Measured
 from ftml_bench.report import figures, labels
-from ftml_bench.report.looks import Look
 from ftml_bench.report.tables import Table, plus_minus
+from ftml_bench.results.looks import Look
 from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from ftml_bench.errors import UsageError
 from ftml_bench.report import figures, measures, page
 from ftml_bench.report.contents import Contents, compute
-from ftml_bench.report.looks import looks
+from ftml_bench.results.looks import looks
 from ftml_bench.runs.verify import Fault
 
 _MADE_BY = re.compile(r"Matplotlib v[\w.+]+")
@@ -56,7 +56,7 @@ def faults(root: Path) -> list[Fault]:
 
 def _drawn(contents: Contents) -> dict[str, str]:
     """The figures as SVG, by name."""
-    look = looks(contents.definition)
+    look = looks(contents.definition.benchmarks)
     with TemporaryDirectory() as temporary:
         for result in contents.results:
             figures.draw(result, look, Path(temporary))

@@ -13,7 +13,7 @@ from colorspacious import cspace_convert, deltaE
 from matplotlib.figure import Figure
 
 from ftml_bench.report import figures, labels
-from ftml_bench.report.looks import COLORS, GREY, LEARNERS, MOST, ON_DARK, VARIANTS, looks
+from ftml_bench.results.looks import COLORS, GREY, LEARNERS, MOST, ON_DARK, VARIANTS, looks
 from ftml_bench.runs import definition as definitions
 
 PAPER, DARK_PAGE = "#FFFFFF", "#15181C"
@@ -21,10 +21,10 @@ VISIONS = (None, "deuteranomaly", "protanomaly", "tritanomaly")
 
 
 def board(**rows):
-    """A definition with these rows: name -> strategy."""
+    """The benchmarks of a definition with these rows: name -> strategy."""
     content = {"benchmark": "Sinusoids", "steps": 1, "optimizer": {"name": "Adam"}}
     content["strategies"] = {name.replace("_", " "): {"strategy": strategy} for name, strategy in rows.items()}
-    return definitions.from_dict({"name": "some", "seeds": [0], "benchmarks": {"waves": content}}, "some")
+    return definitions.from_dict({"name": "some", "seeds": [0], "benchmarks": {"waves": content}}, "some").benchmarks
 
 
 def seen(color, vision):
@@ -64,7 +64,7 @@ def test_ours_stand_out_from_the_page():
 def test_a_learner_of_ours_looks_the_same_in_every_leaderboard():
     found = {}
     for name in definitions.available():
-        for row, look in looks(definitions.load(name)).items():
+        for row, look in looks(definitions.load(name).benchmarks).items():
             found.setdefault(row, set()).add(look)
     assert {row for row, kinds in found.items() if len(kinds) > 1} == set()
     for row in VARIANTS:
@@ -77,7 +77,7 @@ def test_a_learner_of_ours_looks_the_same_in_every_leaderboard():
 
 @pytest.mark.parametrize("name", definitions.available())
 def test_no_two_rows_look_alike_but_those_in_grey(name):
-    kinds = [look for look in looks(definitions.load(name)).values() if not look.grey]
+    kinds = [look for look in looks(definitions.load(name).benchmarks).values() if not look.grey]
     assert len(set(kinds)) == len(kinds) <= MOST
 
 

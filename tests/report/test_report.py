@@ -14,8 +14,8 @@ from ftml_bench import report
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
 from ftml_bench.report import benchmark, figures, tables
-from ftml_bench.report.looks import looks
 from ftml_bench.results.cells import HALVES, mean
+from ftml_bench.results.looks import looks
 from ftml_bench.results.statistics import Estimate, estimate, results
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record
@@ -330,16 +330,19 @@ def test_the_running_mean_uses_the_rounds_that_exist():
     assert smooth.tolist() == [[5.0, 3.75, 3.0, 3.0, 2.5, 0.0]]
 
 
-def test_the_figure_has_the_papers_three_panels(root):
+def test_the_figure_has_the_papers_three_panels_and_survival(root):
     result = results(*_read(root))[0]
-    figure = figures._figure(result, looks(definitions.load(str(root / "leaderboard.yaml"))))
+    figure = figures._figure(result, looks(definitions.load(str(root / "leaderboard.yaml")).benchmarks))
     assert [panel.get_title() for panel in figure.axes] == [
         "Datapoints to γ (80 % accuracy)",
+        "Rounds short of γ (80 % accuracy), last third",
         "Error rate after 10 datapoints",
         "Error rate after 20 datapoints",
     ]
     ftml_mean = figure.axes[0].lines[0].get_ydata().tolist()
     assert ftml_mean == [15.0, 20.0, 15.0, 10.0]  # 20, 20, 10, 10 and 10, 20, 20, 10
+    # Of the rounds 3 and 4 of FTML's two seeds three are learned with 10, and one (20, censored) never is.
+    assert figure.axes[1].lines[0].get_xydata().tolist() == [[7, 1], [10, 0.25], [20, 0.25], [20, 0.25]]
     assert result.threshold == Threshold("accuracy", 0.8)
 
 
@@ -395,7 +398,7 @@ def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudg
         for cell in row.cells.values():
             cell.errors[15] = [0.25] * 4
     result = replace(result, checkpoints=[10, 15, 20])
-    figure = figures._figure(result, looks(definitions.load(str(unjudged / "leaderboard.yaml"))))
+    figure = figures._figure(result, looks(definitions.load(str(unjudged / "leaderboard.yaml")).benchmarks))
     assert [panel.get_title() for panel in figure.axes] == [f"Error rate after {n} datapoints" for n in (10, 15, 20)]
     assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ftml_bench.runs.definition import Definition
+from ftml_bench.runs.definition import BenchmarkSpec
 
 # Okabe and Ito (2008), told apart with any kind of colour vision; on white with Tol's wine for their yellow, on dark
 # with white for their black.
@@ -48,13 +49,13 @@ class Look:
         return (0, self.dash) if self.dash else "solid"
 
 
-def looks(definition: Definition) -> dict[str, Look]:
-    """Row name -> look, the same in every figure of a leaderboard; those of our own learners in every leaderboard.
+def looks(benchmarks: Iterable[BenchmarkSpec]) -> dict[str, Look]:
+    """Row name -> look, for all benchmarks of a leaderboard; that of our own learners is the same in every leaderboard.
 
     A learner's rows share its colour. Ours have theirs by name; others take the rest in the definition's order, and
     those of ours only where none of ours is. Rows without a colour, and those beyond eight, ours first, are grey.
     """
-    rows = {row.name: row.strategy.split(":")[-1] for spec in definition.benchmarks for row in spec.rows}
+    rows = {row.name: row.strategy.split(":")[-1] for spec in benchmarks for row in spec.rows}
     learners = dict.fromkeys(rows.values())
     taken = {learner: LEARNERS[learner] for learner in learners if learner in LEARNERS}
     left = [*range(len(LEARNERS), len(COLORS)), *(() if taken else LEARNERS.values())]
