@@ -46,11 +46,12 @@ setup(
     package_data={
         "ftml_bench": ["py.typed"],
         "ftml_bench.leaderboards": ["*.yaml"],
-        "ftml_bench.report": ["*.mplstyle"],
+        "ftml_bench.report": ["*.mplstyle", "site/*", "site/uplot/*"],
     },
     install_requires=[
         "avalanche-lib>=0.6.0",
         "higher>=0.2.1",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "numpy>=1.26",
         "pandas>=2.1",

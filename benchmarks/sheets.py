@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import IO
 
 import torch
 from avalanche.benchmarks.scenarios import DatasetExperience
@@ -22,7 +23,9 @@ _PANELS = 4  # curves side by side
 _TASK_NAMES = ("task_name", "transformation", "view")  # what an experience may call its task
 
 
-def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: int = 8, images: int = 10) -> None:
+def contact_sheet(
+    benchmark: TaskStream, file: str | os.PathLike[str] | IO[bytes], rounds: int = 8, images: int = 10
+) -> None:
     """Draw the first datapoints of the first rounds as a PNG.
 
     Streams of images: a line of images a round, its task named at the left, the label above each image. Regression of
@@ -30,7 +33,7 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     loss is least and how fast it grows.
 
     :param benchmark: one of our streams.
-    :param file: the picture to write; its folder must exist.
+    :param file: the picture to write, whose folder must exist, or an open file.
     :param rounds: rounds at most.
     :param images: datapoints of each round at most.
     :raises UsageError: for sizes below 1, or a stream of some other kind.
@@ -51,7 +54,7 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     if figure.get_suptitle() == "":
         figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
     # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.
-    FigureCanvasAgg(figure).print_png(str(file))
+    FigureCanvasAgg(figure).print_png(file)
 
 
 def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], images: int) -> Figure:

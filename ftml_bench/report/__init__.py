@@ -22,14 +22,11 @@ def write(root: Path, width: int | None = None) -> str:
     """
     contents = compute(root)
     look = looks(contents.definition.benchmarks)
-    # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
-    drawn = [
-        [figures.draw(result, look, root / "figures"), measures.draw(result, look, root / "figures")]
-        for result in contents.results
-    ]
+    for result in contents.results:
+        figures.draw(result, look, root / "figures")
+        measures.draw(result, look, root / "figures")
     record.write_whole(root / "leaderboard.md", contents.markdown())
     record.write_whole(root / "leaderboard.csv", contents.csv())
     record.write_whole(root / "seeds.csv", contents.seeds_csv())
-    svgs = [[svg for _, svg, _ in filter(None, files)] for files in drawn]
-    record.write_whole(root / "report.html", page.render(contents, svgs))
+    record.write_whole(root / "report.html", page.render(contents, root / "figures"))
     return contents.text(width)

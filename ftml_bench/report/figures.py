@@ -6,7 +6,7 @@ Without a γ its Figure 4: the error at every checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,13 +28,15 @@ from ftml_bench.results.statistics import BenchmarkResult, CellSummary
 
 WINDOW = 5  # rounds
 COLUMNS = 2  # panels side by side
+KINDS = ("svg", "png", "pdf")  # in this order: a layout leans on the one before
+_UNDATED: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # same data, same bytes
 _MARKED = 6  # markers along a line
 
 
-def draw(result: BenchmarkResult, look: dict[str, Look], folder: Path) -> list[Path]:
-    """Writes `<benchmark>.png`, `.svg` and `.pdf` into `folder`; `caption` says what they show."""
+def draw(result: BenchmarkResult, look: dict[str, Look], folder: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Writes `<benchmark>.svg`, `.png` and `.pdf` into `folder`; `caption` says what they show."""
     with styled():
-        return save(_figure(result, look), folder / result.spec.name)
+        return save(_figure(result, look), folder / result.spec.name, kinds)
 
 
 def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
@@ -70,13 +72,12 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path`.png, `path`.svg and `path`.pdf."""
+def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Writes `path`.svg, `path`.png and `path`.pdf."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg", "pdf")]
-    figure.savefig(files[0])
-    figure.savefig(files[1], metadata={"Date": None})
-    figure.savefig(files[2], metadata={"CreationDate": None})
+    files = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
+    for file, kind in zip(files, kinds, strict=True):
+        figure.savefig(file, metadata=_UNDATED.get(kind))
     return files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def table(result: BenchmarkResult) -> Table | None:
     return Table(f"{result.spec.name}: round by round", ["strategy", *(c.title for c in curves.values())], rows, notes)
 
 
-def draw(result: BenchmarkResult, look: dict[str, Look], folder: Path) -> list[Path]:
+def draw(
+    result: BenchmarkResult, look: dict[str, Look], folder: Path, kinds: Sequence[str] = figures.KINDS
+) -> list[Path]:
     """Writes `<benchmark>-measures.png`, `.svg` and `.pdf` into `folder`, if anything was measured.
 
     Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line.
@@ -64,7 +67,7 @@ def draw(result: BenchmarkResult, look: dict[str, Look], folder: Path) -> list[P
                 figures.over_rounds(panel, max(len(cell.rounds) for row in result.rows for cell in row.cells.values()))
                 panel.set_ylim(bottom=0)
             labels.at_ends(panel, {name: line for name, line in lines.items() if line is not None})
-        return figures.save(figure, folder / f"{result.spec.name}-measures")
+        return figures.save(figure, folder / f"{result.spec.name}-measures", kinds)
 
 
 def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, look: Look) -> Line2D | None:

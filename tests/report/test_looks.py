@@ -133,7 +133,7 @@ def test_a_figure_has_its_letters_with_it(tmp_path):
     with figures.styled():
         figure, (panel,) = figures.panels(1)
         panel.set_title("datapoints to γ")
-        png, svg, pdf = figures.save(figure, tmp_path / "some")
+        svg, png, pdf = figures.save(figure, tmp_path / "some")
     assert png.stat().st_size > 1000
     assert "<text" not in svg.read_text()  # outlines
     content = pdf.read_bytes()

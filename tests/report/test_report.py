@@ -270,15 +270,6 @@ def test_the_same_records_give_the_same_bytes(root):
     assert {name: (root / name).read_bytes() for name in names} == first
 
 
-def test_the_page_stands_alone_and_is_escaped(root):
-    report.write(root)
-    html = (root / "report.html").read_text()
-    assert "a &lt; b &amp; c" in html
-    assert "a < b" not in html
-    assert "data:image/svg+xml;base64," in html
-    assert not any(word in html for word in ("http://", "https://", "<script", 'src="figures'))
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -382,7 +373,7 @@ def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
     cells = line(markdown, "FromScratch", "digits: FTML minus the others")[1:]
     assert [cell.split(" ")[0] for cell in cells] == ["-0.075", "-0.175", "-0.050"]
     assert "over the second half of the rounds (rounds 1–2 → 3–4)" in markdown
-    page = (unjudged / "report.html").read_text().split("<details>")[0]  # the definition stands below
+    page = (unjudged / "report.html").read_text().split("<details")[0]  # definitions stand below
     for written in (text, markdown, (unjudged / "leaderboard.csv").read_text(), page):
         assert "γ" not in written
         assert "fall" not in written
