@@ -202,7 +202,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "make tables, figures and page anew from a run's files",
         "ftml-bench report runs/quick",
     )
-    report.add_argument("folder", type=Path, metavar="DIR", help="a leaderboard's folder, or its archive (.zip)")
+    report.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="leaderboards' folders or archives (.zip)")
+    report.add_argument(
+        "--overall",
+        type=Path,
+        nargs="?",
+        const=Path("overall"),
+        metavar="OUT",
+        help="instead: ranks of learners over the streams of all, written to OUT (default overall)",
+    )
 
     verify = add(
         "verify",

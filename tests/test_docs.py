@@ -45,6 +45,7 @@ ELSEWHERE = {"avalanche.md"}
 def test_the_code_of_a_page_runs(page, monkeypatch, tmp_path):
     """All blocks of a page in one namespace, in order, as a reader would paste them."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaderboards").symlink_to(ROOT / "leaderboards")
     monkeypatch.setenv("FTML_BENCH_CACHE", str(tmp_path / "cache"))
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "page"}

@@ -19,6 +19,7 @@ EXAMPLES = [
     "report.tables",
     "results.cells",
     "results.pairs",
+    "results.ranks",
     "results.kaplan_meier",
 ]
 

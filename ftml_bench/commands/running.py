@@ -61,10 +61,18 @@ def run(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from ftml_bench.runs.packed import unpacked
 
-    with unpacked(options.folder) as root:
-        print(_report_text(root), end="")
-        if root == options.folder:  # of an archive, the tables alone: its files stay as they are
-            _say_where(root)
+    if options.overall is not None:
+        from ftml_bench.report import overall
+
+        print(overall.write(options.folders, options.overall), end="")
+        print(f"\ntable and figure:  {options.overall}")
+        return 0
+    for number, folder in enumerate(options.folders):
+        print("\n" if number else "", end="")
+        with unpacked(folder) as root:
+            print(_report_text(root), end="")
+            if root == folder:  # of an archive, the tables alone: its files stay as they are
+                _say_where(root)
     return 0
 
 

@@ -51,8 +51,8 @@ def _results(result: BenchmarkResult) -> Table:
         )
     notes.append(
         f"{result.measure.capitalize()} on held-out data over the second half of the rounds"
-        f"{_halves(result) if result.threshold is None else ''}. {result.measure.capitalize()} area: mean over the "
-        "logarithm of datapoints, all rounds. Means ± standard errors over seeds; bold: the least, as printed."
+        f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}Means "
+        "± standard errors over seeds; bold: the least, as printed."
     )
     rows = [list(row) for row in zip(*cells, strict=True)]
     return Table(f"{result.spec.name}: {result.spec.benchmark}", columns, rows, notes, frozenset(bold))
@@ -115,8 +115,8 @@ def _certainty(result: BenchmarkResult, found: list[Comparison]) -> Table:
         name_, ps = comparison.other.row.name, [f"{pair.p:.3f}", f"{comparison.p:.3f}"]
         rows.append([name_, seeds, rounds, better, *ps, comparison.verdict])
     notes = [
-        f"Seeds and rounds in which {name} needs less / the same / more. Better: probability of improvement, the share "
-        "of rounds in which it needs less, ties counted half. p: two-sided, exact sign flips over seeds; Holm: "
+        f"Seeds and rounds in which {name} has less / the same / more. Better: probability of improvement, the share "
+        "of rounds in which it has less, ties counted half. p: two-sided, exact sign flips over seeds; Holm: "
         "corrected for all rows.",
         certainty(max((c.pair.seeds for c in found if c.pair), default=0), len(found)),
     ]
@@ -198,8 +198,7 @@ def _errors(result: BenchmarkResult) -> Table:
     }
     note = (
         f"Means over thirds of the stream{_rounds_of_thirds(result)}, over all seeds; bold: the least in the last "
-        f"third. {result.measure.capitalize()} area: mean over the logarithm of datapoints. Standard errors: "
-        "leaderboard.csv."
+        f"third. {_area(result, 'each round')}Standard errors: leaderboard.csv."
     )
     columns = ["strategy", *(quantity.title for quantity in shown)]
     return Table(f"{result.spec.name}: {result.measure} by thirds", columns, rows, [note], frozenset(bold))
@@ -235,6 +234,13 @@ def _percent(row: RowResult, rounds: Callable[[CellSummary], Sequence[bool]], na
 def _floor(result: BenchmarkResult) -> str:
     floors = {cell.first_arrival for row in result.rows for cell in row.cells.values()}
     return " or ".join(map(str, sorted(floors))) or NONE
+
+
+def _area(result: BenchmarkResult, rounds: str) -> str:
+    """What the area is, if the benchmark has one."""
+    if all(quantity.name != "area" for quantity in quantities(result)):
+        return ""
+    return f"{result.measure.capitalize()} area: mean over the logarithm of datapoints, {rounds}. "
 
 
 def _halves(result: BenchmarkResult) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,10 @@ class Board:
 class Results:
     """What leaderboards' folders hold. Make one with `load`.
 
-    Every frame begins with the columns `leaderboard`, `benchmark` and `row` (the row's name in the definition, such as
-    "FTML"). Rounds and seeds are numbered as everywhere: rounds from 1. Rows that are comparators are in `curves` and
-    `costs` alone. Seeds that have not finished are in none but `curves` (those that diverged).
+    Every frame begins with the columns `leaderboard` (its name; of two of one name the folder as given), `benchmark`
+    and `row` (the row's name in the definition, such as "FTML"). Rounds and seeds are numbered as everywhere: rounds
+    from 1. Rows that are comparators are in `curves`, `measures` and `costs` alone. Seeds that have not finished are
+    in none but `curves` and `measures` (those that diverged).
     """
 
     boards: list[Board]
@@ -105,6 +107,20 @@ class Results:
                 for seed, cell in row.cells.items()
                 for quantity, value in numbers(result).items()
                 if (number := value(cell)) is not None
+            ),
+        )
+
+    def measures(self) -> pd.DataFrame:
+        """What was recorded beside loss and accuracy, as `measures.csv` has it: seed, round, measure, value."""
+        return _frame(
+            [*KEYS, "seed", "round", "measure", "value"],
+            (
+                [*_keys(board, cell), cell.seed, number + 1, measure, value]
+                for board in self.boards
+                for cell, run in board.runs
+                if run.ended
+                for measure, values in run.measures.items()
+                for number, value in values.items()
             ),
         )
 
@@ -208,16 +224,25 @@ def load(*folders: str | Path) -> Results:
 
     >>> load("runs/quick").efficiency()  # doctest: +SKIP
 
-    :raises UsageError: none is given, there is no leaderboard in one, or a damaged or changed file.
+    :raises UsageError: none or one twice is given, there is no leaderboard in one, or a damaged or changed file.
     """
     if not folders:
         raise UsageError("nothing to load: expected the folder of a leaderboard, such as runs/quick")
+    paths = [Path(folder) for folder in folders]
+    if twice := [path for path, count in Counter(path.absolute() for path in paths).items() if count > 1]:
+        raise UsageError(f"{twice[0]} is given twice")
     boards = []
-    for folder in folders:
-        with unpacked(Path(folder)) as root:
+    for path in paths:
+        with unpacked(path) as root:
             definition, runs, _ = read_runs(root)
             boards.append(Board(definition.name, runs, results(definition, runs, root)))
-    return Results(boards)
+    names = Counter(board.name for board in boards)
+    return Results(
+        [
+            board if names[board.name] == 1 else replace(board, name=str(path))
+            for board, path in zip(boards, paths, strict=True)
+        ]
+    )
 
 
 def rounds_of(row: RowResult, name: str) -> tuple[list[int], list[bool]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ftml_bench.results import cells
-from ftml_bench.results.cells import ALL, PARTS, CellSummary
+from ftml_bench.results.cells import ALL, PARTS, CellSummary, mean, part
 from ftml_bench.results.pairs import Pair, holm, paired, verdict
 from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
@@ -28,9 +27,9 @@ class Quantity:
     rounds: Callable[[CellSummary], Sequence[float]]
     judged: str
 
-    def over(self, part: str) -> Number:
+    def over(self, name: str) -> Number:
         """Its mean over a part of the rounds; of a part without rounds None."""
-        return lambda cell: cells.mean(self.rounds(cell), part)
+        return lambda cell: mean(self.rounds(cell), name)
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,10 @@ class Comparison:
 
 
 def quantities(result: BenchmarkResult) -> list[Quantity]:
-    """Those of a benchmark: datapoints to γ, once and for good (if it has a γ), area, error at every checkpoint."""
+    """Those of a benchmark: datapoints to γ, once and for good (if it has a γ), area (unless rounds arrive whole, for
+    then it is the error at N), error at every checkpoint."""
+    cells = [cell for row in result.rows for cell in row.cells.values()]
+    whole = all(cell.first_arrival == result.checkpoints[-1] for cell in cells)
     efficiency = [
         Quantity("datapoints_to_threshold", "datapoints to γ", 1, lambda cell: cell.to_threshold, "second_half"),
         Quantity("datapoints_to_stay", "reaches and stays", 1, lambda cell: cell.to_stay, "second_half"),
@@ -55,7 +57,7 @@ def quantities(result: BenchmarkResult) -> list[Quantity]:
     area = Quantity("area", f"{result.measure} area", 3, lambda cell: cell.area, ALL)
     return [
         *([] if result.threshold is None else efficiency),
-        area,
+        *([] if whole else [area]),
         *(error_at(result, checkpoint) for checkpoint in result.checkpoints),
     ]
 
@@ -82,7 +84,7 @@ def compare(first: RowResult, other: RowResult, quantity: Quantity) -> Pair | No
     values = []
     for row in (first, other):
         rounds = [quantity.rounds(row.cells[seed]) for seed in seeds]
-        values.append([some[cells.part(quantity.judged, len(some))] for some in rounds])
+        values.append([some[part(quantity.judged, len(some))] for some in rounds])
     return paired(*values)
 
 
@@ -103,7 +105,7 @@ def judge(pairs: Sequence[Pair | None]) -> list[tuple[Pair | None, float | None,
 def numbers(result: BenchmarkResult) -> dict[str, Number]:
     """Every number of a cell by its name in `leaderboard.csv` and `seeds.csv`."""
     found: dict[str, Number] = {
-        f"{quantity.name}_{part}": quantity.over(part) for quantity in quantities(result) for part in PARTS
+        f"{quantity.name}_{name}": quantity.over(name) for quantity in quantities(result) for name in PARTS
     }
     if result.threshold is not None:
         shares: dict[str, Callable[[CellSummary], list[bool]]] = {
@@ -111,7 +113,7 @@ def numbers(result: BenchmarkResult) -> dict[str, Number]:
             "leaves_share": lambda cell: cell.leaves,
             "at_first_arrival_share": lambda cell: cell.at_floor,
         }
-        found |= {f"{name}_{part}": _mean(rounds, part) for name, rounds in shares.items() for part in PARTS}
+        found |= {f"{name}_{where}": _mean(rounds, where) for name, rounds in shares.items() for where in PARTS}
         found["fall"] = CellSummary.fall
     for name, curve in measured(result).items():
         found |= {f"{name.lower()}_{half}": value for half, value in halves(name, curve).items()}
@@ -121,5 +123,5 @@ def numbers(result: BenchmarkResult) -> dict[str, Number]:
     return found
 
 
-def _mean(rounds: Callable[[CellSummary], Sequence[float]], part: str) -> Number:
-    return lambda cell: cells.mean(rounds(cell), part)
+def _mean(rounds: Callable[[CellSummary], Sequence[float]], name: str) -> Number:
+    return lambda cell: mean(rounds(cell), name)

@@ -74,7 +74,11 @@ def test_a_row_that_is_not_there_is_named_with_the_nearest(board):
 def test_several_folders_and_archives(board, tmp_path):
     pack(board, tmp_path / "small.zip")
     assert load(tmp_path / "small.zip").curves().equals(load(board).curves())
-    assert len(load(board, tmp_path / "small.zip").seeds()) == 2 * len(load(board).seeds())
+    both = load(board, tmp_path / "small.zip")
+    assert len(both.seeds()) == 2 * len(load(board).seeds())
+    assert both.costs().leaderboard.unique().tolist() == [str(board), str(tmp_path / "small.zip")]  # one name
+    with pytest.raises(UsageError, match="is given twice"):
+        load(board, board)
 
 
 def test_seeds_and_summary_are_the_files_that_the_report_writes():

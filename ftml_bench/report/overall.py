@@ -1,0 +1,96 @@
+"""Several leaderboards together: a table of ranks, and a picture of critical differences and performance profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ftml_bench.report import figures
+from ftml_bench.report.tables import Table, best
+from ftml_bench.results.ranks import Overall, overall, profile
+from ftml_bench.runs import record
+
+NAME = "overall"
+
+
+def write(folders: Sequence[Path], out: Path) -> str:
+    """Writes `overall.md`, `overall.png` and `overall.svg` into `out`.
+
+    :return: the table as text for the terminal.
+    :raises UsageError: see `ftml_bench.results.ranks.overall`.
+    """
+    found = overall(folders)
+    shown = table(found)
+    with mpl.rc_context(figures.STYLE):
+        figures.save(picture(found), out / NAME)
+    record.write_whole(out / f"{NAME}.md", f"# Overall\n\n![overall]({NAME}.png)\n\n{shown.markdown()}")
+    return shown.text()
+
+
+def table(found: Overall) -> Table:
+    """A row a stream, its areas under the learning curve; below them the mean ranks."""
+    rows = [
+        [stream, *(f"{score:.3f}" for score in scores)]
+        for stream, scores in zip(found.streams, found.scores, strict=True)
+    ]
+    bold = {(i, 1 + j) for i, scores in enumerate(found.scores) for j in best(scores.tolist(), 3)}
+    ranks = found.ranks
+    rows.append(["mean rank", *(f"{mean:.2f}" for mean in ranks.means)])
+    bold |= {(len(rows) - 1, 1 + j) for j in best(ranks.means.tolist(), 2)}
+    test = "" if np.isnan(ranks.p) else f" Friedman's test that all are alike: p = {ranks.p:.3g}."
+    notes = [
+        "Error or loss area: mean over the logarithm of datapoints, all rounds and seeds; less is better. Rank 1 is "
+        f"the best.{test} Mean ranks closer than {ranks.critical_difference:.2f} cannot be told apart (Nemenyi, 5 %, "
+        f"{len(found.streams)} streams)."
+    ]
+    if found.left_out:
+        notes.append(f"Left out, for some stream has them not: {', '.join(found.left_out)}.")
+    return Table("Ranks over streams", ["stream", *found.learners], rows, notes, frozenset(bold))
+
+
+def picture(found: Overall) -> Figure:
+    """Left, mean ranks: a bar joins learners that cannot be told apart. Right, the share of streams and seeds on which
+    a learner's area is at most τ times that of the best."""
+    figure, (left, right) = figures.panels(2)
+    _differences(left, found)
+    factors, shares = profile(found.by_seed)
+    for i, (name, share) in enumerate(zip(found.learners, shares, strict=True)):
+        right.step(factors, share, where="post", color=_colour(i), label=name)
+    right.set(xscale="log", ylim=(0, 1.02), xlabel="τ", ylabel="share of streams and seeds",
+              title="Area at most τ times the best")  # fmt: skip
+    figures.legend(figure, right)
+    return figure
+
+
+def _differences(panel: Axes, found: Overall) -> None:
+    """Demšar's picture: mean ranks on a line, the better half named at the left, a bar a group below the line."""
+    ranks = found.ranks
+    groups, order = ranks.groups(), [int(i) for i in np.argsort(ranks.means, kind="stable")]
+    count, better = len(order), -(-len(order) // 2)
+    panel.set_axis_off()
+    panel.set(xlim=(1 - 0.6 * count, 1.6 * count), ylim=(-len(groups) - better, 3), title="Mean rank")
+    panel.plot([1, count], [0, 0], color="#444444", linewidth=1)
+    for place in range(1, count + 1):
+        panel.plot([place, place], [0, 0.25], color="#444444", linewidth=1)
+        panel.annotate(str(place), (place, 0.4), ha="center", fontsize=8)
+    panel.plot([1, 1 + ranks.critical_difference], [1.6, 1.6], color="#444444", linewidth=1.5)
+    panel.annotate(f"critical difference {ranks.critical_difference:.2f}", (1, 1.8), fontsize=8)
+    for level, group in enumerate(groups, 1):
+        ends = [ranks.means[group[0]] - 0.03, ranks.means[group[-1]] + 0.03]
+        panel.plot(ends, [-0.7 * level] * 2, color="#222222", linewidth=4, solid_capstyle="butt")
+    sides = [("right", 0.95, order[:better]), ("left", count + 0.05, order[better:][::-1])]
+    for align, end, learners in sides:
+        for place, i in enumerate(learners):
+            height, mean = -0.7 * len(groups) - 0.8 * (place + 1), ranks.means[i]
+            panel.plot([mean, mean, end], [0, height, height], color=_colour(i), linewidth=1.2)
+            text = f" {found.learners[i]} ({mean:.2f}) "
+            panel.annotate(text, (end, height), ha=align, va="center", fontsize=8.5)
+
+
+def _colour(index: int) -> str:
+    return figures.PALETTE[index % len(figures.PALETTE)]

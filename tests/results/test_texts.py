@@ -1,0 +1,44 @@
+"""Numbers in README and on the site's pages follow from the committed results."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.results.marks import PAGES, ROOT, unmarked, written
+
+# Numbers of README's results that no committed curve makes: runs on the tuning seed, another engine's runs, settings.
+ELSEWHERE = ("0.2 ± 2.9", "a learning rate of 0.003, FTML", "(with 0.01 it", "p = 0.25")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_marked_numbers_are_what_the_curves_make(page):
+    text = page.read_text(encoding="utf-8")
+    assert written(text).splitlines() == text.splitlines()
+
+
+def test_a_number_that_was_changed_is_seen():
+    text = 'needs <!-- = mean(digits, "FTML", "first", "half 2", 0) -->40<!-- / --> datapoints'
+    assert "-->39<!--" in written(text)
+    table = (
+        '<!-- table: late(digits, "at 100", 3) -->\n\n| | error |\n|---|--:|\n| FTML | ? |\n| FromScratch, x | ? |\n'
+    )
+    assert written(table).endswith("| FTML | **0.099 ± 0.005** |\n| FromScratch, x | 0.136 ± 0.007 |\n")
+
+
+def test_of_ties_all_are_bold():
+    """Of coloured digits two of these rows sit on the floor in the second half."""
+    rows = "".join(f"| {name} | ? |\n" for name in ("FTML", "FollowTheLeader", "TrainOnEverything", "FromScratch"))
+    table = written(f'<!-- table: late(colored, "first", 1) -->\n\n| | datapoints |\n|---|--:|\n{rows}')
+    assert re.findall(r"^\| (\w+) \| \*\*10\.0", table, re.MULTILINE) == ["FTML", "FollowTheLeader"]
+
+
+def test_every_number_of_the_readmes_results_is_marked():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    results = unmarked(readme.split("## Results\n")[1].split("## Speed\n")[0])
+    for said in ELSEWHERE:
+        assert said in results, said
+        results = results.replace(said, "")
+    results = results.replace("Means ± standard errors", "")
+    assert re.findall(r".{30}(?:\d\.\d|±).{10}", results) == []
