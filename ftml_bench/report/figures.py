@@ -24,7 +24,7 @@ from ftml_bench.results.cells import THIRDS
 from ftml_bench.results.frames import rounds_of
 from ftml_bench.results.kaplan_meier import survival
 from ftml_bench.results.looks import MARKERS, Look
-from ftml_bench.results.statistics import BenchmarkResult, CellSummary
+from ftml_bench.results.statistics import BenchmarkResult, CellSummary, measured
 
 WINDOW = 5  # rounds
 COLUMNS = 2  # panels side by side
@@ -49,6 +49,8 @@ def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
     )
     if result.threshold is not None:
         text += " Steps: Kaplan-Meier, the rounds of the last third of the stream of all seeds together."
+    if any(curve.cumulative for curve in measured(result).values()):
+        text += " Sums over rounds: as they are, over a logarithmic axis."
     if any(look[row.row.name].grey for row in result.rows):
         text += " Grey: rows beyond the eight that have colours, without faint line and shade."
     return text

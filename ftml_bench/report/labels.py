@@ -39,7 +39,7 @@ def at_ends(axes: Axes, lines: dict[str, Line2D]) -> None:
         return
     last = [np.asarray(line.get_ydata())[np.isfinite(line.get_ydata())][-1] for line in ends.values()]
     shares = (axes.transScale + axes.transLimits).transform([(axes.get_xlim()[1], y) for y in last])[:, 1].clip(0, 1)
-    height = axes.figure.get_size_inches()[1] * 0.78 / axes.get_subplotspec().get_gridspec().nrows  # of a panel, about
+    height = axes.bbox.height / axes.figure.dpi  # in inches, before the layout gives the panel a little more
     for (name, line), share, place in zip(
         ends.items(), shares, spread(shares, _APART * SIZE / 72 / height), strict=True
     ):

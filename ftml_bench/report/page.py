@@ -22,7 +22,8 @@ from ftml_bench.results.looks import looks
 
 _SITE = files("ftml_bench.report") / "site"
 _NUMBER = re.compile(r"(?:> )?([-+]?\d+(?:\.\d+)?)([kMGT]?)\b")
-_DECIMALS = re.compile(r"(?<![\w.])(-?\d+\.\d\d)\d+")  # of an SVG file: a hundredth of a point is enough to see
+_PATH = re.compile(r' d="[^"]*"')  # of an SVG file, in which a hundredth of a point is enough to see
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
 _SAFE = " !$()*+,/:;=?@[]^{|}~'"  # what stands for itself in the address of an SVG file
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -74,7 +75,7 @@ def tasks(folder: Path, benchmark: str) -> list[Path]:
 def picture(file: Path, title: str) -> str:
     """An SVG or PNG file as an image that needs no file."""
     if file.suffix == ".svg":
-        text = _DECIMALS.sub(r"\1", " ".join(file.read_text(encoding="utf-8").split()))
+        text = _PATH.sub(lambda d: _DECIMALS.sub(r"\1", d[0]), " ".join(file.read_text(encoding="utf-8").split()))
         address = f"data:image/svg+xml,{quote(text, safe=_SAFE)}"
     else:
         address = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"

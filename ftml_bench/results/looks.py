@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ftml_bench.runs.definition import BenchmarkSpec
@@ -50,12 +50,17 @@ class Look:
 
 
 def looks(benchmarks: Iterable[BenchmarkSpec]) -> dict[str, Look]:
-    """Row name -> look, for all benchmarks of a leaderboard; that of our own learners is the same in every leaderboard.
+    """Row name -> look, for all benchmarks of a leaderboard; see `of_rows`."""
+    return of_rows({row.name: row.strategy for spec in benchmarks for row in spec.rows})
+
+
+def of_rows(strategies: Mapping[str, str]) -> dict[str, Look]:
+    """Row name -> look, of the rows' strategies by name; that of our own learners is the same everywhere.
 
     A learner's rows share its colour. Ours have theirs by name; others take the rest in the definition's order, and
     those of ours only where none of ours is. Rows without a colour, and those beyond eight, ours first, are grey.
     """
-    rows = {row.name: row.strategy.split(":")[-1] for spec in benchmarks for row in spec.rows}
+    rows = {name: strategy.split(":")[-1] for name, strategy in strategies.items()}
     learners = dict.fromkeys(rows.values())
     taken = {learner: LEARNERS[learner] for learner in learners if learner in LEARNERS}
     left = [*range(len(LEARNERS), len(COLORS)), *(() if taken else LEARNERS.values())]

@@ -151,7 +151,7 @@ class Plot {
         y: chart.logY ? log : { range: (u, low, high) => [positive ? 0 : low, steps ? 1.03 : high + 0.05 * (high - low || 1)] },
       },
       axes: [
-        { ...axis, ...places(this.logX), label: xTitle, values: numbers, size: 40, labelSize: 22 },
+        { ...axis, ...places(this.logX), ...(xTitle === "round" ? { incrs: [1, 2, 5, 10, 20, 50, 100] } : {}), label: xTitle, values: numbers, size: 40, labelSize: 22 },
         { ...axis, ...places(chart.logY), label: chart.y, values: numbers, size: 52, labelSize: 22 },
       ],
       series,
