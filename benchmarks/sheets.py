@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from typing import IO
 
 import torch
 from avalanche.benchmarks.scenarios import DatasetExperience
@@ -22,7 +23,9 @@ _PANELS = 4  # curves side by side
 _TASK_NAMES = ("task_name", "transformation", "view")  # what an experience may call its task
 
 
-def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: int = 8, images: int = 10) -> None:
+def contact_sheet(
+    benchmark: TaskStream, file: str | os.PathLike[str] | IO[bytes], rounds: int = 8, images: int = 10
+) -> None:
     """Draw the first datapoints of the first rounds as a PNG.
 
     Streams of images: a line of images a round, its task named at the left, the label above each image. Regression of
@@ -30,7 +33,7 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     loss is least and how fast it grows.
 
     :param benchmark: one of our streams.
-    :param file: the picture to write; its folder must exist.
+    :param file: the picture to write, whose folder must exist, or an open file.
     :param rounds: rounds at most.
     :param images: datapoints of each round at most.
     :raises UsageError: for sizes below 1, or a stream of some other kind.
@@ -51,7 +54,7 @@ def contact_sheet(benchmark: TaskStream, file: str | os.PathLike[str], rounds: i
     if figure.get_suptitle() == "":
         figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
     # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.
-    FigureCanvasAgg(figure).print_png(str(file))
+    FigureCanvasAgg(figure).print_png(file)
 
 
 def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], images: int) -> Figure:
@@ -71,7 +74,7 @@ def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], ima
         line[0].text(
             -0.3,
             0.5,
-            f"round {index}\n{task}".strip(),
+            f"round {index + 1}\n{task}".strip(),
             fontsize=_SMALL,
             ha="right",
             va="center",
@@ -93,7 +96,7 @@ def _curve_sheet(trains: Sequence[DatasetExperience], tests: Sequence[DatasetExp
         axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), linewidth=1, color="tab:gray")
         x, y = train.stacked.take(torch.arange(min(points, len(train.stacked))))
         axes.plot(x.squeeze(1).numpy(), y.squeeze(1).numpy(), "o", markersize=3, color="tab:red")
-        axes.set_title(f"round {index}", fontsize=_SMALL, pad=2)
+        axes.set_title(f"round {index + 1}", fontsize=_SMALL, pad=2)
         axes.tick_params(labelsize=_SMALL)
     return figure
 
@@ -110,7 +113,7 @@ def _quadratic_sheet(benchmark: LinearRegression, rounds: int) -> Figure:
         x, y = benchmark.optima[index, :2, None] + vectors @ ((0.02 / values).sqrt()[:, None] * circle)
         axes.plot(x.numpy(), y.numpy(), linewidth=0.8, color="tab:gray")
         at_x, at_y = benchmark.optima[index, :2].tolist()
-        axes.text(at_x, at_y, str(index), fontsize=_SMALL, ha="center", va="center")
+        axes.text(at_x, at_y, str(index + 1), fontsize=_SMALL, ha="center", va="center")
     for name, w, color in (("joint", benchmark.w_joint(), "tab:red"), ("MAML", benchmark.w_maml(), "tab:blue")):
         axes.plot(*w[:2].tolist(), "x", color=color, label=f"w*_{name} of all {len(benchmark.A)} rounds")
     axes.set_aspect("equal", adjustable="datalim")

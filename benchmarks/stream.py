@@ -117,9 +117,11 @@ def carry(stream: EagerCLStream, **values: Sequence[object]) -> None:
 def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) -> None:
     # Avalanche says accuracy 0.0 for an empty dataset and IndexError in training.
     if not len(train) or not len(held_out):
-        raise UsageError(f"round {index} has {len(train)} datapoints and {len(held_out)} held-out ones: expected some")
+        raise UsageError(
+            f"round {index + 1} has {len(train)} datapoints and {len(held_out)} held-out ones: expected some"
+        )
     if train.x is held_out.x and (shared := int(torch.isin(held_out.rows, train.rows).sum())):
-        raise UsageError(f"round {index}: {shared} of the held-out datapoints are training data")
+        raise UsageError(f"round {index + 1}: {shared} of the held-out datapoints are training data")
 
 
 def _experience(index: int, data: StackedDataset, none: int) -> DatasetExperience:

@@ -59,4 +59,4 @@ if __name__ == "__main__":
     )
     for evaluation in protocol.run(strategy, benchmark):
         if evaluation.datapoints == 10:
-            print(f"round {evaluation.round:2}: {evaluation.accuracy:.0%} after 10 datapoints")
+            print(f"round {evaluation.round + 1:2}: {evaluation.accuracy:.0%} after 10 datapoints")

@@ -33,4 +33,4 @@ for round in benchmark.train_stream:
         strategy.train(arrival, eval_streams=[])
         metrics = strategy.eval([held_out(benchmark, round)])
     needed = metrics["Datapoints_To_Threshold/eval_phase/test_stream"]
-    print(f"round {round.current_experience:2}: {needed:2.0f} datapoints to a loss below {benchmark.threshold[1]}")
+    print(f"round {round.current_experience + 1:2}: {needed:2.0f} datapoints to a loss below {benchmark.threshold[1]}")

@@ -175,10 +175,11 @@ class TaskBuffer(ExemplarsBuffer):
             then, now = state["rounds"].get(number, [0, ""]), found.get(number, [0, ""])
             if then[0] != now[0]:
                 raise UsageError(
-                    f"not the stream that was trained on: round {number} now has {now[0]} datapoints, then {then[0]}"
+                    f"not the stream that was trained on: round {number + 1} now has {now[0]} datapoints, "
+                    f"then {then[0]}"
                 )
             if then != now:
-                raise UsageError(f"not the stream that was trained on: round {number} has other data")
+                raise UsageError(f"not the stream that was trained on: round {number + 1} has other data")
 
     def for_label(self, labels: Labels | None, *, limit: int, seed: int) -> Batch | None:
         """The data that an evaluation may adapt to, read with evaluation transforms; None if the labels are unseen.

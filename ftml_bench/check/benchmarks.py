@@ -85,7 +85,7 @@ def _held_out_is_held_out(subject: BenchmarkSubject) -> None:
         shared = sum(digest in train for digest, _ in points)
         if shared:
             raise BrokenError(
-                f"{shared} of the {len(points)} held-out inputs of round {t} are training data of some round"
+                f"{shared} of the {len(points)} held-out inputs of round {t + 1} are training data of some round"
             )
 
 
@@ -98,7 +98,7 @@ def _experiences(subject: BenchmarkSubject) -> None:
         for t, experience in enumerate(stream):
             number, size = experience.current_experience, len(experience.dataset)
             if number != t or not size:
-                raise BrokenError(f"round {t} of {name} has the number {number} and {size} points")
+                raise BrokenError(f"round {t + 1} of {name} has the number {number + 1} and {size} points")
             labels.append(experience.task_label)
     half = len(labels) // 2
     if labels[:half] != labels[half:] or len(set(labels[:half])) < half:

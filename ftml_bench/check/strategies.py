@@ -189,7 +189,7 @@ def _finite_metrics(subject: StrategySubject) -> None:
         for what in ("loss", "accuracy"):
             value = getattr(evaluation, what)
             if value is not None and not math.isfinite(value):
-                raise BrokenError(f"{what} {value} in round {evaluation.round}")
+                raise BrokenError(f"{what} {value} in round {evaluation.round + 1}")
     if not emitted.values:
         raise BrokenError("no metric was emitted: are the evaluator's hooks called?")
     for name, value in emitted.values:

@@ -89,13 +89,14 @@ def _run_and_report(definition: Definition, options: argparse.Namespace, redo_na
 
     schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
     redo = schedule.cells_named(definition, root, redo_names)
-    from ftml_bench.runs import cell
+    from ftml_bench.runs import cell, pictures
 
     schedule.check_versions(definition, root, cell.versions(definition), redo)
     cell.check(definition, options.data)
     outcomes = schedule.run_cells(
         definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device, redo=redo
     )
+    pictures.draw_tasks(definition, root, options.data)
     print(_report_text(root), end="")
     _say_where(root)
     return 1 if any(status == "failed" for _, status, _ in outcomes) else 0

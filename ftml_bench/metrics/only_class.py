@@ -54,7 +54,7 @@ class CalledTheOnlyClass(RoundMetric):
     def _emit(self) -> list[tuple[str, float, int]]:
         if self._only is None or not self._performance.targets:
             return []
-        return [(str(self), self._called / self._performance.targets, self.round)]
+        return [(str(self), self._called / self._performance.targets, self.number)]
 
     def __str__(self) -> str:
         return "Called_The_Only_Class"

@@ -172,6 +172,11 @@ class RoundMetric(PluginMetric[float]):
         self.n_before = 0  # datapoints of the rounds before
         self.is_last = False
 
+    @property
+    def number(self) -> int:
+        """The current round's number for people, from 1: the x of what is emitted once a round."""
+        return self.round + 1
+
     def result(self) -> float | None:
         """The latest performance on the current round's held-out data."""
         return self.values[-1] if self.values else None

@@ -93,11 +93,11 @@ class Regret(RoundMetric):
     def _emit(self) -> list[tuple[str, float, int]]:
         if not self.is_last:
             return []
-        found: list[tuple[str, float, int]] = [("Loss_Of_Round", self.losses[self.round], self.round)]
+        found: list[tuple[str, float, int]] = [("Loss_Of_Round", self.losses[self.round], self.number)]
         # A sum over all rounds so far: not known where one of them was not evaluated.
         if self.least is not None and len(self.losses) == self.round + 1:
             losses = [self.losses[t] for t in range(self.round + 1)]
-            found.append(("Regret", cumulative_regret(losses, self.least[: len(losses)])[-1], self.round))
+            found.append(("Regret", cumulative_regret(losses, self.least[: len(losses)])[-1], self.number))
         return found
 
     def _update(self, strategy) -> nn.Module:

@@ -1,7 +1,7 @@
 """The paper's metrics as Avalanche plugin metrics: what a round's learning curve says, over rounds.
 
 The names of the emitted values depend on the metric alone, so that the curves of several strategies overlay in
-TensorBoard. x is the round, or the number of datapoints seen so far for the learning curve.
+TensorBoard. x is the round, counted from 1, or the number of datapoints seen so far for the learning curve.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DatapointsToThreshold(RoundMetric):
         if self.round == self._emitted_round or (censored and not self.is_last):
             return []
         self._emitted_round = self.round
-        return [("Datapoints_To_Threshold", n, self.round), ("Threshold_Censored", int(censored), self.round)]
+        return [("Datapoints_To_Threshold", n, self.number), ("Threshold_Censored", int(censored), self.number)]
 
     def __str__(self) -> str:
         return "Datapoints_To_Threshold"
@@ -52,7 +52,7 @@ class PerformanceAtCheckpoint(RoundMetric):
         self.checkpoint = checkpoint
 
     def _emit(self) -> list[tuple[str, float, int]]:
-        return [(str(self), self.values[-1], self.round)] if self.datapoints[-1] == self.checkpoint else []
+        return [(str(self), self.values[-1], self.number)] if self.datapoints[-1] == self.checkpoint else []
 
     def __str__(self) -> str:
         return f"{self.metric.capitalize()}_At_{self.checkpoint}_Datapoints"
@@ -62,7 +62,7 @@ class FinalPerformance(RoundMetric):
     """Held-out performance of a round after its last arrival."""
 
     def _emit(self) -> list[tuple[str, float, int]]:
-        return [(str(self), self.values[-1], self.round)] if self.is_last else []
+        return [(str(self), self.values[-1], self.number)] if self.is_last else []
 
     def __str__(self) -> str:
         return f"Final_{self.metric.capitalize()}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ftml_bench.report import figures, measures, page
 from ftml_bench.report.contents import compute
+from ftml_bench.results.looks import looks
 from ftml_bench.runs import record
 
 
@@ -20,15 +21,12 @@ def write(root: Path, width: int | None = None) -> str:
     :raises UsageError: no leaderboard there, or a damaged or changed file.
     """
     contents = compute(root)
-    style = figures.styles(contents.definition)
-    # The SVG goes into the page, the PNG beside the Markdown: hosting sites show it there.
-    drawn = [
-        [figures.draw(result, style, root / "figures"), measures.draw(result, style, root / "figures")]
-        for result in contents.results
-    ]
+    look = looks(contents.definition.benchmarks)
+    for result in contents.results:
+        figures.draw(result, look, root / "figures")
+        measures.draw(result, look, root / "figures")
     record.write_whole(root / "leaderboard.md", contents.markdown())
     record.write_whole(root / "leaderboard.csv", contents.csv())
     record.write_whole(root / "seeds.csv", contents.seeds_csv())
-    svgs = [[svg for _, svg in filter(None, files)] for files in drawn]
-    record.write_whole(root / "report.html", page.render(contents, svgs))
+    record.write_whole(root / "report.html", page.render(contents, root / "figures"))
     return contents.text(width)

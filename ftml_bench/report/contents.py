@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ftml_bench.errors import printable
-from ftml_bench.report import benchmark, measures, numbers, tables
+from ftml_bench.report import benchmark, figures, measures, numbers, tables
 from ftml_bench.report.remarks import remarks
 from ftml_bench.report.tables import Table
 from ftml_bench.results import statistics
+from ftml_bench.results.looks import looks
 from ftml_bench.results.statistics import BenchmarkResult
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.reading import read_runs
@@ -57,6 +58,7 @@ class Contents:
         for result, some, names in zip(self.results, self.tables, self.figures(), strict=True):
             lines.append(f"## {result.spec.name}\n")
             lines += [f"![{name}](figures/{name.replace(' ', '%20')}.png)\n" for name in names]
+            lines.append(f"{figures.caption(result, looks(definition.benchmarks))}\n")
             lines += [table.markdown() for table in some]
         return "\n".join(lines)
 

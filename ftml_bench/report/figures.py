@@ -1,99 +1,107 @@
-"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds.
+"""The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds; and how many
+rounds have not reached γ yet, over datapoints.
 
 Without a γ its Figure 4: the error at every checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
+import matplotlib.style as mpl_style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ftml_bench.results.statistics import BenchmarkResult, CellSummary
-from ftml_bench.runs.definition import Definition
+from ftml_bench.report import labels
+from ftml_bench.results.cells import THIRDS
+from ftml_bench.results.frames import rounds_of
+from ftml_bench.results.kaplan_meier import survival
+from ftml_bench.results.looks import MARKERS, Look
+from ftml_bench.results.statistics import BenchmarkResult, CellSummary, measured
 
-# Okabe and Ito (2008): told apart with any kind of colour vision. Yellow, the weakest on white, comes last.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#F0E442")
-DASHES = ("solid", "dashed", "dotted")
 WINDOW = 5  # rounds
-
-Style = tuple[str, str]  # colour, line style
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.7,
-    "axes.edgecolor": "#666666",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "svg.hashsalt": "ftml-bench",  # with no date in the metadata: the same records, the same bytes
-}
+COLUMNS = 2  # panels side by side
+KINDS = ("svg", "png", "pdf")  # in this order: a layout leans on the one before
+_UNDATED: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # same data, same bytes
+_MARKED = 6  # markers along a line
 
 
-def styles(definition: Definition) -> dict[str, Style]:
-    """Row name -> colour and line style, the same in every figure of a leaderboard."""
-    names = dict.fromkeys(row.name for spec in definition.benchmarks for row in spec.rows)
-    return {name: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]) for i, name in enumerate(names)}
+def draw(result: BenchmarkResult, look: dict[str, Look], folder: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Writes `<benchmark>.svg`, `.png` and `.pdf` into `folder`; `caption` says what they show."""
+    with styled():
+        return save(_figure(result, look), folder / result.spec.name, kinds)
 
 
-def draw(result: BenchmarkResult, style: dict[str, Style], folder: Path) -> list[Path]:
-    """Writes `<benchmark>.png` and `<benchmark>.svg` into `folder`.
+def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
+    """What the lines of a benchmark's figures are, and of how many seeds."""
+    counts = sorted({len(row.cells) for row in result.rows if row.cells})
+    seeds = "no seed" if not counts else " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    text = (
+        f"Faint: the mean over seeds ({seeds}) of each round. Strong, with markers: its centred running mean over "
+        f"{WINDOW} rounds. Shaded: ± one standard error over seeds of the running mean."
+    )
+    if result.threshold is not None:
+        text += " Steps: Kaplan-Meier, the rounds of the last third of the stream of all seeds together."
+    if any(curve.cumulative for curve in measured(result).values()):
+        text += " Sums over rounds: as they are, over a logarithmic axis."
+    if any(look[row.row.name].grey for row in result.rows):
+        text += " Grey: rows beyond the eight that have colours, without faint line and shade."
+    return text
 
-    Faint: the mean over seeds of each round. Solid: its centred running mean over 5 rounds (fewer at the ends).
-    Shaded: the standard error over seeds of the running mean.
-    """
-    with mpl.rc_context(STYLE):
-        return save(_figure(result, style), folder / result.spec.name)
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib with the style of our figures, until the end of the block."""
+    with mpl_style.context("ftml_bench.report.ftml"):
+        yield
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, as wide as three."""
-    figure = Figure(figsize=(11, 4.1), layout=ConstrainedLayoutEngine(w_pad=0.12))
+    """A figure with as many panels, two side by side."""
+    lines = -(-count // COLUMNS)
+    figure = Figure(figsize=(11, 0.2 + 3.1 * lines), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    axes = list(figure.subplots(lines, min(count, COLUMNS), squeeze=False).ravel())
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
-def legend(figure: Figure, panel: Axes) -> None:
-    """The rows of a panel below the figure, if it has any."""
-    lines, names = panel.get_legend_handles_labels()
-    if lines:
-        columns = -(-len(lines) // -(-len(lines) // 5))  # as few lines as hold five each, evenly filled
-        figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
-
-
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path`.png and `path`.svg."""
+def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Writes `path`.svg, `path`.png and `path`.pdf."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(f"{path.name}.png"), path.with_name(f"{path.name}.svg")]
-    figure.savefig(files[0], dpi=160)
-    figure.savefig(files[1], metadata={"Date": None})
+    files = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
+    for file, kind in zip(files, kinds, strict=True):
+        figure.savefig(file, metadata=_UNDATED.get(kind))
     return files
 
 
-def band(axes: Axes, x: np.ndarray, values: np.ndarray, smooth: np.ndarray, style: Style, label: str) -> None:
-    """One row: faint the mean over seeds of `values`, solid that of `smooth`; shaded its standard error.
+def band(axes: Axes, x: np.ndarray, values: np.ndarray, smooth: np.ndarray, look: Look) -> Line2D:
+    """One row: faint the mean over seeds of `values`, strong that of `smooth`; shaded its standard error.
 
     :param values: (seeds, rounds), as `smooth`; `x`: (rounds,).
     """
-    color, dashes = style
-    axes.plot(x, values.mean(axis=0), color=color, linewidth=0.7, alpha=0.3)
-    axes.plot(x, smooth.mean(axis=0), color=color, linestyle=dashes, linewidth=1.8, label=label)
+    mean = smooth.mean(axis=0)
+    if look.grey:
+        return axes.plot(x, mean, color=look.color, linewidth=0.8, marker="", zorder=1.5)[0]
+    axes.plot(x, values.mean(axis=0), color=look.color, linewidth=0.7, alpha=0.3, marker="")
     if len(values) > 1:
         error = smooth.std(axis=0, ddof=1) / np.sqrt(len(values))
-        lower, upper = smooth.mean(axis=0) - error, smooth.mean(axis=0) + error
-        axes.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(x, mean - error, mean + error, color=look.color, alpha=0.15, linewidth=0)
+    # From another place on for every marker, so that lines which lie on each other still show theirs.
+    every = max(1, len(x) // _MARKED)
+    first = MARKERS.index(look.marker) * every // len(MARKERS)
+    return axes.plot(
+        x, mean, color=look.color, linestyle=look.linestyle, marker=look.marker, markevery=(first, every),
+        markeredgewidth=0, zorder=2.5,
+    )[0]  # fmt: skip
 
 
 def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
@@ -108,50 +116,86 @@ def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     return np.stack([span.mean(axis=-1) for span in spans], axis=-1)
 
 
-def _figure(result: BenchmarkResult, style: dict[str, Style]) -> Figure:
+def over_rounds(axes: Axes, rounds: int) -> None:
+    """The axis of so many rounds, counted from 1."""
+    axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axes.set_xlim(0.5, rounds + 0.5)
+
+
+def logarithmic(axes: Axes, which: str) -> None:
+    """A logarithmic axis "x" or "y" with plain numbers."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
     checkpoints = [first, last] if result.threshold is not None else result.checkpoints
-    count = len(checkpoints) + (result.threshold is not None)
+    count = len(checkpoints) + (0 if result.threshold is None else 2)
     figure, axes = panels(count)
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
     if result.threshold is not None:
-        _panel(axes[0], result, style, lambda cell: cell.to_threshold)
+        lines = _rounds(axes[0], result, look, lambda cell: cell.to_threshold)
         axes[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
         axes[0].axhline(last, color="#888888", linewidth=0.8, linestyle=(0, (1, 2)))
         axes[0].annotate("not reached", (1, last), (-2, 3), xycoords=("axes fraction", "data"),
                            textcoords="offset points", ha="right", fontsize=7.5, color="#666666")  # fmt: skip
-        axes[0].set_ylim(bottom=0)
+        logarithmic(axes[0], "y")
+        labels.at_ends(axes[0], lines)
+        _open_rounds(axes[1], result, look)
     for panel, checkpoint in zip(axes[-len(checkpoints) :], checkpoints, strict=True):
-        _panel(panel, result, style, _errors_at(checkpoint))
+        lines = _rounds(panel, result, look, _errors_at(checkpoint))
         panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
         if result.measure == "loss":
-            panel.set_yscale("log")  # losses of learners differ by powers of ten
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_formatter(NullFormatter())
+            logarithmic(panel, "y")  # losses of learners differ by powers of ten
         else:
             panel.set_ylim(bottom=0)
-    for panel in axes:
-        panel.set_xlabel("round")
-        panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-        panel.margins(x=0.02)
-    legend(figure, axes[0])
+        labels.at_ends(panel, lines)
     return figure
+
+
+def _open_rounds(axes: Axes, result: BenchmarkResult, look: dict[str, Look]) -> None:
+    """How many rounds of the last third have not reached γ, over datapoints."""
+    lines = {}
+    for row in result.rows:
+        datapoints, censored = rounds_of(row, THIRDS[-1])
+        if not datapoints:
+            continue
+        curve, own = survival(datapoints, censored), look[row.row.name]
+        floor = min(cell.first_arrival for cell in row.cells.values())
+        lines[row.row.name] = axes.plot(
+            [0.7 * floor, *curve.datapoints, result.checkpoints[-1]], [1, *curve.open, curve.open[-1]],
+            drawstyle="steps-post", color=own.color, linestyle=own.linestyle, marker="",
+            linewidth=0.8 if own.grey else 1.8, zorder=1.5 if own.grey else 2.5,
+        )[0]  # fmt: skip
+    logarithmic(axes, "x")
+    axes.set(title=f"Rounds short of γ ({result.gamma}), last third", xlabel="datapoints", ylabel="share of rounds")
+    axes.set_ylim(0, 1.03)
+    axes.margins(x=0)
+    labels.at_ends(axes, lines)
 
 
 def _errors_at(checkpoint: int) -> Callable[[CellSummary], list[float]]:
     return lambda cell: cell.errors[checkpoint]
 
 
-def _panel(
+def _rounds(
     axes: Axes,
     result: BenchmarkResult,
-    style: dict[str, Style],
+    look: dict[str, Look],
     curve: Callable[[CellSummary], list[float] | list[int]],
-) -> None:
+) -> dict[str, Line2D]:
+    """Every row over the rounds; the lines by name."""
+    lines = {}
     for row in result.rows:
-        if not row.cells:
-            continue
-        values = np.array([curve(cell) for cell in row.cells.values()], dtype=float)  # (seeds, rounds)
-        x = np.arange(1, values.shape[1] + 1)
-        band(axes, x, values, running_mean(values), style[row.row.name], row.row.name)
+        if row.cells:
+            values = np.array([curve(cell) for cell in row.cells.values()], dtype=float)  # (seeds, rounds)
+            rounds = values.shape[1]
+            over_rounds(axes, rounds)
+            x = np.arange(1, rounds + 1)
+            lines[row.row.name] = band(axes, x, values, running_mean(values), look[row.row.name])
+    return lines

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.lines import Line2D
 
 from ftml_bench.metrics.measures import REGRET, Measured
-from ftml_bench.report import figures
+from ftml_bench.report import figures, labels
 from ftml_bench.report.tables import Table, plus_minus
+from ftml_bench.results.looks import Look
 from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
 
@@ -42,40 +43,41 @@ def table(result: BenchmarkResult) -> Table | None:
     return Table(f"{result.spec.name}: round by round", ["strategy", *(c.title for c in curves.values())], rows, notes)
 
 
-def draw(result: BenchmarkResult, style: dict[str, figures.Style], folder: Path) -> list[Path]:
-    """Writes `<benchmark>-measures.png` and `.svg` into `folder`, if anything was measured.
+def draw(
+    result: BenchmarkResult, look: dict[str, Look], folder: Path, kinds: Sequence[str] = figures.KINDS
+) -> list[Path]:
+    """Writes `<benchmark>-measures.png`, `.svg` and `.pdf` into `folder`, if anything was measured.
 
     Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line.
-    Other curves as in the other figures: faint as they are, solid their centred running mean. Shaded: standard error.
+    Other curves as in the other figures.
     """
     curves = measured(result)
     if not curves:
         return []
-    with mpl.rc_context(figures.STYLE):
+    with figures.styled():
         figure, panels = figures.panels(len(curves))
         for panel, (name, curve) in zip(panels, curves.items(), strict=True):
-            for row in result.rows:
-                _curve(panel, row, name, curve, style[row.row.name])
+            lines = {row.row.name: _curve(panel, row, name, curve, look[row.row.name]) for row in result.rows}
             title = curve.title + (" (approximate)" if name == REGRET and result.comparator else "")
             panel.set(title=title[0].upper() + title[1:], ylabel=curve.title, xlabel="round")
             if curve.cumulative:
                 panel.set_xscale("log", base=2)
                 panel.xaxis.set_major_formatter("{x:g}")
             else:
-                panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+                figures.over_rounds(panel, max(len(cell.rounds) for row in result.rows for cell in row.cells.values()))
                 panel.set_ylim(bottom=0)
-        figures.legend(figure, panels[0])
-        return figures.save(figure, folder / f"{result.spec.name}-measures")
+            labels.at_ends(panel, {name: line for name, line in lines.items() if line is not None})
+        return figures.save(figure, folder / f"{result.spec.name}-measures", kinds)
 
 
-def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, style: figures.Style) -> None:
+def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, look: Look) -> Line2D | None:
     cells = [cell for cell in row.cells.values() if name in cell.measures]
     rows = [[cell.measures[name].get(t, math.nan) for t in cell.rounds] for cell in cells]
     if not rows:
-        return
+        return None
     values = np.array(rows)  # (seeds, rounds); NaN where a round has no value
     x = np.arange(1, values.shape[1] + 1)
     known = ~np.isnan(values).any(axis=0)
     x, values = x[known], values[:, known]
     smooth = values if curve.cumulative else figures.running_mean(values)
-    figures.band(panel, x, values, smooth, style, row.row.name)
+    return figures.band(panel, x, values, smooth, look)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
+import math
 import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ftml_bench.errors import UsageError
-from ftml_bench.report import figures, measures, page
+from ftml_bench.report import charts, downloads, figures, measures, page
 from ftml_bench.report.contents import Contents, compute
+from ftml_bench.results.looks import looks
 from ftml_bench.runs.verify import Fault
 
 _MADE_BY = re.compile(r"Matplotlib v[\w.+]+")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_CHARTS = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+_ARCHIVE = re.compile(f'href="{re.escape(downloads.PREFIX)}([^"]*)"')
 _TOLERANCE = 0.01  # points, on the page
 
 
@@ -37,29 +47,67 @@ def faults(root: Path) -> list[Fault]:
     standing = _text(root / "report.html")
     if standing is None:
         return [*found, Fault("report.html", "is missing")]
+    found += _of_data(contents, standing)
     drawn = _drawn(contents)
     for (results, *others), names in zip(contents.tables, contents.figures(), strict=True):
         for table in (results, *others):
             if page.html(table) not in standing:
                 found.append(Fault("report.html", f"the table {table.heading!r} is not what the curves make"))
+        for tasks in page.tasks(root / "figures", names[0]):
+            if page.picture(tasks, results.heading) not in standing:
+                found.append(Fault("report.html", f"its picture of tasks is not figures/{tasks.name}"))
         for name in names:
             svg = root / "figures" / f"{name}.svg"
-            if not svg.is_file() or not svg.with_suffix(".png").is_file():
+            if not all(svg.with_suffix(f".{kind}").is_file() for kind in figures.KINDS):
                 found.append(Fault(f"figures/{name}", "is missing"))
-            elif page.figure(svg, results.heading) not in standing:
+            elif page.picture(svg, results.heading) not in standing:
                 found.append(Fault("report.html", f"its figure is not figures/{name}.svg"))
             elif not _same_picture(svg.read_text(encoding="utf-8"), drawn[name]):
                 found.append(Fault(f"figures/{name}.svg", "does not show what the curves make"))
     return found
 
 
+def _of_data(contents: Contents, standing: str) -> Iterator[Fault]:
+    """What the page's charts show, and what it holds to be taken away."""
+    look = looks(contents.definition.benchmarks)
+    expected = [charts.of_benchmark(result, contents.runs, look) for result in contents.results]
+    data = _CHARTS.search(standing)
+    if data is None or not _same_data(json.loads(data[1]), json.loads(json.dumps(expected))):
+        yield Fault("report.html", "its charts do not show what the curves make")
+    archive = _ARCHIVE.search(standing)
+    if archive is None or _unzipped(archive[1]) != downloads.texts(contents):
+        yield Fault("report.html", "its archive does not hold the data of the runs")
+
+
+def _same_data(standing: Any, expected: Any) -> bool:
+    """Whether two values of JSON are the same, numbers up to rounding."""
+    if isinstance(expected, dict):
+        same = isinstance(standing, dict) and standing.keys() == expected.keys()
+        return same and all(_same_data(standing[key], value) for key, value in expected.items())
+    if isinstance(expected, list):
+        same = isinstance(standing, list) and len(standing) == len(expected)
+        return same and all(map(_same_data, standing, expected))
+    if isinstance(expected, float) and isinstance(standing, (int, float)):
+        return math.isclose(standing, expected, rel_tol=1e-3, abs_tol=1e-9)
+    return bool(standing == expected)
+
+
+def _unzipped(archive: str) -> dict[str, str] | None:
+    """The texts of an archive; None of what is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(base64.b64decode(archive))) as file:
+            return {name: file.read(name).decode() for name in file.namelist()}
+    except (zipfile.BadZipFile, ValueError):
+        return None
+
+
 def _drawn(contents: Contents) -> dict[str, str]:
     """The figures as SVG, by name."""
-    style = figures.styles(contents.definition)
+    look = looks(contents.definition.benchmarks)
     with TemporaryDirectory() as temporary:
         for result in contents.results:
-            figures.draw(result, style, Path(temporary))
-            measures.draw(result, style, Path(temporary))
+            figures.draw(result, look, Path(temporary), ["svg"])
+            measures.draw(result, look, Path(temporary), ["svg"])
         return {file.stem: file.read_text(encoding="utf-8") for file in Path(temporary).glob("*.svg")}
 
 

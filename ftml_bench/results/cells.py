@@ -111,7 +111,7 @@ def summarize(run: Run, threshold: Threshold | None, checkpoints: list[int], fol
         area.append(log_area(sizes, curve))
         for checkpoint in checkpoints:
             if checkpoint not in sizes:
-                raise UsageError(f"{file}: damaged: round {number} has no evaluation at {checkpoint} datapoints")
+                raise UsageError(f"{file}: damaged: round {number + 1} has no evaluation at {checkpoint} datapoints")
             errors[checkpoint].append(curve[sizes.index(checkpoint)])
     return CellSummary(
         rounds=sorted(by_round),
@@ -133,7 +133,7 @@ def _value(row: CurveRow, metric: str, file: Path) -> float:
     if metric == "loss":
         return row.loss
     if row.accuracy is None:
-        raise UsageError(f"{file}: damaged: round {row.round} has no accuracy at {row.datapoints} datapoints")
+        raise UsageError(f"{file}: damaged: round {row.round + 1} has no accuracy at {row.datapoints} datapoints")
     return row.accuracy
 
 

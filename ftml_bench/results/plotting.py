@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ftml_bench.results.cells import THIRDS, part
+from ftml_bench.results.looks import Look, looks
 from ftml_bench.results.statistics import BenchmarkResult
 
 if TYPE_CHECKING:
@@ -25,13 +26,14 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
     FigureCanvasAgg(figure)
     grid = figure.subplots(max(len(benchmarks), 1), 2, squeeze=False)
     for (left, right), ((board, name), result) in zip(grid, benchmarks.items(), strict=False):
+        look = looks(own.spec for (other, _), own in benchmarks.items() if other == board)
         some = (survival.leaderboard == board) & (survival.benchmark == name) & (survival.part == THIRDS[-1])
         for row in result.rows:
             if row.cells:
                 open_rounds = survival[some & (survival.row == row.row.name)]
-                left.step(open_rounds.datapoints, open_rounds.open, where="post", label=row.row.name)
+                left.step(open_rounds.datapoints, open_rounds.open, where="post", **_line(look[row.row.name]))
                 own = (curves.leaderboard == board) & (curves.benchmark == name) & (curves.row == row.row.name)
-                _errors(right, curves[own], result, row.row.name)
+                _errors(right, curves[own], result, row.row.name, look[row.row.name])
         for panel in (left, right):
             panel.set_xscale("log", nonpositive="clip")  # curves of rounds begin at no datapoints
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -48,10 +50,14 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
     return figure
 
 
-def _errors(panel: Axes, curve: pd.DataFrame, result: BenchmarkResult, label: str) -> None:
+def _errors(panel: Axes, curve: pd.DataFrame, result: BenchmarkResult, label: str, look: Look) -> None:
     """The mean error over datapoints, over the last third of the rounds and all seeds."""
     own = curve[curve["round"] == curve.evaluated_round]
     last = own[own["round"] > part(THIRDS[-1], int(own["round"].max())).start]
     error = 1 - last.accuracy if result.measure == "error" else last.loss
     means = error.groupby(last.datapoints).mean()
-    panel.plot(means.index, means, marker=".", label=label)
+    panel.plot(means.index, means, marker=look.marker, markersize=4, label=label, **_line(look))
+
+
+def _line(look: Look) -> dict[str, Any]:
+    return {"color": look.color, "linestyle": look.linestyle, "linewidth": 0.8 if look.grey else 1.6}

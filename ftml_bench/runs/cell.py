@@ -197,8 +197,8 @@ def _running(
                 continue
             done += 1
             writer.append(asdict(evaluation), saver.seconds)
-            for measure, value, round in measured.take():
-                writer.append_measure(round, measure, value)
+            for measure, value, number in measured.take():
+                writer.append_measure(number - 1, measure, value)
             on_evaluation(done, total)
             if not math.isfinite(evaluation.loss):
                 status, fields = "diverged", {"diverged_round": evaluation.round}
@@ -229,7 +229,7 @@ class _Measured(BaseLogger):
                 self._found.append((name, metric.value, metric.x_plot))
 
     def take(self) -> list[tuple[str, float, int]]:
-        """(measure, value, round) of everything since the last call."""
+        """(measure, value, number of the round, from 1) of everything since the last call."""
         found, self._found = self._found, []
         return found
 

@@ -21,7 +21,7 @@ from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.runs import values
 
 # What lies in a leaderboard's folder beside the benchmarks.
-_RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "report.html", "figures")
+_RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html", "figures")
 
 # What the cell decides itself, so that no row can differ in it; a row may have a model and an optimiser of its own.
 GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
@@ -171,7 +171,8 @@ def from_dict(content: Any, where: str) -> Definition:
     """
     values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description",))
     benchmarks = values.mapping(content["benchmarks"], f"{where}: benchmarks")
-    figures = [f"{name}-measures" for name in benchmarks]  # beside those that have the benchmark's own name
+    # beside those that have the benchmark's own name
+    figures = [f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks")]
     values.folder_names(benchmarks, f"{where}: benchmarks", taken=[*_RESULTS, *figures])
     return Definition(
         name=values.folder_name(content["name"], f"{where}: name"),

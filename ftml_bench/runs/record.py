@@ -7,6 +7,9 @@ Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything
 (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on if it is
 interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved. All are on the
 disk before the record says that the run has ended.
+
+People count rounds from 1, Avalanche its experiences from 0, and so do these tables: their columns say so
+(`round_from_0`). In tables of before they are called `round`, and hold the same.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from ftml_bench.runs.storage import StorageError, storing
 CURVE_COLUMNS = ("round", "evaluated_round", "datapoints", "loss", "accuracy", "steps", "gradient_evaluations")
 TIMING_COLUMNS = ("round", "datapoints", "seconds", "peak_memory_mb")
 MEASURE_COLUMNS = ("round", "measure", "value")
+_FROM_0 = {name: f"{name}_from_0" for name in ("round", "evaluated_round")}  # as files call it
 STATUSES = ("running", "finished", "diverged", "failed")
 SAVED_STATE = "state.pt"
 
@@ -80,11 +84,11 @@ class RunWriter:
     def __init__(self, folder: Path, record: dict[str, Any], *, new: bool) -> None:
         self.folder = folder
         self.record = record
-        self._curve = Table(folder / "curve.csv", CURVE_COLUMNS, new=new)
-        self._timing = Table(folder / "timing.csv", TIMING_COLUMNS, new=new)
+        self._curve = Table(folder / "curve.csv", _as_written(CURVE_COLUMNS), new=new)
+        self._timing = Table(folder / "timing.csv", _as_written(TIMING_COLUMNS), new=new)
         self._measures: Table | None = None
         if (folder / "measures.csv").is_file():
-            self._measures = Table(folder / "measures.csv", MEASURE_COLUMNS, new=new)
+            self._measures = Table(folder / "measures.csv", _as_written(MEASURE_COLUMNS), new=new)
         with storing(folder):
             _write_record(folder, record)
 
@@ -132,7 +136,7 @@ class RunWriter:
             return contents(self.folder)
 
     def append(self, row: dict[str, Any], seconds: float) -> None:
-        """Adds an evaluation: the columns of `curve.csv` by name, and the seconds since the run's start."""
+        """Adds an evaluation: what is in a `CurveRow`, by name, and the seconds since the run's start."""
         self._curve.append("" if row[name] is None else row[name] for name in CURVE_COLUMNS)
         peak = peak_memory_mb()
         self._timing.append((row["round"], row["datapoints"], round(seconds, 3), "" if peak is None else peak))
@@ -140,7 +144,7 @@ class RunWriter:
     def append_measure(self, round: int, measure: str, value: float) -> None:
         """Adds the value of a measure in a round to `measures.csv`; the last one of a round counts."""
         if self._measures is None:
-            self._measures = Table(self.folder / "measures.csv", MEASURE_COLUMNS, new=True)
+            self._measures = Table(self.folder / "measures.csv", _as_written(MEASURE_COLUMNS), new=True)
         self._measures.append((round, measure, float(value)))
 
     def check(self, expected: Sequence[tuple[int, int, int]]) -> None:
@@ -326,6 +330,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _as_written(columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns as the file calls them."""
+    return tuple(_FROM_0.get(column, column) for column in columns)
+
+
 def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[dict[str, str], str]]:
     """The rows of a CSV file by column, each with "file: line n" for errors."""
     try:
@@ -334,8 +343,8 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> list[tuple[dict[str, st
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"{path}: cannot be read: {reason}") from error
-    if not lines or tuple(lines[0]) != columns:
-        raise UsageError(f"{path}: damaged: line 1 must be {','.join(columns)}")
+    if not lines or tuple(lines[0]) not in (_as_written(columns), columns):
+        raise UsageError(f"{path}: damaged: line 1 must be {','.join(_as_written(columns))}")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(columns):

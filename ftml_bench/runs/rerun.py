@@ -23,7 +23,7 @@ def rerun(
 
     :param runs: the cells that have ended; `count` of them, spread evenly, are run.
     :param data: folder of data sets, or None for the usual places.
-    :return: a fault for each that comes to other bytes of `curve.csv` or `measures.csv`, or cannot be run.
+    :return: a fault for each that comes to other rows of `curve.csv` or `measures.csv`, or cannot be run.
     """
     one_thread()
     module, function = RUN_CELL.split(":")
@@ -50,13 +50,14 @@ def rerun(
 
 
 def _content(file: Path) -> list[bytes]:
-    return file.read_bytes().splitlines() if file.is_file() else []
+    """The rows of a table; what its columns are called, `read` has seen to, and it was something else before."""
+    return file.read_bytes().splitlines()[1:] if file.is_file() else []
 
 
 def _where(before: list[bytes], after: list[bytes]) -> str:
     pairs = zip(before, after, strict=False)
-    line = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), min(len(before), len(after)) + 1)
-    return f"line {line} of {len(before)}"
+    line = next((i for i, (a, b) in enumerate(pairs, 2) if a != b), min(len(before), len(after)) + 2)
+    return f"line {line} of {len(before) + 1}"
 
 
 def _others(then: Run, now: Run) -> str:

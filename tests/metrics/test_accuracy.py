@@ -194,8 +194,8 @@ def test_streams_of_tokens_are_measured_by_their_targets(learner, recorder):
     found = run(strategy, stream, progress=False)
     assert [evaluation.accuracy for evaluation in found] == [share for share in expected for _ in range(2)]
     curves = recorder.curves()
-    assert curves["Final_Accuracy/eval_phase/test_stream"] == list(enumerate(expected))
-    assert curves["Threshold_Censored/eval_phase/test_stream"] == [(0, 1), (1, 1)]  # never reached
+    assert curves["Final_Accuracy/eval_phase/test_stream"] == list(enumerate(expected, 1))
+    assert curves["Threshold_Censored/eval_phase/test_stream"] == [(1, 1), (2, 1)]  # never reached
 
 
 def test_the_classes_of_a_stream_of_tokens_are_those_that_its_targets_name():

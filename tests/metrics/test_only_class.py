@@ -50,7 +50,7 @@ def run(model, benchmark, sizes, recorder):
 def test_who_says_one_digit_to_all_has_1_in_the_rounds_that_begin_with_it(digits, recorder):
     firsts = [next(arrivals(e, 2)).stacked.y[0].item() for e in digits.train_stream]
     run(Says(firsts[1]), digits, 2, recorder)
-    assert recorder.curves() == {TAG: [(t, float(first == firsts[1])) for t, first in enumerate(firsts)]}
+    assert recorder.curves() == {TAG: [(t, float(first == firsts[1])) for t, first in enumerate(firsts, 1)]}
 
 
 def test_it_is_the_count_over_the_held_out_data(digits, recorder):
@@ -59,7 +59,7 @@ def test_it_is_the_count_over_the_held_out_data(digits, recorder):
     run(model, digits, 2, recorder)
     for (t, value), experience in zip(recorder.curves()[TAG], digits.train_stream, strict=True):
         first = next(arrivals(experience, 2)).stacked.y[0]
-        stacked = held_out(digits, t).stacked
+        stacked = held_out(digits, t - 1).stacked
         said = model(stacked.take(torch.arange(50))[0].float() / 255).argmax(1)
         assert type(value) is float
         assert value == pytest.approx(float((said == first).float().mean()))
@@ -74,7 +74,7 @@ def test_a_first_arrival_of_two_classes_says_nothing(digits, recorder):
 
 def test_a_second_arrival_of_the_same_class_says_nothing_more(digits, recorder):
     run(Says(0), digits, 1, recorder)
-    assert [x for x, _ in recorder.curves()[TAG]] == [0, 1, 2]
+    assert [x for x, _ in recorder.curves()[TAG]] == [1, 2, 3]
 
 
 def test_by_hand():
@@ -91,4 +91,4 @@ def test_by_hand():
             SimpleNamespace(mb_output=outputs, mb_y=torch.zeros(len(said), dtype=torch.int64), loss=1.0)
         )
     (value,) = metric.after_eval_exp(SimpleNamespace(experience=evaluated))
-    assert (value.name, value.value, value.x_plot) == (TAG, 0.5, 4)
+    assert (value.name, value.value, value.x_plot) == (TAG, 0.5, 5)

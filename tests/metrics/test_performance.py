@@ -47,7 +47,7 @@ def test_datapoints_to_threshold_are_emitted_once_when_first_met():
     for n, correct in [(5, 3), (10, 8), (15, 2), (20, 9)]:
         arrive(metric, 0, n, last=n == 20)
         emitted.append(evaluate(metric, 0, correct))
-    assert emitted == [[], [(TO_THRESHOLD, 10, 0), (CENSORED, 0, 0)], [], []]
+    assert emitted == [[], [(TO_THRESHOLD, 10, 1), (CENSORED, 0, 1)], [], []]
 
 
 def test_a_round_that_never_gets_there_counts_as_its_size_and_is_censored():
@@ -56,7 +56,7 @@ def test_a_round_that_never_gets_there_counts_as_its_size_and_is_censored():
     for n in (5, 10, 17):
         arrive(metric, 4, n, last=n == 17)
         emitted.append(evaluate(metric, 4, 7))
-    assert emitted == [[], [], [(TO_THRESHOLD, 17, 4), (CENSORED, 1, 4)]]
+    assert emitted == [[], [], [(TO_THRESHOLD, 17, 5), (CENSORED, 1, 5)]]
     assert evaluate(metric, 4, 7) == []
 
 
@@ -67,8 +67,8 @@ def test_every_round_starts_anew():
         one = evaluate(metric, round, first)
         arrive(metric, round, 12, last=True)
         other = evaluate(metric, round, second)
-        early = [(TO_THRESHOLD, 5, round), (CENSORED, 0, round)]
-        late = [(TO_THRESHOLD, 12, round), (CENSORED, int(max(first, second) == 1), round)]
+        early = [(TO_THRESHOLD, 5, round + 1), (CENSORED, 0, round + 1)]
+        late = [(TO_THRESHOLD, 12, round + 1), (CENSORED, int(max(first, second) == 1), round + 1)]
         assert (one, other) == ((early, []) if first == 9 else ([], late))
 
 
@@ -77,13 +77,13 @@ def test_loss_must_fall_below_the_threshold():
     arrive(metric, 0, 4)
     assert evaluate(metric, 0, 10, loss=0.5) == []
     arrive(metric, 0, 8)
-    assert evaluate(metric, 0, 0, loss=0.25) == [(TO_THRESHOLD, 8, 0), (CENSORED, 0, 0)]
+    assert evaluate(metric, 0, 0, loss=0.25) == [(TO_THRESHOLD, 8, 1), (CENSORED, 0, 1)]
 
 
 def test_nan_reaches_no_threshold():
     metric = efficiency(0.5, "loss")
     arrive(metric, 0, 4, last=True)
-    assert evaluate(metric, 0, 0, loss=float("nan")) == [(TO_THRESHOLD, 4, 0), (CENSORED, 1, 0)]
+    assert evaluate(metric, 0, 0, loss=float("nan")) == [(TO_THRESHOLD, 4, 1), (CENSORED, 1, 1)]
 
 
 def test_checkpoints_are_emitted_at_exactly_their_number_of_datapoints():
@@ -95,7 +95,7 @@ def test_checkpoints_are_emitted_at_exactly_their_number_of_datapoints():
                 arrive(metric, round, n, last=n == 20)
                 got += evaluate(metric, round, correct)
     tag5, tag12 = checkpoint_tag("accuracy", 5), checkpoint_tag("accuracy", 12)
-    assert got == [(tag5, 0.2, 0), (tag12, 0.3, 0), (tag5, 0.2, 1), (tag12, 0.4, 1)]
+    assert got == [(tag5, 0.2, 1), (tag12, 0.3, 1), (tag5, 0.2, 2), (tag12, 0.4, 2)]
 
 
 def test_final_performance_is_that_after_the_last_arrival():
@@ -103,7 +103,7 @@ def test_final_performance_is_that_after_the_last_arrival():
     arrive(metric, 3, 4)
     assert evaluate(metric, 3, 9) == []
     arrive(metric, 3, 9, last=True)
-    assert evaluate(metric, 3, 6) == [(final_tag("accuracy"), 0.6, 3)]
+    assert evaluate(metric, 3, 6) == [(final_tag("accuracy"), 0.6, 4)]
 
 
 def test_the_learning_curve_goes_over_the_datapoints_of_all_rounds():
@@ -144,8 +144,8 @@ def test_other_evaluations_emit_nothing_and_disturb_nothing(metric):
     emitted = evaluate(metric, 1, 4)
     # the learning curve's x counts round 0's five datapoints too
     assert [e[1:] for e in emitted] == {
-        "Datapoints_To_Threshold": [(20, 1), (1, 1)],
-        "Final_Accuracy": [(0.4, 1)],
+        "Datapoints_To_Threshold": [(20, 2), (1, 2)],
+        "Final_Accuracy": [(0.4, 2)],
         "Accuracy_Over_Datapoints": [(0.4, 25)],
     }.get(str(metric), [])
 
@@ -154,7 +154,7 @@ def test_an_evaluation_repeated_at_the_same_datapoints_replaces_the_older():
     metric = efficiency()
     arrive(metric, 0, 5)
     assert evaluate(metric, 0, 7) == []
-    assert evaluate(metric, 0, 8) == [(TO_THRESHOLD, 5, 0), (CENSORED, 0, 0)]
+    assert evaluate(metric, 0, 8) == [(TO_THRESHOLD, 5, 1), (CENSORED, 0, 1)]
     assert evaluate(metric, 0, 7) == []
     assert metric.result() == 0.7
     assert (metric.datapoints, metric.values) == ([5], [0.7])
@@ -169,7 +169,7 @@ def test_a_stock_experience_is_a_round_of_one_arrival():
     for metric in metrics:
         arrive(metric, 6, 10, whole=True)
     got = [[e[1:] for e in evaluate(metric, 6, 2)] for metric in metrics]
-    assert got == [[(10, 6), (1, 6)], [(0.2, 6)], [(0.2, 6)], [(0.2, 10)]]
+    assert got == [[(10, 7), (1, 7)], [(0.2, 7)], [(0.2, 7)], [(0.2, 10)]]
 
 
 @pytest.mark.parametrize("metric", every_kind(), ids=str)

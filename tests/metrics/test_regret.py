@@ -76,7 +76,7 @@ def test_the_regret_of_every_learner_is_that_of_its_closed_form(name, linear, re
     losses = linear.losses(linear.updated(w) if name in ("FTML", "joint, updated") else w)
     curves = recorder.curves()
     assert set(curves) == {REGRET, LOSS}  # the same for every strategy
-    assert [x for x, _ in curves[REGRET]] == list(range(ROUNDS))
+    assert [x for x, _ in curves[REGRET]] == list(range(1, ROUNDS + 1))
     assert all(type(value) is float for curve in curves.values() for _, value in curve)
     assert [value for _, value in curves[LOSS]] == pytest.approx(losses.tolist(), abs=1e-6)
     least = torch.stack([linear.losses(linear.updated(linear.w_maml(n)))[:n].sum() for n in range(1, ROUNDS + 1)])
@@ -170,7 +170,7 @@ def test_the_loss_of_a_round_is_that_of_the_model_that_has_not_trained_on_it(cls
     list(evaluations(strategy, benchmark, 8))
     curves = recorder.curves()
     assert set(curves) == {LOSS}
-    assert [x for x, _ in curves[LOSS]] == [0, 1, 2]
+    assert [x for x, _ in curves[LOSS]] == [1, 2, 3]
     if cls is Naive:  # its minibatches are drawn from the global state, which the two runs use differently
         assert curves[LOSS][0][1] == pytest.approx(expected[0], rel=1e-5)
     else:

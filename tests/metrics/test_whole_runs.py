@@ -76,13 +76,13 @@ class Setting:
             met = [
                 n for n, value in zip(self.ends, values, strict=True) if Threshold(self.metric, threshold).met(value)
             ]
-            curves[TO_THRESHOLD].append((round, met[0] if met else self.ends[-1]))
-            curves[CENSORED].append((round, 0 if met else 1))
-            curves[final_tag(self.metric)].append((round, values[-1]))
+            curves[TO_THRESHOLD].append((round + 1, met[0] if met else self.ends[-1]))
+            curves[CENSORED].append((round + 1, 0 if met else 1))
+            curves[final_tag(self.metric)].append((round + 1, values[-1]))
             for n, value in zip(self.ends, values, strict=True):
                 curves[curve_tag(self.metric)].append((round * self.ends[-1] + n, value))
                 if n in self.checkpoints:
-                    curves.setdefault(checkpoint_tag(self.metric, n), []).append((round, value))
+                    curves.setdefault(checkpoint_tag(self.metric, n), []).append((round + 1, value))
         return curves
 
     def threshold(self, which):
@@ -111,8 +111,8 @@ def test_every_emitted_value_is_that_of_the_evaluations(setting, recorder, which
     assert curves == setting.expected(threshold)
     if which != "middle":
         rounds, size = len(setting.benchmark.train_stream), setting.ends[0 if which == "trivial" else -1]
-        assert curves[TO_THRESHOLD] == [(t, size) for t in range(rounds)]
-        assert curves[CENSORED] == [(t, int(which == "impossible")) for t in range(rounds)]
+        assert curves[TO_THRESHOLD] == [(t + 1, size) for t in range(rounds)]
+        assert curves[CENSORED] == [(t + 1, int(which == "impossible")) for t in range(rounds)]
 
 
 def test_values_are_plain_numbers_and_x_whole_ones(setting, recorder):
@@ -239,11 +239,11 @@ def test_stock_strategies_on_stock_streams_have_the_same_metrics(recorder, cut):
     curves = {tag: curve for tag, curve in recorder.curves().items() if "Top1" not in tag}
     first = xs.index(12)
     assert curves == {
-        TO_THRESHOLD: [(0, 12), (1, 15)],
-        CENSORED: [(0, 1), (1, 1)],
+        TO_THRESHOLD: [(1, 12), (2, 15)],
+        CENSORED: [(1, 1), (2, 1)],
         curve_tag("accuracy"): list(zip(xs, accuracies, strict=True)),
-        final_tag("accuracy"): [(0, accuracies[first]), (1, accuracies[-1])],
-        checkpoint_tag("accuracy", 12): [(0, accuracies[first])] + ([(1, accuracies[3])] if cut else []),
+        final_tag("accuracy"): [(1, accuracies[first]), (2, accuracies[-1])],
+        checkpoint_tag("accuracy", 12): [(1, accuracies[first])] + ([(2, accuracies[3])] if cut else []),
     }
 
 
@@ -254,8 +254,8 @@ def test_stock_strategies_on_our_streams_have_the_same_metrics(tiny_digits, reco
         strategy.train(round)
         strategy.eval(tiny_digits.test_stream)
     curves = recorder.curves()
-    assert curves[TO_THRESHOLD] == [(0, 30), (1, 30)]
-    assert curves[CENSORED] == [(0, 0), (1, 0)]
+    assert curves[TO_THRESHOLD] == [(1, 30), (2, 30)]
+    assert curves[CENSORED] == [(1, 0), (2, 0)]
     assert curves[checkpoint_tag("accuracy", 30)] == curves[final_tag("accuracy")]
     assert [x for x, _ in curves[curve_tag("accuracy")]] == [30, 60]
     assert len(curves) == 5

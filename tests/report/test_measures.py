@@ -15,6 +15,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.metrics.measures import CURVES, MEASURES
 from ftml_bench.protocol import in_hindsight
 from ftml_bench.report import measures as shown
+from ftml_bench.results.looks import looks
 from ftml_bench.results.statistics import results
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record, schedule
@@ -225,7 +226,7 @@ class TestReport:
         assert [value(cell) for value in numbers.values()] == [0.5, 0.5]
         assert shown.table(result).rows[0][-1] == "0.500 → 0.500"  # one seed of two has it
         assert shown.table(result).rows[1][-1] == "– → –"
-        assert shown.draw(result, {"FTML": ("red", "solid"), "FromScratch": ("blue", "solid")}, tmp_path)
+        assert shown.draw(result, looks(definition.benchmarks), tmp_path)
 
     def test_an_exact_regret_is_kept(self, root):
         definition, runs, _ = read_runs(root)

@@ -61,7 +61,9 @@ def test_two_boards_together(tmp_path, capsys):
     assert len(found.by_seed) == 4
     assert cli.main(["report", *map(str, folders), "--overall", str(tmp_path / "out")]) == 0
     assert "mean rank    1.50         1.50" in capsys.readouterr().out
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"overall.md", "overall.png", "overall.svg"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"overall.{kind}" for kind in ("md", "png", "svg", "pdf")
+    }
     assert "| mean rank | **1.50** | **1.50** |" in (tmp_path / "out/overall.md").read_text()
 
 
@@ -87,5 +89,5 @@ def test_the_picture_of_committed_results_names_every_learner():
     left, right = shown.picture(found).axes
     texts = [text.get_text() for text in left.texts]
     assert all(any(name in text for text in texts) for name in found.learners)
-    assert [line.get_label() for line in right.get_lines()] == found.learners
+    assert [text.get_text() for text in right.texts] == found.learners
     assert all(line.get_ydata()[-1] == 1 for line in right.get_lines())

@@ -137,6 +137,19 @@ def test_a_running_cell_with_half_a_line_can_be_read(tmp_path):
     assert record.read(tmp_path).status == "running"
 
 
+def test_columns_say_that_rounds_count_from_0_and_tables_of_before_are_read(tmp_path):
+    finished(tmp_path)
+    before = record.read(tmp_path)
+    for name, columns in (("curve.csv", "round_from_0,evaluated_round_from_0,"), ("timing.csv", "round_from_0,")):
+        text = (tmp_path / name).read_text()
+        assert text.startswith(columns)
+        (tmp_path / name).write_text(text.replace("_from_0", ""))
+    file = tmp_path / "record.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "tables"}))
+    assert record.read(tmp_path).curve == before.curve
+    assert record.read_times(tmp_path) == [(0, 10, 1.5), (0, 20, 4.25)]
+
+
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -147,7 +160,11 @@ def test_a_running_cell_with_half_a_line_can_be_read(tmp_path):
         ),
         ("curve.csv", lambda text: text[:-2], r"curve.csv: damaged: line 3 is cut off"),
         ("curve.csv", lambda text: text[:-5], r"curve.csv: damaged: line 3 has 6 values, expected 7"),
-        ("curve.csv", lambda text: "a,b\n" + text, r"curve.csv: damaged: line 1 must be round,evaluated_round"),
+        (
+            "curve.csv",
+            lambda text: "a,b\n" + text,
+            r"curve.csv: damaged: line 1 must be round_from_0,evaluated_round_from_0",
+        ),
         ("curve.csv", lambda text: "", r"curve.csv: damaged: line 1 must be"),
         ("timing.csv", lambda text: text.replace("4.25", "?"), r"timing.csv: damaged: line 3: seconds is '\?'"),
         ("record.json", lambda text: text[:-4], r"record.json: damaged: line \d+"),

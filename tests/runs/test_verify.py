@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -106,8 +107,13 @@ def test_a_table_or_figure_that_was_edited_or_is_gone_is_named(root):
         assert [fault.where for fault in faults(root)] == [name]
         (root / name).write_text(kept)
     page = (root / "report.html").read_text()
-    (root / "report.html").write_text(page.replace("<td>0.500", "<td>0.400", 1))
+    (root / "report.html").write_text(page.replace(">0.500", ">0.400", 1))
     assert [fault.where for fault in faults(root)] == ["report.html"]
+    number = re.search(r'"mean": \[(\d+\.\d+)', page)
+    (root / "report.html").write_text(page.replace(number[0], '"mean": [0.4321', 1))
+    assert [fault.what for fault in faults(root)] == ["its charts do not show what the curves make"]
+    (root / "report.html").write_text(page.replace("application/zip;base64,UEs", "application/zip;base64,AEs"))
+    assert [fault.what for fault in faults(root)] == ["its archive does not hold the data of the runs"]
     (root / "report.html").write_text(page)
     (root / "figures/waves.svg").write_text("<svg/>")
     assert [tuple(fault) for fault in faults(root)] == [("report.html", "its figure is not figures/waves.svg")]

@@ -1,0 +1,51 @@
+"""The names of lines at their ends, none over another."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from scipy.optimize import isotonic_regression
+
+SIZE = 7.5  # points
+_APART = 1.25  # heights of a letter
+
+
+def spread(wanted: np.ndarray, apart: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """Places as near to those `wanted` as can be (least squares), in their order, `apart` from each other, from `low`
+    to `high`; closer together if that has no room for them.
+
+    >>> spread(np.array([0.5, 0.5, 0.9]), 0.1).tolist()
+    [0.45, 0.55, 0.9]
+    """
+    count = len(wanted)
+    order = np.argsort(wanted, kind="stable")
+    apart = min(apart, (high - low) / max(1, count - 1))
+    steps = apart * np.arange(count)
+    # What is left when the steps are taken off must not fall: that is an isotonic regression.
+    places = isotonic_regression(wanted[order] - steps).x.clip(low, high - apart * (count - 1)) + steps
+    found = np.empty(count)
+    found[order] = places
+    return found
+
+
+def at_ends(axes: Axes, lines: dict[str, Line2D]) -> None:
+    """Writes each name to the right of the panel, at the height where its line ends; limits and scales are set by then.
+
+    :param lines: name -> line; the name takes its colour.
+    """
+    ends = {name: line for name, line in lines.items() if np.isfinite(line.get_ydata()).any()}
+    if not ends:
+        return
+    last = [np.asarray(line.get_ydata())[np.isfinite(line.get_ydata())][-1] for line in ends.values()]
+    shares = (axes.transScale + axes.transLimits).transform([(axes.get_xlim()[1], y) for y in last])[:, 1].clip(0, 1)
+    height = axes.bbox.height / axes.figure.dpi  # in inches, before the layout gives the panel a little more
+    for (name, line), share, place in zip(
+        ends.items(), shares, spread(shares, _APART * SIZE / 72 / height), strict=True
+    ):
+        axes.annotate(
+            name, (1, share), (1.04, place), xycoords="axes fraction", textcoords="axes fraction", va="center",
+            fontsize=SIZE, color=line.get_color(), annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0,
+                        "relpos": (0, 0.5)},
+        )  # fmt: skip
