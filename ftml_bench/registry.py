@@ -32,6 +32,8 @@ STRATEGIES = {
     "FollowTheLeader": Entry(
         "ftml_bench.strategies:FollowTheLeader", "joint training on earlier rounds, then fine-tuned on this one"
     ),
+    "Reptile": Entry("ftml_bench.strategies:Reptile", "moves towards the weights that tasks are adapted to"),
+    "ANIL": Entry("ftml_bench.strategies:ANIL", "FTML whose inner steps change the last layer alone"),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),

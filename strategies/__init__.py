@@ -1,22 +1,26 @@
-"""Learners as Avalanche strategies: FTML and the paper's baselines.
+"""Learners as Avalanche strategies: FTML, the paper's baselines, and what has come after it.
 
 They know nothing of leaderboards: any of them runs in a script with Avalanche alone, on any of its streams.
 """
 
+from ftml_bench.strategies.anil import ANIL
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.per_round import per_round
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.reptile import Reptile
 from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
 __all__ = [
+    "ANIL",
     "FTML",
     "FollowTheLeader",
     "FromScratch",
     "GradientClip",
     "LearningRateAfter",
+    "Reptile",
     "TrainOnEverything",
     "per_round",
 ]

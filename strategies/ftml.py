@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
-from ftml_bench.adaptation.inner_loop import Input
-from ftml_bench.adaptation.weights import put
 from ftml_bench.buffer.task_sampling import TaskSampler, sample_tasks, weights_of
 from ftml_bench.errors import UsageError
 from ftml_bench.recorded.device_draws import DeviceDraws
-from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.meta_learner import MetaLearner, MetaLearnerKeywords
 
 
@@ -100,15 +97,8 @@ class FTML(MetaLearner):
         if not self.is_training:
             return super().forward()
         support, query_x = self._sets()
-        return self.engine.predict(dict(self.model.named_parameters()), support, query_x, rule=self.rule).flatten(0, 1)
-
-    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
-        """N_grad gradient steps on D_t (Algorithm 2, lines 12 to 16)."""
-        with as_it_is_without_gradient(self.model, self):
-            parameters = dict(self.model.named_parameters())
-            adapted = self._engine_of_now.adapt(parameters, x, y, self.update_steps, rule=self.rule)
-            put(adapted, model, self.model)
-            self.cost.gradient_evaluations += self.update_steps * len(y)
+        rule = self.rule_for(support[1].shape[1])
+        return self.engine.predict(dict(self.model.named_parameters()), support, query_x, rule=rule).flatten(0, 1)
 
     def _step_cost(self) -> tuple[int, int]:
         query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]

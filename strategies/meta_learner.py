@@ -63,8 +63,8 @@ class MetaLearner(Learner):
 
     A minibatch is `[query x, query y, support x, support y, task labels]`: Avalanche and its plugins see the query
     points of all tasks, the support sets ride in the middle. A learner of this kind says what it draws (`_draw`), how
-    it adapts and predicts (`forward`), what it does before an evaluation (`_update`) and what a step costs; where its
-    inner steps are more than gradient descent, by which `rule`.
+    it adapts and predicts (`forward`) and what a step costs; where its inner steps are more than gradient descent, by
+    which `rule`. Before an evaluation a copy is adapted by inner steps on D_t.
     """
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
@@ -96,6 +96,10 @@ class MetaLearner(Learner):
     def rule(self) -> InnerRule:
         """What an inner step is beside plain gradient descent, in training and in the update procedure."""
         return PLAIN
+
+    def rule_for(self, points: int) -> InnerRule:
+        """The same where it depends on how many points of a task are adapted to."""
+        return self.rule
 
     @property
     def engine(self) -> Engine:
@@ -153,18 +157,29 @@ class MetaLearner(Learner):
         """What the model takes: x (T, N, *input), with the task labels (T, N) beside it if it takes them."""
         return (x, labels.expand(-1, x.shape[1])) if is_multi_task_module(self.model) else x
 
-    @torch.no_grad()
     def _note_support_statistics(self, support_x: Tensor, labels: Tensor) -> None:
-        if self.batch_norm != "support" or not has_norm(self.model):
-            return
+        if self.batch_norm == "support" and has_norm(self.model):
+            with torch.no_grad():
+                self._unadapted_outputs(support_x, labels)
+
+    def _unadapted_outputs(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The model's outputs of x (T, N, *input), (T * N, *output), each task normalised by itself.
+
+        The running statistics are then those of x.
+
+        :param labels: (T, 1).
+        """
         if not is_multi_task_module(self.model):
-            with batch_statistics(groups=len(support_x), keep="running"):
-                self.model(support_x.flatten(0, 1).clone())  # a model may write into what it is given
-            return
+            with batch_statistics(groups=len(x), keep="running"):
+                return self.model(x.flatten(0, 1).clone())  # a model may write into what it is given
         # Such a model may part a minibatch by its tasks, so that groups would be mixed up.
-        for x, label in zip(support_x, labels, strict=True):
-            with batch_statistics(keep="running"):
-                avalanche_forward(self.model, x, label.expand(len(x)))
+        with batch_statistics(keep="running"):
+            return torch.cat(
+                [
+                    avalanche_forward(self.model, task, label.expand(len(task)))
+                    for task, label in zip(x, labels, strict=True)
+                ]
+            )
 
     # -- how steps are taken (see `Execution` and `Recordable`)
 
@@ -234,6 +249,14 @@ class MetaLearner(Learner):
 
     # -- evaluations
 
+    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        """N_grad gradient steps on D_t (paper, Algorithm 2, lines 12 to 16)."""
+        with as_it_is_without_gradient(self.model, self):
+            parameters = dict(self.model.named_parameters())
+            adapted = self._engine_of_now.adapt(parameters, x, y, self.update_steps, rule=self.rule_for(len(y)))
+            put(adapted, model, self.model)
+            self.cost.gradient_evaluations += self.update_steps * len(y)
+
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; convolutions of a CPU are slower so."""
         if not self._updates_in_one_pass or is_multi_task_module(self.model) or grows(self.model):
@@ -260,7 +283,8 @@ class MetaLearner(Learner):
     def _adapted_copies(self, tasks: list, asked: list) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `_adapted_copy`, for tasks (labels, x, y) of one size, each as often as its labels are asked for."""
         x, y = (torch.stack([task[part] for task in tasks]) for part in (1, 2))
-        adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps, rule=self.rule)
+        parameters, rule = dict(self.model.named_parameters()), self.rule_for(x.shape[1])
+        adapted = self.engine.adapt_each(parameters, x, y, self.update_steps, rule=rule)
         copies = {}
         for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
             copy = copy_of(self.model)

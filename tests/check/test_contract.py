@@ -17,8 +17,11 @@ from ftml_bench.check import BENCHMARK_CONTRACTS, MODEL_CONTRACTS, STRATEGY_CONT
 from ftml_bench.cli import main
 from ftml_bench.strategies import FTML, FromScratch, TrainOnEverything
 
+META = {"meta_batch_size": 2, "support_size": 4, "query_size": 4, "inner_steps": 2, "update_steps": 2}
 SMALL = {  # what makes it small, and what it needs
-    "FTML": {"meta_batch_size": 2, "support_size": 4, "query_size": 4, "inner_steps": 2},
+    "FTML": META,
+    "ANIL": META,
+    "Reptile": {"meta_batch_size": 2, "support_size": 4, "inner_steps": 2, "update_steps": 2},
     "FollowTheLeader": {"update_steps": 2},
     "RainbowMNIST": {"images_per_round": 10, "held_out_per_round": 10},
     "RainbowDigits": {"images_per_round": 30, "held_out_per_round": 30},
