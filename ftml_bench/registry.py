@@ -34,6 +34,10 @@ STRATEGIES = {
     ),
     "Reptile": Entry("ftml_bench.strategies:Reptile", "moves towards the weights that tasks are adapted to"),
     "ANIL": Entry("ftml_bench.strategies:ANIL", "FTML whose inner steps change the last layer alone"),
+    "MetaSGD": Entry("ftml_bench.strategies:MetaSGD", "FTML that learns an inner rate for every weight"),
+    "MAMLPlusPlus": Entry(
+        "ftml_bench.strategies:MAMLPlusPlus", "FTML with a learned rate a layer and step, and a loss of every step"
+    ),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),

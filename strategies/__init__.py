@@ -10,6 +10,8 @@ from ftml_bench.strategies.avalanche.per_round import per_round
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.maml_plus_plus import MAMLPlusPlus
+from ftml_bench.strategies.meta_sgd import MetaSGD
 from ftml_bench.strategies.reptile import Reptile
 from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
@@ -20,6 +22,8 @@ __all__ = [
     "FromScratch",
     "GradientClip",
     "LearningRateAfter",
+    "MAMLPlusPlus",
+    "MetaSGD",
     "Reptile",
     "TrainOnEverything",
     "per_round",

@@ -21,6 +21,8 @@ META = {"meta_batch_size": 2, "support_size": 4, "query_size": 4, "inner_steps":
 SMALL = {  # what makes it small, and what it needs
     "FTML": META,
     "ANIL": META,
+    "MetaSGD": META,
+    "MAMLPlusPlus": {**META, "multi_loss_steps": 9, "first_order_steps": 3},
     "Reptile": {"meta_batch_size": 2, "support_size": 4, "inner_steps": 2, "update_steps": 2},
     "FollowTheLeader": {"update_steps": 2},
     "RainbowMNIST": {"images_per_round": 10, "held_out_per_round": 10},
