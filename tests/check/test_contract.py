@@ -38,6 +38,9 @@ SMALL = {  # what makes it small, and what it needs
 TRIED_ON = {
     "PoseNet": {"benchmark": "ObjectPose", "benchmark_settings": {"images_per_round": 20, "held_out_per_round": 10}},
     "SinusoidMLP": {"benchmark": "Sinusoids"},
+    # descendants of FTML on models of seconds; those with rates of their own diverge on sinusoids at these settings
+    **dict.fromkeys(["ANIL", "Reptile"], {"benchmark": "Sinusoids"}),
+    "MAMLPlusPlus": {"benchmark": "LinearRegression"},
 }
 
 
