@@ -38,6 +38,7 @@ STRATEGIES = {
     "MAMLPlusPlus": Entry(
         "ftml_bench.strategies:MAMLPlusPlus", "FTML with a learned rate a layer and step, and a loss of every step"
     ),
+    "FTMLVS": Entry("ftml_bench.strategies:FTMLVS", "FTML with an inner rate that depends on the number of points"),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),

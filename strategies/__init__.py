@@ -10,6 +10,7 @@ from ftml_bench.strategies.avalanche.per_round import per_round
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.ftml_vs import FTMLVS
 from ftml_bench.strategies.maml_plus_plus import MAMLPlusPlus
 from ftml_bench.strategies.meta_sgd import MetaSGD
 from ftml_bench.strategies.reptile import Reptile
@@ -18,6 +19,7 @@ from ftml_bench.strategies.train_on_everything import TrainOnEverything
 __all__ = [
     "ANIL",
     "FTML",
+    "FTMLVS",
     "FollowTheLeader",
     "FromScratch",
     "GradientClip",

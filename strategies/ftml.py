@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Unpack
 
+from ftml_bench.adaptation import InnerRule
 from ftml_bench.buffer.task_sampling import TaskSampler, sample_tasks, weights_of
 from ftml_bench.errors import UsageError
 from ftml_bench.recorded.device_draws import DeviceDraws
@@ -72,19 +73,18 @@ class FTML(MetaLearner):
         if self.execution.draws_on_device:
             sizes: Any = (self.meta_batch_size, self.support_size, self.query_size)  # none of them is None here
             return self._minibatch(*self.draws.split(*sizes))
-        tasks = self._rounds()
-        if self.meta_batch_size is not None:
-            tasks = sample_tasks(tasks, self._weights(tasks), self.meta_batch_size, self.rng)
-        return self._minibatch(
-            *self.buffer.labelled_split(
-                tasks,
-                self.support_size,
-                self.query_size,
-                self.rng,
-                class_balanced=self.class_balanced,
-                permute_labels=self.permute_labels,
-            )
-        )
+        return self._split(self._sampled(self._rounds()), self.support_size)
+
+    def _sampled(self, rounds: list[int]) -> list[int]:
+        """The tasks of a meta-batch, of the given ones."""
+        if self.meta_batch_size is None:
+            return rounds
+        return sample_tasks(rounds, self._weights(rounds), self.meta_batch_size, self.rng)
+
+    def _split(self, tasks: list[int], support_size: int | None) -> list[Tensor]:
+        """A minibatch of support and query sets of the tasks."""
+        how = {"class_balanced": self.class_balanced, "permute_labels": self.permute_labels}
+        return self._minibatch(*self.buffer.labelled_split(tasks, support_size, self.query_size, self.rng, **how))
 
     def _weights(self, rounds: list[int]) -> Tensor:
         return weights_of(rounds, list(self.buffer.rounds), self.task_sampler)
@@ -96,8 +96,11 @@ class FTML(MetaLearner):
         """
         if not self.is_training:
             return super().forward()
+        return self._predict(self.rule_for(self.mbatch[2].shape[1]))
+
+    def _predict(self, rule: InnerRule) -> Tensor:
+        """The query's outputs after inner steps by the rule."""
         support, query_x = self._sets()
-        rule = self.rule_for(support[1].shape[1])
         return self.engine.predict(dict(self.model.named_parameters()), support, query_x, rule=rule).flatten(0, 1)
 
     def _step_cost(self) -> tuple[int, int]:

@@ -18,7 +18,8 @@ class LearnedRates(FTML):
 
     They are parameters of the model, so that they are saved, copied and updated with it; its forward pass does not use
     them, and no inner step changes them. A learner of this kind says of what shape they are (`_rate_like`) and for how
-    many inner steps. The rates of the last of these hold for all later steps.
+    many inner steps, or what it learns instead (`_first`) and which `rule` that makes. The rates of the last of these
+    steps hold for all later ones.
     """
 
     def __init__(self, **learner) -> None:
@@ -32,13 +33,19 @@ class LearnedRates(FTML):
         names = [name for name in adapted_names(self.model, self.adapted) if name in weights]
         # of each inner step: where in the model the rate of a weight stands
         self._places = [{n: f"{PREFIX}{step}_{i}" for i, n in enumerate(names)} for step in range(self._rate_steps())]
-        for of_step in self._places:
-            for name, place in of_step.items():
-                rate = self._rate_like(self.model.get_parameter(name).detach()).fill_(self.engine.inner_lr)
-                self.model.register_parameter(place, nn.Parameter(rate))
-                self.optimizer.param_groups[-1]["params"].append(self.model.get_parameter(place))
+        for place, value in self._first().items():
+            self.model.register_parameter(place, nn.Parameter(value))
+            self.optimizer.param_groups[-1]["params"].append(self.model.get_parameter(place))
         self.engine_settings["adapted"] = names
         self.engine.adapted = names
+
+    def _first(self) -> dict[str, Tensor]:
+        """What is learned, by its place in the model, as it starts."""
+        places = [pair for of_step in self._places for pair in of_step.items()]
+        return {place: self._rate_like(self._weight(name)).fill_(self.engine.inner_lr) for name, place in places}
+
+    def _weight(self, name: str) -> Tensor:
+        return self.model.get_parameter(name).detach()
 
     def _rate_steps(self) -> int:
         """For how many inner steps there are rates."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         final_performance_metrics,
         learning_curve_metrics,
     )
+    from ftml_bench.metrics.shots import shots_metrics
 
 __all__ = [
     "checkpoint_metrics",
@@ -24,9 +25,15 @@ __all__ = [
     "measure_metrics",
     "only_class_metrics",
     "regret_metrics",
+    "shots_metrics",
 ]
 
-_MODULES = {"measure_metrics": "by_name", "only_class_metrics": "only_class", "regret_metrics": "regret"}
+_MODULES = {
+    "measure_metrics": "by_name",
+    "only_class_metrics": "only_class",
+    "regret_metrics": "regret",
+    "shots_metrics": "shots",
+}
 
 
 def __dir__() -> list[str]:

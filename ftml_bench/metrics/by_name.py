@@ -10,10 +10,12 @@ from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.metrics.only_class import only_class_metrics
 from ftml_bench.metrics.performance import RoundMetric
 from ftml_bench.metrics.regret import regret_metrics
+from ftml_bench.metrics.shots import shots_metrics
 
 _BUILDERS: dict[str, Callable[[CLScenario], list[RoundMetric]]] = {
     "regret": lambda benchmark: regret_metrics(benchmark=benchmark),
     "only_class": lambda benchmark: only_class_metrics(),
+    "shots": lambda benchmark: shots_metrics(),
 }
 assert set(_BUILDERS) == set(MEASURES)
 

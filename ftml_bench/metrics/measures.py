@@ -26,6 +26,7 @@ class Measured:
 REGRET = "Regret"
 LOSS_OF_ROUND = "Loss_Of_Round"
 ONLY_CLASS = "Called_The_Only_Class"
+REGRET_OVER_SHOTS = "Regret_Over_Shots"
 
 # name of a measure -> the curves that it emits
 MEASURES: dict[str, dict[str, Measured]] = {
@@ -48,6 +49,14 @@ MEASURES: dict[str, dict[str, Measured]] = {
             False,
             "Called the only class: the share of a round's held-out data that is called the only class that has "
             "arrived, after the round's first arrival. Without errors it is that class's own share.",
+        ),
+    },
+    "shots": {
+        REGRET_OVER_SHOTS: Measured(
+            "regret over shots",
+            True,
+            "Regret over shots: the losses on held-out data after every arrival, summed over all arrivals of all "
+            "rounds so far.",
         ),
     },
 }

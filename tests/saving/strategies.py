@@ -48,6 +48,7 @@ def evaluator(**more):
         ours.learning_curve_metrics(),
         ours.regret_metrics(),
         ours.only_class_metrics(),
+        ours.shots_metrics(),
         **more,
     )
 
