@@ -39,6 +39,11 @@ STRATEGIES = {
         "ftml_bench.strategies:MAMLPlusPlus", "FTML with a learned rate a layer and step, and a loss of every step"
     ),
     "FTMLVS": Entry("ftml_bench.strategies:FTMLVS", "FTML with an inner rate that depends on the number of points"),
+    "MOGD": Entry("ftml_bench.strategies:MOGD", "FTML's meta-steps on the current round alone"),
+    "MOML": Entry("ftml_bench.strategies:MOML", "FTML with two vectors in the place of earlier rounds' data"),
+    "TaskAverages": Entry(
+        "ftml_bench.strategies:TaskAverages", "starts from the average of what tasks were adapted to"
+    ),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),

@@ -13,13 +13,18 @@ from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.ftml_vs import FTMLVS
 from ftml_bench.strategies.maml_plus_plus import MAMLPlusPlus
 from ftml_bench.strategies.meta_sgd import MetaSGD
+from ftml_bench.strategies.mogd import MOGD
+from ftml_bench.strategies.moml import MOML
 from ftml_bench.strategies.reptile import Reptile
+from ftml_bench.strategies.task_averages import TaskAverages
 from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
 __all__ = [
     "ANIL",
     "FTML",
     "FTMLVS",
+    "MOGD",
+    "MOML",
     "FollowTheLeader",
     "FromScratch",
     "GradientClip",
@@ -27,6 +32,7 @@ __all__ = [
     "MAMLPlusPlus",
     "MetaSGD",
     "Reptile",
+    "TaskAverages",
     "TrainOnEverything",
     "per_round",
 ]

@@ -116,6 +116,7 @@ class ShareOfClasses:
         return _smallest(_keys(rounds, seed), places, [share + (i < more) for i in range(len(classes))])
 
 
+CURRENT_ROUND = LastRounds(0)  # for learners that draw from no other
 RULES: dict[str, type] = {kind.__name__: kind for kind in (LastRounds, FirstInFirstOut, Reservoir, ShareOfClasses)}
 
 

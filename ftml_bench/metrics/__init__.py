@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         learning_curve_metrics,
     )
     from ftml_bench.metrics.shots import shots_metrics
+    from ftml_bench.metrics.terms import term_metrics
 
 __all__ = [
     "checkpoint_metrics",
@@ -26,6 +27,7 @@ __all__ = [
     "only_class_metrics",
     "regret_metrics",
     "shots_metrics",
+    "term_metrics",
 ]
 
 _MODULES = {
@@ -33,6 +35,7 @@ _MODULES = {
     "only_class_metrics": "only_class",
     "regret_metrics": "regret",
     "shots_metrics": "shots",
+    "term_metrics": "terms",
 }
 
 

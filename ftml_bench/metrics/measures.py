@@ -27,6 +27,8 @@ REGRET = "Regret"
 LOSS_OF_ROUND = "Loss_Of_Round"
 ONLY_CLASS = "Called_The_Only_Class"
 REGRET_OVER_SHOTS = "Regret_Over_Shots"
+CURRENT_TASK = "Current_Task_Metric"
+LONG_TERM = "Long_Term_Metric"
 
 # name of a measure -> the curves that it emits
 MEASURES: dict[str, dict[str, Measured]] = {
@@ -57,6 +59,20 @@ MEASURES: dict[str, dict[str, Measured]] = {
             True,
             "Regret over shots: the losses on held-out data after every arrival, summed over all arrivals of all "
             "rounds so far.",
+        ),
+    },
+    "terms": {
+        CURRENT_TASK: Measured(
+            "current task metric",
+            False,
+            "Current task metric: the accuracy (of regression the loss) on each round's held-out data at its end, the "
+            "mean over the rounds so far.",
+        ),
+        LONG_TERM: Measured(
+            "long term metric",
+            False,
+            "Long term metric: the same on all rounds so far by the model as it is now, adapted to each round's data, "
+            "after the 1st, 2nd, 4th, 8th, ... round.",
         ),
     },
 }

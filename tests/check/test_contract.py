@@ -22,6 +22,9 @@ SMALL = {  # what makes it small, and what it needs
     "FTML": META,
     "ANIL": META,
     "MetaSGD": META,
+    "MOGD": META,
+    "MOML": {**META, "window": 2},
+    "TaskAverages": {"inner_steps": 2, "update_steps": 2},
     "FTMLVS": META,
     "MAMLPlusPlus": {**META, "multi_loss_steps": 9, "first_order_steps": 3},
     "Reptile": {"meta_batch_size": 2, "support_size": 4, "inner_steps": 2, "update_steps": 2},
@@ -40,8 +43,8 @@ TRIED_ON = {
     "PoseNet": {"benchmark": "ObjectPose", "benchmark_settings": {"images_per_round": 20, "held_out_per_round": 10}},
     "SinusoidMLP": {"benchmark": "Sinusoids"},
     # descendants of FTML on models of seconds; those with rates of their own diverge on sinusoids by plain SGD
-    **dict.fromkeys(["ANIL", "Reptile"], {"benchmark": "Sinusoids"}),
-    **dict.fromkeys(["FTMLVS", "MAMLPlusPlus"], {"benchmark": "LinearRegression"}),
+    **{name: {"benchmark": "Sinusoids"} for name in ("ANIL", "MOGD", "MOML", "Reptile", "TaskAverages")},
+    **{name: {"benchmark": "LinearRegression"} for name in ("FTMLVS", "MAMLPlusPlus")},
 }
 
 
