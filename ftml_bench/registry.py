@@ -44,6 +44,7 @@ STRATEGIES = {
     "TaskAverages": Entry(
         "ftml_bench.strategies:TaskAverages", "starts from the average of what tasks were adapted to"
     ),
+    "IMAML": Entry("ftml_bench.strategies:IMAML", "FTML with a proximal inner problem and its implicit gradient"),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),

@@ -11,6 +11,7 @@ from ftml_bench.strategies.follow_the_leader import FollowTheLeader
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.ftml_vs import FTMLVS
+from ftml_bench.strategies.imaml import IMAML
 from ftml_bench.strategies.maml_plus_plus import MAMLPlusPlus
 from ftml_bench.strategies.meta_sgd import MetaSGD
 from ftml_bench.strategies.mogd import MOGD
@@ -23,6 +24,7 @@ __all__ = [
     "ANIL",
     "FTML",
     "FTMLVS",
+    "IMAML",
     "MOGD",
     "MOML",
     "FollowTheLeader",

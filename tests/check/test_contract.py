@@ -22,6 +22,7 @@ SMALL = {  # what makes it small, and what it needs
     "FTML": META,
     "ANIL": META,
     "MetaSGD": META,
+    "IMAML": {**META, "cg_steps": 2},
     "MOGD": META,
     "MOML": {**META, "window": 2},
     "TaskAverages": {"inner_steps": 2, "update_steps": 2},
@@ -43,7 +44,7 @@ TRIED_ON = {
     "PoseNet": {"benchmark": "ObjectPose", "benchmark_settings": {"images_per_round": 20, "held_out_per_round": 10}},
     "SinusoidMLP": {"benchmark": "Sinusoids"},
     # descendants of FTML on models of seconds; those with rates of their own diverge on sinusoids by plain SGD
-    **{name: {"benchmark": "Sinusoids"} for name in ("ANIL", "MOGD", "MOML", "Reptile", "TaskAverages")},
+    **{name: {"benchmark": "Sinusoids"} for name in ("ANIL", "IMAML", "MOGD", "MOML", "Reptile", "TaskAverages")},
     **{name: {"benchmark": "LinearRegression"} for name in ("FTMLVS", "MAMLPlusPlus")},
 }
 
