@@ -45,6 +45,10 @@ STRATEGIES = {
         "ftml_bench.strategies:TaskAverages", "starts from the average of what tasks were adapted to"
     ),
     "IMAML": Entry("ftml_bench.strategies:IMAML", "FTML with a proximal inner problem and its implicit gradient"),
+    "ContinualMAML": Entry(
+        "ftml_bench.strategies:ContinualMAML", "takes a jump of its fast weights' loss for a boundary; meta-learns then"
+    ),
+    "FOML": Entry("ftml_bench.strategies:FOML", "fast weights that are never reset, pulled towards meta-learned ones"),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
@@ -60,6 +64,10 @@ BENCHMARKS = {
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
     "LinearRegression": Entry(
         "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"
+    ),
+    "HiddenBoundaries": Entry(
+        "ftml_bench.benchmarks:HiddenBoundaries",
+        "another stream's tasks in small windows that do not say where one ends",
     ),
 }
 MODELS = {

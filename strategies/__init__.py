@@ -7,7 +7,9 @@ from ftml_bench.strategies.anil import ANIL
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.per_round import per_round
+from ftml_bench.strategies.continual_maml import ContinualMAML
 from ftml_bench.strategies.follow_the_leader import FollowTheLeader
+from ftml_bench.strategies.foml import FOML
 from ftml_bench.strategies.from_scratch import FromScratch
 from ftml_bench.strategies.ftml import FTML
 from ftml_bench.strategies.ftml_vs import FTMLVS
@@ -22,11 +24,13 @@ from ftml_bench.strategies.train_on_everything import TrainOnEverything
 
 __all__ = [
     "ANIL",
+    "FOML",
     "FTML",
     "FTMLVS",
     "IMAML",
     "MOGD",
     "MOML",
+    "ContinualMAML",
     "FollowTheLeader",
     "FromScratch",
     "GradientClip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftml_bench.adaptation import InnerRule
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, at_least
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -24,8 +24,7 @@ class IMAML(FTML):
     def __init__(self, *, penalty: float = 1.0, cg_steps: int = 5, **learner) -> None:
         if not 0 < penalty < float("inf"):
             raise UsageError(f"penalty={penalty}: expected a number above 0")
-        if cg_steps < 1:
-            raise UsageError(f"cg_steps={cg_steps}: expected a number of at least 1")
+        at_least(1, cg_steps=cg_steps)
         super().__init__(**learner)
         if not self.engine.second_order:
             raise UsageError("second_order=False: the gradient of IMAML is of second order, without the steps' graph")

@@ -26,7 +26,7 @@ class LearnedRates(FTML):
         super().__init__(**learner)
         if grows(self.model):
             raise UsageError(
-                f"{type(self).__name__} takes no model that grows, whose new weights would have no rate: expected a "
+                f"{type(self).__name__} takes no model that can grow, whose new weights would have no rate: expected a "
                 f"model of one size"
             )
         weights = [name for name, _ in self.model.named_parameters() if not name.startswith(PREFIX)]

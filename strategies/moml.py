@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.buffer import LastRounds
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, at_least
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -28,8 +28,7 @@ class MOML(FTML):
     """
 
     def __init__(self, *, window: int = 1, alpha: float = 0.1, **learner) -> None:
-        if window < 1:
-            raise UsageError(f"window={window}: expected a number of at least 1")
+        at_least(1, window=window)
         if not 0 < alpha < float("inf"):
             raise UsageError(f"alpha={alpha}: expected a number above 0")
         super().__init__(**{"buffer": LastRounds(window - 1), **learner})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.buffer.round import Round
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import at_least
 from ftml_bench.seeding import generator
 
 
@@ -29,12 +29,6 @@ class Rule(Protocol):
         ...
 
 
-def _at_least(least: int, **settings: int) -> None:
-    for name, value in settings.items():
-        if value < least:
-            raise UsageError(f"{name}={value}: expected a number of at least {least}")
-
-
 @dataclass(frozen=True)
 class LastRounds:
     """The last rounds, whole.
@@ -45,7 +39,7 @@ class LastRounds:
     rounds: int
 
     def __post_init__(self) -> None:
-        _at_least(0, rounds=self.rounds)
+        at_least(0, rounds=self.rounds)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
@@ -63,7 +57,7 @@ class FirstInFirstOut:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least(1, points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
@@ -84,7 +78,7 @@ class Reservoir:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least(1, points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
@@ -103,7 +97,7 @@ class ShareOfClasses:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least(1, points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftml_bench.metrics.by_name import measure_metrics
+    from ftml_bench.metrics.online import online_metrics
     from ftml_bench.metrics.only_class import only_class_metrics
     from ftml_bench.metrics.regret import regret_metrics
     from ftml_bench.metrics.rounds import (
@@ -24,6 +25,7 @@ __all__ = [
     "final_performance_metrics",
     "learning_curve_metrics",
     "measure_metrics",
+    "online_metrics",
     "only_class_metrics",
     "regret_metrics",
     "shots_metrics",
@@ -32,6 +34,7 @@ __all__ = [
 
 _MODULES = {
     "measure_metrics": "by_name",
+    "online_metrics": "online",
     "only_class_metrics": "only_class",
     "regret_metrics": "regret",
     "shots_metrics": "shots",

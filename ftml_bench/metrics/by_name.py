@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from avalanche.benchmarks import CLScenario
 
 from ftml_bench.metrics.measures import MEASURES
+from ftml_bench.metrics.online import online_metrics
 from ftml_bench.metrics.only_class import only_class_metrics
 from ftml_bench.metrics.performance import RoundMetric
 from ftml_bench.metrics.regret import regret_metrics
@@ -21,6 +22,7 @@ def _metric_of(benchmark: CLScenario) -> str:
 _BUILDERS: dict[str, Callable[[CLScenario], list[RoundMetric]]] = {
     "regret": lambda benchmark: regret_metrics(benchmark=benchmark),
     "only_class": lambda benchmark: only_class_metrics(),
+    "online": lambda benchmark: online_metrics(metric=_metric_of(benchmark)),
     "shots": lambda benchmark: shots_metrics(),
     "terms": lambda benchmark: term_metrics(benchmark=benchmark, metric=_metric_of(benchmark)),
 }

@@ -29,6 +29,7 @@ ONLY_CLASS = "Called_The_Only_Class"
 REGRET_OVER_SHOTS = "Regret_Over_Shots"
 CURRENT_TASK = "Current_Task_Metric"
 LONG_TERM = "Long_Term_Metric"
+ONLINE = "Online_Performance"
 
 # name of a measure -> the curves that it emits
 MEASURES: dict[str, dict[str, Measured]] = {
@@ -59,6 +60,13 @@ MEASURES: dict[str, dict[str, Measured]] = {
             True,
             "Regret over shots: the losses on held-out data after every arrival, summed over all arrivals of all "
             "rounds so far.",
+        ),
+    },
+    "online": {
+        ONLINE: Measured(
+            "online performance",
+            False,
+            "Online performance: the accuracy (of regression the loss) in all evaluations so far, the mean.",
         ),
     },
     "terms": {

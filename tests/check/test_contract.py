@@ -22,6 +22,8 @@ SMALL = {  # what makes it small, and what it needs
     "FTML": META,
     "ANIL": META,
     "MetaSGD": META,
+    "ContinualMAML": {**META, "gamma": 0.01},
+    "FOML": META,
     "IMAML": {**META, "cg_steps": 2},
     "MOGD": META,
     "MOML": {**META, "window": 2},
@@ -36,6 +38,7 @@ SMALL = {  # what makes it small, and what it needs
     "ColoredMNIST": {"images_per_round": 20, "held_out_per_round": 10},
     "ColoredDigits": {"images_per_round": 30},
     "ObjectPose": {"images_per_round": 20, "held_out_per_round": 10},
+    "HiddenBoundaries": {"of": "Sinusoids"},
     "RainbowNet": {"image_size": 14, "layers": 3, "filters": 4},
     "MultiHeadNet": {"image_size": 14, "layers": 3, "filters": 4, "classes": 10, "heads": 2},
     "PoseNet": {"filters": 4, "hidden": 10},
@@ -44,7 +47,10 @@ TRIED_ON = {
     "PoseNet": {"benchmark": "ObjectPose", "benchmark_settings": {"images_per_round": 20, "held_out_per_round": 10}},
     "SinusoidMLP": {"benchmark": "Sinusoids"},
     # descendants of FTML on models of seconds; those with rates of their own diverge on sinusoids by plain SGD
-    **{name: {"benchmark": "Sinusoids"} for name in ("ANIL", "IMAML", "MOGD", "MOML", "Reptile", "TaskAverages")},
+    **{
+        name: {"benchmark": "Sinusoids"}
+        for name in ("ANIL", "ContinualMAML", "FOML", "IMAML", "MOGD", "MOML", "Reptile", "TaskAverages")
+    },
     **{name: {"benchmark": "LinearRegression"} for name in ("FTMLVS", "MAMLPlusPlus")},
 }
 

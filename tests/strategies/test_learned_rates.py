@@ -148,6 +148,6 @@ def test_what_cannot_be_is_refused_in_one_line():
         with pytest.raises(UsageError, match=f"{name}=0: expected None or a number of at least 1"):
             MAMLPlusPlus(model=net, optimizer=optimizer, evaluator=None, **{name: 0})
     growing = nn.Sequential(nn.Flatten(), IncrementalClassifier(588))
-    with pytest.raises(UsageError, match="MetaSGD takes no model that grows") as error:
+    with pytest.raises(UsageError, match="MetaSGD takes no model that can grow") as error:
         MetaSGD(model=growing, optimizer=torch.optim.SGD(growing.parameters(), lr=0.1), evaluator=None)
     assert "\n" not in str(error.value)
