@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from ftml_bench.adaptation import InnerRule
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, at_least
+from ftml_bench.models.norm import has_norm
 from ftml_bench.strategies.learned_rates import PREFIX, LearnedRates
 
-LOG_ETA, BETA = f"{PREFIX}log_eta", f"{PREFIX}beta"
+LOG_ETA, LOG_BETA = f"{PREFIX}log_eta", f"{PREFIX}log_beta"
 
 
 class FTMLVS(LearnedRates):
@@ -20,10 +21,11 @@ class FTMLVS(LearnedRates):
     Without points nothing is adapted, α_0 = 0; with many the rate is β. In each draw of a meta-batch the number of
     support points s is uniform from 0 to M, so that the initial weights are good at every number. It is one for all
     tasks of a meta-batch, which are drawn among those with s + query_size points; where there is none yet, s is at most
-    half of what the largest has. An evaluation takes α_n for the n points of D_t that it adapts to.
+    half of what the largest has. An evaluation takes α_n for the n points of D_t that it adapts to. Where norm layers
+    take their statistics from the support set, s is at least 2: one point has no variance.
 
-    η is learned as its logarithm, which keeps it above 0; the source does not say how its sign is kept. β starts as
-    `inner_lr`.
+    η and β are learned as their logarithms, which keeps them above 0; how the source keeps their signs it does not say.
+    β starts as `inner_lr`.
 
     :param support_size: M, the most support points.
     :param eta: η at first.
@@ -35,11 +37,13 @@ class FTMLVS(LearnedRates):
         self.eta = eta
         super().__init__(support_size=support_size, query_size=query_size, **learner)
         self._shots = 0  # s of the minibatch at hand
+        self._least = 2 if self.batch_norm == "support" and has_norm(self.model) else 0
+        at_least(self._least, support_size=support_size)
 
     def _first(self) -> dict[str, Tensor]:
         like = self._weight(self.engine.adapted[0])
-        first = {LOG_ETA: math.log(self.eta), BETA: self.engine.inner_lr}
-        return {place: like.new_tensor(value) for place, value in first.items()}
+        first = {LOG_ETA: self.eta, LOG_BETA: self.engine.inner_lr}
+        return {place: like.new_tensor(math.log(value)) for place, value in first.items()}
 
     @property
     def rule(self) -> InnerRule:
@@ -49,14 +53,14 @@ class FTMLVS(LearnedRates):
 
     def rule_for(self, points: int) -> InnerRule:
         """One rate for all weights, α_s of so many points."""
-        eta, beta = self.model.get_parameter(LOG_ETA).exp(), self.model.get_parameter(BETA)
+        eta, beta = (self.model.get_parameter(place).exp() for place in (LOG_ETA, LOG_BETA))
         return InnerRule((1 - 1 / (1 + eta * points)) * beta)
 
     def _draw(self) -> list[Tensor]:
         sizes = {number: len(self.buffer.rounds[number]) for number in self._rounds()}
         assert self.support_size is not None
         assert self.query_size is not None
-        self._shots = int(torch.randint(self.support_size + 1, (), generator=self.rng))
+        self._shots = int(torch.randint(self._least, self.support_size + 1, (), generator=self.rng))
         largest = max(sizes.values())
         if largest < self._shots + self.query_size:
             self._shots = min(self._shots, largest // 2)

@@ -29,15 +29,15 @@ def built(**changes):
 
 
 def learned(strategy):
-    """w, log η and β, side by side."""
+    """w, log η and log β, side by side."""
     model = strategy.model
-    parts = [model.weight.flatten(), model.inner_rate_log_eta.view(1), model.inner_rate_beta.view(1)]
+    parts = [model.weight.flatten(), model.inner_rate_log_eta.view(1), model.inner_rate_log_beta.view(1)]
     return torch.cat(parts).detach().clone()
 
 
 def loss_of(values, minibatch, shots):
     """½ E (wᵀx - y)² on the query points, the mean over tasks, after steps with α_s = (1 - 1 / (1 + η s)) β."""
-    w, eta, beta = values[:5], values[5].exp(), values[6]
+    w, eta, beta = values[:5], values[5].exp(), values[6].exp()
     alpha = (1 - 1 / (1 + eta * shots)) * beta
     query_x, query_y, support_x, support_y = minibatch
     losses = []
@@ -110,11 +110,25 @@ def test_shots_are_at_most_half_of_what_there_is():
     assert shots == {0, 1, 2}
 
 
+def test_with_norms_by_the_support_set_it_has_two_points_at_least(digits):
+    for batch_norm, least in [("support", 2), ("transductive", 0)]:
+        model = small_net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        settings = {"batch_norm": batch_norm, "support_size": 4, "meta_batch_size": 1, "evaluator": EvaluationPlugin()}
+        strategy = FTMLVS(model=model, optimizer=optimizer, **settings)
+        strategy.buffer.add(digits.train_stream[0])
+        shots = set()
+        for _ in range(60):
+            strategy._draw()
+            shots.add(strategy._shots)
+        assert shots == set(range(least, 5))
+
+
 def test_bad_settings_are_refused_in_one_line():
     model = small_net()
     for setting, message in [
         ({"eta": 0.0}, "eta=0.0: expected a number above 0"),
-        ({"support_size": 0}, "support_size=0"),
+        ({"support_size": 1}, "support_size=1: expected a number of at least 2"),
     ]:
         with pytest.raises(UsageError, match=message):
             FTMLVS(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), evaluator=None, **setting)
