@@ -110,7 +110,7 @@ def _stream(name: str, settings: dict[str, Any], seed: int, root: str | None) ->
 
 def _path(seed: int, windows: int, tasks: int, stay: float) -> Tensor:
     """The task of each window, (windows,) int64."""
-    path = []
+    path: list[int] = []
     for t in range(windows):
         rng = generator(seed, "stream", "hidden-boundaries", "task", t)
         stays = bool(path) and float(torch.rand((), generator=rng)) < stay

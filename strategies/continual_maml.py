@@ -6,12 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ftml_bench.buffer.rules import CURRENT_ROUND, Rule
 from ftml_bench.errors import at_least
 from ftml_bench.strategies.fast_weights import FastWeights
-from ftml_bench.strategies.meta_learner import MetaLearnerKeywords
 
 
 class ContinualMAML(FastWeights):
@@ -38,7 +36,7 @@ class ContinualMAML(FastWeights):
         support_size: int = 10,
         query_size: int = 10,
         buffer: Rule | None = CURRENT_ROUND,
-        **learner: Unpack[MetaLearnerKeywords],
+        **learner,
     ) -> None:
         at_least(1, meta_batch_size=meta_batch_size, support_size=support_size, query_size=query_size)
         super().__init__(buffer=buffer, **learner)
@@ -52,8 +50,9 @@ class ContinualMAML(FastWeights):
 
     def make_train_dataloader(self, **kwargs) -> None:
         """As `Learner.make_train_dataloader`, after it was looked whether the loss has jumped."""
-        there_is_more = self._loss is not None and len(self.arrived[1]) > 0
-        self._is_boundary = there_is_more and self._fast_loss(*self.arrived) - self._loss >= self.gamma
+        self._is_boundary = False
+        if self._loss is not None and len(self.arrived[1]):
+            self._is_boundary = self._fast_loss(*self.arrived) - self._loss >= self.gamma
         super().make_train_dataloader(**kwargs)
 
     def _steps(self) -> int:

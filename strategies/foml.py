@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ftml_bench.adaptation import InnerRule
 from ftml_bench.errors import UsageError, at_least
 from ftml_bench.strategies.fast_weights import FastWeights
-from ftml_bench.strategies.meta_learner import MetaLearnerKeywords
 
 
 class FOML(FastWeights):
@@ -37,7 +35,7 @@ class FOML(FastWeights):
         meta_batch_size: int = 1,
         support_size: int = 10,
         query_size: int = 10,
-        **learner: Unpack[MetaLearnerKeywords],
+        **learner,
     ) -> None:
         at_least(1, meta_batch_size=meta_batch_size, support_size=support_size, query_size=query_size)
         if not 0 < pull < float("inf"):

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from typing_extensions import Unpack
 
 from ftml_bench.buffer.rules import CURRENT_ROUND, Rule
 from ftml_bench.strategies.displaced import Displaced
-from ftml_bench.strategies.meta_learner import MetaLearnerKeywords
 
 
 class TaskAverages(Displaced):
@@ -24,7 +22,7 @@ class TaskAverages(Displaced):
     :param buffer: what is kept of earlier rounds, from which nothing is drawn.
     """
 
-    def __init__(self, *, buffer: Rule | None = CURRENT_ROUND, **learner: Unpack[MetaLearnerKeywords]) -> None:
+    def __init__(self, *, buffer: Rule | None = CURRENT_ROUND, **learner) -> None:
         super().__init__(buffer=buffer, **learner)
         self._start: dict[str, Tensor] = {}  # φ_t
         self._tasks = 0  # t
