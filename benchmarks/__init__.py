@@ -16,6 +16,7 @@
 - :class:`ObjectPose`: where an object stands on a table, regression of rendered images (needs no files)
 - :class:`Sinusoids`: regression
 - :class:`LinearRegression`: convex regression whose best solutions, and so the regret, are known exactly
+- :class:`HiddenBoundaries`: the tasks of any of them in small windows, without a sign of where one ends
 
 Each is an Avalanche benchmark with a `train_stream` and a `test_stream` (the same rounds' held-out data), a task label
 a round, and its own defaults: `threshold`, `checkpoints`, `arrivals`, `criterion`, `inner_lr`, `update_steps` and
@@ -27,6 +28,7 @@ from ftml_bench.benchmarks.arrivals import arrivals
 from ftml_bench.benchmarks.colored_digits import ColoredDigits
 from ftml_bench.benchmarks.colored_mnist import ColoredMNIST
 from ftml_bench.benchmarks.five_way_cifar100 import FiveWayCIFAR100
+from ftml_bench.benchmarks.hidden_boundaries import HiddenBoundaries
 from ftml_bench.benchmarks.linear_regression import LinearRegression
 from ftml_bench.benchmarks.object_pose import ObjectPose
 from ftml_bench.benchmarks.rainbow_digits import RainbowDigits
@@ -37,6 +39,7 @@ __all__ = [
     "ColoredDigits",
     "ColoredMNIST",
     "FiveWayCIFAR100",
+    "HiddenBoundaries",
     "LinearRegression",
     "ObjectPose",
     "RainbowDigits",

@@ -24,3 +24,10 @@ def unknown(kind: str, name: object, names: Iterable[str]) -> UsageError:
     near = [n for n in valid if n.lower() == str(name).lower()] or near
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UsageError(f"unknown {kind} {str(name)!r}: {hint}(expected one of: {', '.join(valid)})")
+
+
+def at_least(least: int, **settings: int) -> None:
+    """Refuses sizes below `least`."""
+    for name, value in settings.items():
+        if value < least:
+            raise UsageError(f"{name}={value}: expected a number of at least {least}")

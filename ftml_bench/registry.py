@@ -32,6 +32,23 @@ STRATEGIES = {
     "FollowTheLeader": Entry(
         "ftml_bench.strategies:FollowTheLeader", "joint training on earlier rounds, then fine-tuned on this one"
     ),
+    "Reptile": Entry("ftml_bench.strategies:Reptile", "moves towards the weights that tasks are adapted to"),
+    "ANIL": Entry("ftml_bench.strategies:ANIL", "FTML whose inner steps change the last layer alone"),
+    "MetaSGD": Entry("ftml_bench.strategies:MetaSGD", "FTML that learns an inner rate for every weight"),
+    "MAMLPlusPlus": Entry(
+        "ftml_bench.strategies:MAMLPlusPlus", "FTML with a learned rate a layer and step, and a loss of every step"
+    ),
+    "FTMLVS": Entry("ftml_bench.strategies:FTMLVS", "FTML with an inner rate that depends on the number of points"),
+    "MOGD": Entry("ftml_bench.strategies:MOGD", "FTML's meta-steps on the current round alone"),
+    "MOML": Entry("ftml_bench.strategies:MOML", "FTML with two vectors in the place of earlier rounds' data"),
+    "TaskAverages": Entry(
+        "ftml_bench.strategies:TaskAverages", "starts from the average of what tasks were adapted to"
+    ),
+    "IMAML": Entry("ftml_bench.strategies:IMAML", "FTML with a proximal inner problem and its implicit gradient"),
+    "ContinualMAML": Entry(
+        "ftml_bench.strategies:ContinualMAML", "takes a jump of its fast weights' loss for a boundary; meta-learns then"
+    ),
+    "FOML": Entry("ftml_bench.strategies:FOML", "fast weights that are never reset, pulled towards meta-learned ones"),
 }
 BENCHMARKS = {
     "RainbowMNIST": Entry("ftml_bench.benchmarks:RainbowMNIST", "56 colours, scales and rotations of MNIST"),
@@ -47,6 +64,10 @@ BENCHMARKS = {
     "Sinusoids": Entry("ftml_bench.benchmarks:Sinusoids", "regression of sinusoids of random amplitude and phase"),
     "LinearRegression": Entry(
         "ftml_bench.benchmarks:LinearRegression", "convex regression whose best meta-learner is known exactly"
+    ),
+    "HiddenBoundaries": Entry(
+        "ftml_bench.benchmarks:HiddenBoundaries",
+        "another stream's tasks in small windows that do not say where one ends",
     ),
 }
 MODELS = {

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
-from ftml_bench.adaptation.inner_loop import Input
-from ftml_bench.adaptation.weights import put
 from ftml_bench.buffer.task_sampling import TaskSampler, sample_tasks, weights_of
 from ftml_bench.errors import UsageError
 from ftml_bench.recorded.device_draws import DeviceDraws
-from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.meta_learner import MetaLearner, MetaLearnerKeywords
 
 
@@ -75,19 +72,18 @@ class FTML(MetaLearner):
         if self.execution.draws_on_device:
             sizes: Any = (self.meta_batch_size, self.support_size, self.query_size)  # none of them is None here
             return self._minibatch(*self.draws.split(*sizes))
-        tasks = self._rounds()
-        if self.meta_batch_size is not None:
-            tasks = sample_tasks(tasks, self._weights(tasks), self.meta_batch_size, self.rng)
-        return self._minibatch(
-            *self.buffer.labelled_split(
-                tasks,
-                self.support_size,
-                self.query_size,
-                self.rng,
-                class_balanced=self.class_balanced,
-                permute_labels=self.permute_labels,
-            )
-        )
+        return self._split(self._sampled(self._rounds()), self.support_size)
+
+    def _sampled(self, rounds: list[int]) -> list[int]:
+        """The tasks of a meta-batch, of the given ones."""
+        if self.meta_batch_size is None:
+            return rounds
+        return sample_tasks(rounds, self._weights(rounds), self.meta_batch_size, self.rng)
+
+    def _split(self, tasks: list[int], support_size: int | None) -> list[Tensor]:
+        """A minibatch of support and query sets of the tasks."""
+        how = {"class_balanced": self.class_balanced, "permute_labels": self.permute_labels}
+        return self._minibatch(*self.buffer.labelled_split(tasks, support_size, self.query_size, self.rng, **how))
 
     def _weights(self, rounds: list[int]) -> Tensor:
         return weights_of(rounds, list(self.buffer.rounds), self.task_sampler)
@@ -99,15 +95,7 @@ class FTML(MetaLearner):
         """
         if not self.is_training:
             return super().forward()
-        return self._adapted_outputs()
-
-    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
-        """N_grad gradient steps on D_t (Algorithm 2, lines 12 to 16)."""
-        with as_it_is_without_gradient(self.model, self):
-            parameters = dict(self.model.named_parameters())
-            adapted = self._engine_of_now.adapt(parameters, x, y, self.update_steps, rule=self.rule)
-            put(adapted, model, self.model)
-            self.cost.gradient_evaluations += self.update_steps * len(y)
+        return self._adapted_outputs(self.rule_for(self.mbatch[2].shape[1]))
 
     def _step_cost(self) -> tuple[int, int]:
         query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]

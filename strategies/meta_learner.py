@@ -64,8 +64,8 @@ class MetaLearner(Learner):
 
     A minibatch is `[query x, query y, support x, support y, task labels]`: Avalanche and its plugins see the query
     points of all tasks, the support sets ride in the middle. A learner of this kind says what it draws (`_draw`), how
-    it adapts and predicts (`forward`), what it does before an evaluation (`_update`) and what a step costs; where its
-    inner steps are more than gradient descent, by which `rule`.
+    it adapts and predicts (`forward`) and what a step costs; where its inner steps are more than gradient descent, by
+    which `rule`. Before an evaluation a copy is adapted by inner steps on D_t.
     """
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
@@ -97,6 +97,10 @@ class MetaLearner(Learner):
     def rule(self) -> InnerRule:
         """What an inner step is beside plain gradient descent, in training and in the update procedure."""
         return PLAIN
+
+    def rule_for(self, points: int) -> InnerRule:
+        """The same where it depends on how many points of a task are adapted to."""
+        return self.rule
 
     @property
     def engine(self) -> Engine:
@@ -153,34 +157,50 @@ class MetaLearner(Learner):
         """(T, 1)"""
         return self.mbatch[4].unflatten(0, (len(self.mbatch[2]), -1))[:, :1]
 
-    def _adapted_outputs(self) -> Tensor:
-        """The query's outputs (T*Q, *output), after inner steps on the minibatch's support sets."""
-        support, query_x = self._sets()
-        engine = self.engine
-        outputs = engine.predict(dict(self.model.named_parameters()), support, query_x, rule=self.rule)
-        self._note_support_statistics(engine.moments)
-        return outputs.flatten(0, 1)
+    def _adapted_outputs(
+        self, rule: InnerRule, *, parameters: Mapping[str, Tensor] | None = None, every_step: bool = False
+    ) -> Tensor:
+        """The query's outputs, (T * Q, *output), after inner steps by the rule on the minibatch's support sets.
 
-    @torch.no_grad()
-    def _note_support_statistics(self, moments: Mapping[str, Moments] | None) -> None:
-        """Let the running statistics follow those of the support sets: a task without any data is normalised by them.
+        The running statistics follow those of the support sets: a task without any data is normalised by them.
 
-        :param moments: of the minibatch's support sets, where they are known.
+        :param parameters: that the steps start from; None: the model's.
+        :param every_step: the outputs after each of K steps, (K, T * Q, *output).
         """
+        support, query_x = self._sets()
+        engine, own = self.engine, dict(self.model.named_parameters())
+        outputs = engine.predict(parameters or own, support, query_x, rule=rule, every_step=every_step)
+        self._note_support_statistics(None if parameters else engine.moments)
+        return outputs.flatten(1, 2) if every_step else outputs.flatten(0, 1)
+
+    def _note_support_statistics(self, moments: Mapping[str, Moments] | None) -> None:
+        """:param moments: of the minibatch's support sets at the model's parameters, where they are known."""
         if self.batch_norm != "support" or not has_norm(self.model):
             return
         if moments is not None:
             keep_running(self.model, moments)
             return
-        support_x, labels = self.mbatch[2], self._labels_of_sets()
+        with torch.no_grad():
+            self._unadapted_outputs(self.mbatch[2], self._labels_of_sets())
+
+    def _unadapted_outputs(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The model's outputs of x (T, N, *input), (T * N, *output), each task normalised by itself.
+
+        The running statistics are then those of x.
+
+        :param labels: (T, 1).
+        """
         if not is_multi_task_module(self.model):
-            with batch_statistics(groups=len(support_x), keep="running"):
-                self.model(support_x.flatten(0, 1).clone())  # a model may write into what it is given
-            return
+            with batch_statistics(groups=len(x), keep="running"):
+                return self.model(x.flatten(0, 1).clone())  # a model may write into what it is given
         # Such a model may part a minibatch by its tasks, so that groups would be mixed up.
-        for x, label in zip(support_x, labels, strict=True):
-            with batch_statistics(keep="running"):
-                avalanche_forward(self.model, x, label.expand(len(x)))
+        with batch_statistics(keep="running"):
+            return torch.cat(
+                [
+                    avalanche_forward(self.model, task, label.expand(len(task)))
+                    for task, label in zip(x, labels, strict=True)
+                ]
+            )
 
     # -- how steps are taken (see `Execution` and `Recordable`)
 
@@ -252,6 +272,14 @@ class MetaLearner(Learner):
 
     # -- evaluations
 
+    def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        """N_grad gradient steps on D_t (paper, Algorithm 2, lines 12 to 16)."""
+        with as_it_is_without_gradient(self.model, self):
+            parameters = dict(self.model.named_parameters())
+            adapted = self._engine_of_now.adapt(parameters, x, y, self.update_steps, rule=self.rule_for(len(y)))
+            put(adapted, model, self.model)
+            self.cost.gradient_evaluations += self.update_steps * len(y)
+
     def _models_ahead(self, tasks: list[tuple[int, ...] | None]) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `Learner._models_ahead`: tasks of one size in one pass, on a GPU; convolutions of a CPU are slower so."""
         if not self._updates_in_one_pass or is_multi_task_module(self.model) or grows(self.model):
@@ -278,7 +306,8 @@ class MetaLearner(Learner):
     def _adapted_copies(self, tasks: list, asked: list) -> dict[tuple[int, ...] | None, nn.Module]:
         """As `_adapted_copy`, for tasks (labels, x, y) of one size, each as often as its labels are asked for."""
         x, y = (torch.stack([task[part] for task in tasks]) for part in (1, 2))
-        adapted = self.engine.adapt_each(dict(self.model.named_parameters()), x, y, self.update_steps, rule=self.rule)
+        parameters, rule = dict(self.model.named_parameters()), self.rule_for(x.shape[1])
+        adapted = self.engine.adapt_each(parameters, x, y, self.update_steps, rule=rule)
         copies = {}
         for (labels, own_x, _), weights in zip(tasks, adapted, strict=True):
             copy = copy_of(self.model)

@@ -31,7 +31,8 @@ class Adjoint(torch.autograd.Function):
         fast = dict(zip(names, values, strict=True))
         kept, states, states_of_outputs, outputs = [], [], [], []
         for step in range(engine.inner_steps):
-            kept.append([fast[n] for n in engine.adapted])
+            if not engine._rule.implicit:
+                kept.append([fast[n] for n in engine.adapted])
             states.append(_state_or_none(x))
             engine._move(fast, engine._gradients(fast, x, y), step)
             if engine._every_step:
@@ -62,7 +63,8 @@ class Adjoint(torch.autograd.Function):
         _set_modes(ctx.modes)
         try:
             with torch.autocast(*ctx.precision):
-                return _Reverse(ctx).gradients(cotangent)
+                reverse = _OfMinimum if ctx.engine._rule.implicit else _Reverse
+                return reverse(ctx).gradients(cotangent)
         finally:
             _set_modes(modes)
 
@@ -136,6 +138,61 @@ class _Reverse:
     def _weights(self, steps: int) -> Weights:
         """Those after so many steps, and what travels beside them."""
         return {**self.first, **dict(zip(self.engine.adapted, self.kept[steps], strict=True))}
+
+
+class _OfMinimum(_Reverse):
+    """The derivative of outputs at θ, the minimum of L(θ) + λ/2 ‖θ - a‖² (Rajeswaran et al. 2019, Lemma 1).
+
+    With a cotangent v of θ and (H + λ) d = v, what θ depends on collects the derivative of -<g(θ), d>, g that of the
+    penalised loss: the anchor a collects λ d = (I + H/λ)⁻¹ v. Where the steps began does not matter.
+    """
+
+    def gradients(self, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        engine = self.engine
+        self._add_outputs(-1, cotangent)
+        fast, state = self._weights(-1), [*self.states, *self.states_of_outputs][0]
+        with replayed(state, self.x.device):
+            direction = self._solved(fast, state)
+            *products, of_x = engine._hessian_product(fast, self.x, self.y, direction, self.carried, self.wants_x)
+        for name, product in zip(self.carried, products, strict=True):
+            if name in engine.adapted:
+                self.v[name] = torch.zeros_like(self.v[name])
+            elif product is not None:
+                self.v[name] = self.v[name] - product
+        self.of_x = _sum(self.of_x, None if of_x is None else -of_x)
+        of_names = (self.v[name] if name in self.wanted else None for name in self.first)
+        return None, None, self.of_x, None, self.of_query, *of_names
+
+    def _solved(self, fast: Weights, state: RandomState | None) -> list[Tensor]:
+        """d by conjugate gradients, each task by itself."""
+        engine = self.engine
+        rest = [self.v[name] for name in engine.adapted]
+        found, way, size = [torch.zeros_like(r) for r in rest], rest, self._products(rest, rest)
+        for _ in range(engine._rule.implicit):
+            with replayed(state, self.x.device):
+                *products, _ = engine._hessian_product(fast, self.x, self.y, way, engine.adapted, False)
+            curved = [torch.zeros_like(w) if p is None else p for w, p in zip(way, products, strict=True)]
+            length = _ratio(size, self._products(way, curved))
+            found = [f + _spread(length, w) * w for f, w in zip(found, way, strict=True)]
+            rest = [r - _spread(length, c) * c for r, c in zip(rest, curved, strict=True)]
+            before, size = size, self._products(rest, rest)
+            way = [r + _spread(_ratio(size, before), w) * w for r, w in zip(rest, way, strict=True)]
+        return found
+
+    def _products(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """<a, b> of each task."""
+        parts = [(x * y).flatten(self.engine.task_dimensions).sum(-1) for x, y in zip(a, b, strict=True)]
+        return torch.stack(parts).sum(0)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b; 0 where a is 0: there is nothing left to go."""
+    return torch.where(a == 0, a, a / b)
+
+
+def _spread(of_tasks: Tensor, like: Tensor) -> Tensor:
+    """A number of each task, to be multiplied with tensors of its weights."""
+    return of_tasks.reshape(*of_tasks.shape, *[1] * (like.dim() - of_tasks.dim()))
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -24,6 +24,7 @@ class Engine(Protocol):
     inner_lr: float
     inner_steps: int
     second_order: bool
+    adapted: list[str]  # the parameters that inner steps change, by name
     criterion: Criterion
     graphs: Graphs
     takes_each: bool  # whether there are `choose_memory` and `predict_each`

@@ -45,6 +45,8 @@ class HigherEngine(InnerLoop):
         every_step: bool = False,
     ) -> Tensor:
         """See `Engine.predict`."""
+        if rule.implicit:
+            raise UntreatableError(self.name, "takes no derivative of a minimum (implicit)")
         x, query_x = without_labels(self.name, support[0], query_x)
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():

@@ -27,11 +27,18 @@ class InnerRule:
     :param penalty: of the inner loss; 0: none.
     :param anchor: weights by name that it pulls the adapted ones towards; None: those that were adapted from
         (iMAML, Rajeswaran et al. 2019).
+    :param implicit: iterations of conjugate gradients by which the derivative is that of the minimum of the penalised
+        loss, which the inner steps are taken to have come to, not that of the steps; 0: that of the steps.
     """
 
     rates: Rates | Sequence[Rates] | None = None
     penalty: float = 0.0
     anchor: Mapping[str, Tensor] | None = None
+    implicit: int = 0
+
+    def __post_init__(self) -> None:
+        if self.implicit and not self.penalty > 0:
+            raise UsageError(f"implicit={self.implicit}: expected a penalty above 0, got {self.penalty}")
 
     def tensors(self, parameters: Mapping[str, Tensor], adapted: Sequence[str]) -> dict[str, Tensor]:
         """Rates and anchors by the names under which they travel beside the weights.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ftml_bench.adaptation.adjoint import Adjoint
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
 from ftml_bench.adaptation.rule import PLAIN
+from ftml_bench.errors import UsageError
 from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
 from ftml_bench.recorded.graphs import fixed_by
 
@@ -70,6 +71,9 @@ class WrittenSteps(InnerLoop):
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
         """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
         wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (*fast.values(), x, query_x))
+        if self._rule.implicit and wanted:
+            self._refuse_no_minimum()
+            memory = "adjoint"
         if memory == "adjoint" and torch.is_grad_enabled() and y.requires_grad:
             raise UntreatableError(self.name, "by the adjoint takes no derivative in targets")
         if memory == "adjoint" or not wanted:  # which keeps no graph
@@ -87,6 +91,15 @@ class WrittenSteps(InnerLoop):
             if self._every_step:
                 after_steps.append(self._outputs(fast, x, query_x))
         return torch.stack(after_steps) if self._every_step else self._outputs(fast, x, query_x)
+
+    def _refuse_no_minimum(self) -> None:
+        """See that the derivative of a minimum can be taken."""
+        if self._every_step:
+            raise UsageError("every_step: the derivative of a minimum (implicit) is of the last step alone")
+        if not self.second_order:
+            raise UsageError("second_order=False: the derivative of a minimum (implicit) is of second order")
+        if own_generator(self.model) or trained_in(self.criterion, self.model):
+            raise UntreatableError(self.name, "takes no derivative of a minimum of what it cannot compute twice alike")
 
     @property
     def _is_plain(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.buffer.round import Round
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import at_least
 from ftml_bench.seeding import generator
 
 
@@ -29,27 +29,21 @@ class Rule(Protocol):
         ...
 
 
-def _at_least_one(**settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise UsageError(f"{name}={value}: expected a number of at least 1")
-
-
 @dataclass(frozen=True)
 class LastRounds:
     """The last rounds, whole.
 
-    :param rounds: how many.
+    :param rounds: how many; 0: nothing of earlier rounds.
     """
 
     rounds: int
 
     def __post_init__(self) -> None:
-        _at_least_one(rounds=self.rounds)
+        at_least(0, rounds=self.rounds)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
-        last = list(rounds)[-self.rounds :]
+        last = list(rounds)[max(0, len(rounds) - self.rounds) :]
         return {number: torch.arange(len(r) if number in last else 0) for number, r in rounds.items()}
 
 
@@ -63,7 +57,7 @@ class FirstInFirstOut:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least_one(points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
@@ -84,7 +78,7 @@ class Reservoir:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least_one(points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`."""
@@ -103,7 +97,7 @@ class ShareOfClasses:
     points: int
 
     def __post_init__(self) -> None:
-        _at_least_one(points=self.points)
+        at_least(1, points=self.points)
 
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`.
@@ -114,6 +108,10 @@ class ShareOfClasses:
         classes, places = of_points.unique(return_inverse=True)
         share, more = divmod(self.points, len(classes))
         return _smallest(_keys(rounds, seed), places, [share + (i < more) for i in range(len(classes))])
+
+
+CURRENT_ROUND = LastRounds(0)  # for learners that draw from no other
+RULES: dict[str, type] = {kind.__name__: kind for kind in (LastRounds, FirstInFirstOut, Reservoir, ShareOfClasses)}
 
 
 def _keys(rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:

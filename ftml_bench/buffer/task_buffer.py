@@ -307,6 +307,11 @@ class TaskBuffer(ExemplarsBuffer):
         chosen = [(number, torch.arange(len(self.rounds[number]))) for number in rounds]
         return self._batch(chosen), self._labels(chosen)
 
+    def latest(self, number: int, n: int) -> Batch:
+        """The last n points of a round, x (n, *input) and y (n, *target)."""
+        size = len(self.rounds[number])
+        return self._batch([(number, torch.arange(max(0, size - n), size))])
+
     def _labels(self, chosen: list[tuple[int, Tensor]]) -> Tensor:
         return torch.cat([self.rounds[number].point_labels[rows] for number, rows in chosen])
 

@@ -29,6 +29,10 @@ LEADERBOARDS = {
     "cifar100_small": About("0.4", f"{_CIFAR} or its strips", "the same as cifar100, in small"),
     "colored": About("0.3", _NONE, "is the colour taken for the label?"),
     "colored_mnist": About("0.3", _MNIST, "the same as colored, on MNIST"),
+    "descendants": About(
+        "hours, not measured", _MNIST, "what of FTML's descendants is worth its memory and its gradients?"
+    ),
+    "hidden_boundaries": About("hours, not measured", _MNIST, "who learns fast where nobody says when a task ends?"),
     "pose": About(_UNMEASURED, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
     "pose_small": About("2.0", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.1", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ftml_bench.metrics.by_name import measure_metrics
+    from ftml_bench.metrics.online import online_metrics
     from ftml_bench.metrics.only_class import only_class_metrics
     from ftml_bench.metrics.regret import regret_metrics
     from ftml_bench.metrics.rounds import (
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
         final_performance_metrics,
         learning_curve_metrics,
     )
+    from ftml_bench.metrics.shots import shots_metrics
+    from ftml_bench.metrics.terms import term_metrics
 
 __all__ = [
     "checkpoint_metrics",
@@ -22,11 +25,21 @@ __all__ = [
     "final_performance_metrics",
     "learning_curve_metrics",
     "measure_metrics",
+    "online_metrics",
     "only_class_metrics",
     "regret_metrics",
+    "shots_metrics",
+    "term_metrics",
 ]
 
-_MODULES = {"measure_metrics": "by_name", "only_class_metrics": "only_class", "regret_metrics": "regret"}
+_MODULES = {
+    "measure_metrics": "by_name",
+    "online_metrics": "online",
+    "only_class_metrics": "only_class",
+    "regret_metrics": "regret",
+    "shots_metrics": "shots",
+    "term_metrics": "terms",
+}
 
 
 def __dir__() -> list[str]:

@@ -26,6 +26,10 @@ class Measured:
 REGRET = "Regret"
 LOSS_OF_ROUND = "Loss_Of_Round"
 ONLY_CLASS = "Called_The_Only_Class"
+REGRET_OVER_SHOTS = "Regret_Over_Shots"
+CURRENT_TASK = "Current_Task_Metric"
+LONG_TERM = "Long_Term_Metric"
+ONLINE = "Online_Performance"
 
 # name of a measure -> the curves that it emits
 MEASURES: dict[str, dict[str, Measured]] = {
@@ -48,6 +52,35 @@ MEASURES: dict[str, dict[str, Measured]] = {
             False,
             "Called the only class: the share of a round's held-out data that is called the only class that has "
             "arrived, after the round's first arrival. Without errors it is that class's own share.",
+        ),
+    },
+    "shots": {
+        REGRET_OVER_SHOTS: Measured(
+            "regret over shots",
+            True,
+            "Regret over shots: the losses on held-out data after every arrival, summed over all arrivals of all "
+            "rounds so far.",
+        ),
+    },
+    "online": {
+        ONLINE: Measured(
+            "online performance",
+            False,
+            "Online performance: the accuracy (of regression the loss) in all evaluations so far, the mean.",
+        ),
+    },
+    "terms": {
+        CURRENT_TASK: Measured(
+            "current task metric",
+            False,
+            "Current task metric: the accuracy (of regression the loss) on each round's held-out data at its end, the "
+            "mean over the rounds so far.",
+        ),
+        LONG_TERM: Measured(
+            "long term metric",
+            False,
+            "Long term metric: the same on all rounds so far by the model as it is now, adapted to each round's data, "
+            "after the 1st, 2nd, 4th, 8th, ... round.",
         ),
     },
 }

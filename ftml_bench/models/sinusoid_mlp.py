@@ -6,20 +6,29 @@ from collections import OrderedDict
 
 from torch import nn
 
+from ftml_bench.errors import UsageError
+from ftml_bench.models.pose_net import BiasTransformation
 from ftml_bench.models.stack import Stack
 
 
 class SinusoidMLP(Stack):
     """Two hidden layers of 40 with ReLU (Finn, Abbeel, Levine 2017, section 5.1): (N, 1) -> (N, 1).
 
+    :param hidden: units of each of the two layers.
+    :param context: so many learned numbers, zero at first, beside each input: `context.vector`. Where they alone are
+        adapted, FTML is like CAVIA (Zintgraf et al. 2019).
+
     >>> sum(p.numel() for p in SinusoidMLP().parameters())
     1761
     """
 
-    def __init__(self, *, hidden: int = 40) -> None:
+    def __init__(self, *, hidden: int = 40, context: int = 0) -> None:
+        if context < 0:
+            raise UsageError(f"context={context}: expected 0 or more")
         super().__init__(
             OrderedDict(
-                linear1=nn.Linear(1, hidden),
+                **({"context": BiasTransformation(context)} if context else {}),
+                linear1=nn.Linear(1 + context, hidden),
                 relu1=nn.ReLU(),
                 linear2=nn.Linear(hidden, hidden),
                 relu2=nn.ReLU(),

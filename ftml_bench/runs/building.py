@@ -16,6 +16,7 @@ from torch import nn
 
 from ftml_bench import metrics, registry
 from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.runs.definition import GIVEN_BY_CELL, BenchmarkSpec, Row
 from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
@@ -106,7 +107,7 @@ def build_strategy(
 
     cls = _strategy_class(row, where)
     settings = {
-        **settings_of(cls, row, benchmark),
+        **_with_rule(settings_of(cls, row, benchmark), where),
         "model": model,
         "optimizer": optimizer,
         "criterion": benchmark.criterion,
@@ -138,6 +139,17 @@ def settings_of(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
     taken = inspect.signature(cls).parameters
     defaults = {"inner_lr": benchmark.inner_lr, "update_steps": benchmark.update_steps}
     return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
+
+
+def _with_rule(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings with the rule that bounds the buffer, where a row names one: {"name": ..., keyword: value, ...}."""
+    given = settings.get("buffer")
+    if not isinstance(given, dict) or "name" not in given:
+        return settings
+    name, keywords = given["name"], {key: value for key, value in given.items() if key != "name"}
+    if name not in RULES:
+        raise unknown(f"buffer in {where}", str(name), RULES)
+    return {**settings, "buffer": construct(RULES[name], keywords, f"{where}: buffer: {name}", hidden=set())}
 
 
 def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: str) -> nn.Module:

@@ -61,8 +61,11 @@ def on_arrivals(strategy_class: type[BaseSGDTemplate]) -> type[BaseSGDTemplate]:
 
 
 def _names_in_avalanche(strategy_class: type) -> set[str]:
-    """The names of those of a class's bases, itself included, that are Avalanche's."""
-    return {base.__name__ for base in strategy_class.__mro__ if base.__module__.startswith("avalanche.")}
+    """The names of those of a class's bases, itself included, that are Avalanche's; LaMAML's with its module's, since
+    there are two."""
+    bases = [base for base in strategy_class.__mro__ if base.__module__.startswith("avalanche.")]
+    modules = {base: base.__module__.rpartition(".")[2] for base in bases}
+    return {f"{modules[b]}.{b.__name__}" if b.__name__ == "LaMAML" else b.__name__ for b in bases}
 
 
 def _signature(strategy_class: type) -> inspect.Signature:
@@ -220,7 +223,7 @@ def _set_random(state: RandomState) -> None:
     torch.set_rng_state(state[2])
 
 
-_NEED_CLASSES = {"AGEM", "DER", "ER_ACE", "GDumb", "LwF", "MER", "MIR", "Replay"}
+_NEED_CLASSES = {"AGEM", "DER", "ER_ACE", "GDumb", "LwF", "MER", "MIR", "Replay", "lamaml_v2.LaMAML"}
 
 
 def needs_classes(strategy_class: type) -> bool:

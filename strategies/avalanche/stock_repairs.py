@@ -10,7 +10,8 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
-from avalanche.models import MultiTaskModule
+from avalanche.models import MultiTaskModule, avalanche_forward
+from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import (
     AGEMPlugin,
     GDumbPlugin,
@@ -24,6 +25,7 @@ from avalanche.training.plugins import (
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from avalanche.training.utils import cycle
+from torch import nn
 from torch.utils.data import DataLoader
 
 from ftml_bench.strategies.avalanche.cost import Cost
@@ -87,6 +89,34 @@ class _LaMAML(_Strategy):
         own = len(self.mb_y) if self.clock.train_exp_counter == 0 else min(len(self.mb_y), self.train_mb_size)
         self.cost.images += len(self.mb_y)
         self.cost.gradient_evaluations += own * (2 if self.second_order else 1) + self.n_inner_updates * len(self.mb_y)
+
+
+class _WithLabels(nn.Module):
+    """A model that may be given task labels, for what gives them to every model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor, task_labels: torch.Tensor | None = None) -> Any:
+        return avalanche_forward(self.model, x, task_labels)
+
+
+class _LaMAMLWithMemory(_Strategy):
+    """The second form of LaMAML gives task labels to every model, also to those that take none. It predicts the
+    minibatch and its memory after each slice: drawn once."""
+
+    def __init__(self, *, model: nn.Module, **settings: Any) -> None:
+        takes_labels = is_multi_task_module(model)
+        super().__init__(model=model if takes_labels else _WithLabels(model), **settings)
+
+    def _inner_updates(self, **kwargs: Any) -> None:
+        drawn = self.cost.images
+        memory = min(self.buffer.buffer_mb_size, len(self.buffer)) if self.clock.train_exp_counter > 0 else 0
+        super()._inner_updates(**kwargs)
+        self.cost.images = drawn + len(self.mb_y) + memory
+        if self.second_order:  # of the slices; one pass of everything has been seen
+            self.cost.gradient_evaluations += len(self.mb_y)
 
 
 class _SI(SynapticIntelligencePlugin):
@@ -181,7 +211,8 @@ class _GDumb(GDumbPlugin):
 MENDED_STRATEGIES = {
     "Cumulative": _Once,
     "ER_ACE": _ERACE,
-    "LaMAML": _LaMAML,
+    "lamaml.LaMAML": _LaMAML,
+    "lamaml_v2.LaMAML": _LaMAMLWithMemory,
     "SupervisedMetaLearningTemplate": _MetaLearner,
 }
 MENDED_PLUGINS: dict[type, type] = {

@@ -35,6 +35,7 @@ class Row:
     settings: dict[str, Any]
     model: dict[str, Any] | None = None  # None: the stream's
     streams: tuple[str, ...] | None = None  # None: all
+    by_auto_alone: bool = False  # what FTML has with every engine, and nothing more of engines
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,33 @@ STREAMS = {
     ),
     "Sinusoids": Stream(_POINTS, 6, 0.01),
     "LinearRegression": Stream({**_POINTS, "rounds": 3}, 12, 0.1),  # whole rounds, as the closed forms are of
+    "HiddenBoundaries": Stream({**_POINTS, "of": "RainbowDigits"}, 6, 0.1, _NET),
 }
 
 STEPS = 2  # training steps an arrival
 _META = {"inner_steps": 2, "update_steps": 2, "meta_batch_size": 2, "support_size": 3, "query_size": 2}
+
+
+def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != name}
+
+
 ROWS = {
     "FTML": Row("FTML", _META),
     "TrainOnEverything": Row("TrainOnEverything", {"train_mb_size": 8}),
     "FromScratch": Row("FromScratch", {"train_mb_size": 8}),
     "FollowTheLeader": Row("FollowTheLeader", {"train_mb_size": 8, "group_size": 4, "update_steps": 2}),
+    "Reptile": Row("Reptile", _without(_META, "query_size"), by_auto_alone=True),
+    "ANIL": Row("ANIL", _META, by_auto_alone=True),
+    "MetaSGD": Row("MetaSGD", {**_META, "inner_clip": 1.0}, by_auto_alone=True),
+    "MAMLPlusPlus": Row("MAMLPlusPlus", {**_META, "multi_loss_steps": 8, "inner_clip": 1.0}, by_auto_alone=True),
+    "FTMLVS": Row("FTMLVS", {**_META, "inner_clip": 0.1, "batch_norm": "transductive"}, by_auto_alone=True),
+    "MOGD": Row("MOGD", _META, by_auto_alone=True),
+    "MOML": Row("MOML", {**_META, "window": 2}, by_auto_alone=True),
+    "TaskAverages": Row("TaskAverages", {"inner_steps": 2, "update_steps": 2}, by_auto_alone=True),
+    "IMAML": Row("IMAML", {**_META, "cg_steps": 2}, by_auto_alone=True),
+    "ContinualMAML": Row("ContinualMAML", {**_META, "gamma": -1.0}, by_auto_alone=True),
+    "FOML": Row("FOML", _META, by_auto_alone=True),
     # all data in every step, as in the closed forms of appendix A
     "FTML-exact": Row(
         "FTML",
@@ -117,7 +136,8 @@ def scenarios() -> Iterator[Scenario]:
             if not _is_there(row) or (row.streams is not None and stream not in row.streams):
                 continue
             if "engine" in inspect.signature(registry.load("strategy", row.strategy)).parameters:
-                yield from (Scenario(stream, name, engine, memory) for engine, memory in ways())
+                of = [("auto", "auto")] if row.by_auto_alone else ways()
+                yield from (Scenario(stream, name, engine, memory) for engine, memory in of)
             else:
                 yield Scenario(stream, name)
 

@@ -34,6 +34,7 @@ SETTINGS = {  # small; of streams with a table of tasks, all of them
     "ObjectPose": {"rounds": 3, "images_per_round": 3, "held_out_per_round": 1, "image_size": 32},
     "Sinusoids": {"rounds": 2, "images_per_round": 4, "held_out_per_round": 4},
     "LinearRegression": {"rounds": 2, "images_per_round": 8, "held_out_per_round": 8},
+    "HiddenBoundaries": {"rounds": 9, "images_per_round": 4, "held_out_per_round": 2, "stay": 0.5, "overlap": 0.3},
 }
 MNIST = data_root() / "MNIST" / "raw"
 DATA = {"RainbowMNIST": MNIST, "ColoredMNIST": MNIST, "FiveWayCIFAR100": data_root() / "cifar-100-subset" / "train"}

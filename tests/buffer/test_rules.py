@@ -13,6 +13,8 @@ from ftml_bench.buffer import FirstInFirstOut, LastRounds, Reservoir, ShareOfCla
 from ftml_bench.errors import UsageError
 from ftml_bench.models import SinusoidMLP
 from ftml_bench.protocol import held_out
+from ftml_bench.runs.building import build_strategy
+from ftml_bench.runs.definition import from_dict
 from ftml_bench.saving import load_state_dict, state_dict
 from ftml_bench.strategies import FTML, FromScratch, TrainOnEverything
 
@@ -92,10 +94,16 @@ def test_a_share_of_classes():
         regression.add(second)
 
 
-@pytest.mark.parametrize("kind", [LastRounds, FirstInFirstOut, Reservoir, ShareOfClasses])
+@pytest.mark.parametrize("kind", [FirstInFirstOut, Reservoir, ShareOfClasses])
 def test_a_bound_of_nothing_is_refused(kind):
     with pytest.raises(UsageError, match="expected a number of at least 1"):
         kind(0)
+
+
+def test_the_current_round_alone():
+    assert points(filled(LastRounds(0))) == {3: [15, 16, 17]}
+    with pytest.raises(UsageError, match="expected a number of at least 0"):
+        LastRounds(-1)
 
 
 def test_data_that_are_read_from_datasets_are_bounded_too():
@@ -125,6 +133,45 @@ def test_a_round_that_goes_on_after_it_was_cut_takes_nothing_twice():
     assert points(buffer)[0] == came[1:], "it has been here"
     buffer.add(late)
     assert sorted(points(buffer)[0]) == sorted({*range(6)} - {came[0]})
+
+
+def row(buffer):
+    entry = {
+        "benchmark": "Sinusoids",
+        "settings": {"rounds": 2},
+        "steps": 1,
+        "optimizer": {"name": "SGD", "lr": 0.1},
+        "strategies": {"FTML": {"buffer": buffer}},
+    }
+    return from_dict({"name": "bounded", "seeds": [0], "benchmarks": {"waves": entry}}, "bounded").benchmarks[0]
+
+
+def built(buffer):
+    spec = row(buffer)
+    return build_strategy(spec, spec.rows[0], Sinusoids(seed=0, rounds=2), 0)
+
+
+def test_a_row_of_a_definition_names_its_rule():
+    assert built({"name": "Reservoir", "points": 7}).buffer.rule == Reservoir(7)
+    assert built({"name": "LastRounds", "rounds": 0}).buffer.rule == LastRounds(0)
+    assert built(None).buffer.rule is None
+
+
+@pytest.mark.parametrize(
+    ("buffer", "message"),
+    [
+        ({"name": "Resevoir", "points": 7}, "unknown buffer in waves: FTML 'Resevoir': did you mean 'Reservoir'"),
+        ({"name": "Reservoir", "point": 7}, "'point': did you mean 'points'"),
+        ({"name": "Reservoir", "points": 0}, "buffer: Reservoir: points=0: expected a number of at least 1"),
+        ({"name": "Reservoir", "points": "many"}, "points: expected a whole number, got 'many'"),
+        ({"points": 7}, "buffer: expected .*got {'points': 7}"),
+        (7, "buffer: expected .*got 7"),
+    ],
+)
+def test_a_rule_that_there_is_not_is_refused_in_one_line(buffer, message):
+    with pytest.raises(UsageError, match=message) as error:
+        built(buffer)
+    assert "\n" not in str(error.value)
 
 
 def trained(kind, rule):

@@ -55,7 +55,8 @@ def root(tmp_path_factory):
 
 
 def test_every_curve_has_a_metric_that_emits_it_and_every_measure_metrics(recorder):
-    assert set(CURVES) == {"Regret", "Loss_Of_Round", "Called_The_Only_Class"}
+    of_regret, of_terms = {"Regret", "Loss_Of_Round"}, {"Current_Task_Metric", "Long_Term_Metric"}
+    assert set(CURVES) == {*of_regret, *of_terms, "Called_The_Only_Class", "Regret_Over_Shots", "Online_Performance"}
     for name, curves in MEASURES.items():
         (metric,) = metrics.measure_metrics([name], LinearRegression(rounds=2))
         assert str(metric) in curves

@@ -12,15 +12,33 @@ from torch import nn
 from ftml_bench import metrics as ours
 from ftml_bench.protocol import held_out
 from ftml_bench.saving import load, state_dict
-from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
+from ftml_bench.strategies import (
+    FOML,
+    FTML,
+    FTMLVS,
+    IMAML,
+    MOML,
+    ContinualMAML,
+    FollowTheLeader,
+    FromScratch,
+    MAMLPlusPlus,
+    MetaSGD,
+    Reptile,
+    TaskAverages,
+    TrainOnEverything,
+)
 
 JOINT = {"train_mb_size": 20, "steps": 2}
+META = {"meta_batch_size": 2, "steps": 2, "inner_steps": 2}
 LEARNERS = {
-    "FTML": (FTML, {"meta_batch_size": 2, "steps": 2, "inner_steps": 2}),
+    "FTML": (FTML, META),
     "FollowTheLeader": (FollowTheLeader, {**JOINT, "update_steps": 2}),
     "TrainOnEverything": (TrainOnEverything, JOINT),
     "TrainOnEverything groups": (TrainOnEverything, {**JOINT, "batch_norm": "support"}),
     "FromScratch": (FromScratch, JOINT),
+    **{cls.__name__: (cls, META) for cls in (FOML, ContinualMAML, IMAML, MAMLPlusPlus, MetaSGD, MOML, Reptile)},
+    "FTMLVS": (FTMLVS, {**META, "support_size": 4}),
+    "TaskAverages": (TaskAverages, {"steps": 2, "inner_steps": 2}),
 }
 OPTIMIZERS = {
     "Adam": lambda p: torch.optim.Adam(p, lr=1e-2),
@@ -48,6 +66,7 @@ def evaluator(**more):
         ours.learning_curve_metrics(),
         ours.regret_metrics(),
         ours.only_class_metrics(),
+        ours.shots_metrics(),
         **more,
     )
 

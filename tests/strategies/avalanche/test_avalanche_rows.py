@@ -18,6 +18,7 @@ from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.avalanche.cost import Cost
 from ftml_bench.strategies.avalanche.stock import on_arrivals
 
 # Every strategy that docs/extending-strategy.md lists, with the keywords that it cannot do without.
@@ -36,6 +37,7 @@ STRATEGIES = {
     "avalanche.training:MIR": {"mem_size": 20, "subsample": 10, "batch_size_mem": 4},
     "avalanche.training:MER": {"mem_size": 20, "batch_size_mem": 4, "n_inner_steps": 1},
     "avalanche.training.supervised.lamaml:LaMAML": {},
+    "avalanche.training.supervised.lamaml_v2:LaMAML": {"buffer_mb_size": 4},
 }
 
 
@@ -93,7 +95,7 @@ def test_a_strategy_runs_within_its_budget_and_the_same_seed_gives_the_same(name
 
 
 # Where one arrival is a round there is nothing to work round but the bugs, and these have some.
-MENDED = ("SynapticIntelligence", "MIR", "LwF")
+MENDED = ("SynapticIntelligence", "MIR", "LwF", "lamaml_v2:LaMAML")
 
 
 class StopAfter(SupervisedPlugin):
@@ -298,6 +300,12 @@ def test_costs_by_hand(digits):
     assert cost("MIR", mem_size=1000) == (4, 32 + 2 * (10 + 4), 32 + 2 * 4)  # 10 are compared, 4 of them trained on
     # second order: inner passes twice, and all 8 after each of 5 slices
     assert cost("LaMAML") == (4, 32, 4 * (2 * 8 + 5 * 8))
+    # the same in the second form; from the second round on 4 of its memory, which are in each of 5 outer passes
+    full = "avalanche.training.supervised.lamaml_v2:LaMAML"
+    strategy = build(full, train_mb_size=10)
+    strategy.train(digits.train_stream[:2], eval_streams=[])
+    inner, outer = 2 * 2 * 10 * 2, 2 * 5 * (10 + 14)
+    assert strategy.cost == Cost(steps=4, images=2 * (10 + 14), gradient_evaluations=inner + outer)
     assert cost("MER", n_inner_steps=3) == (4, 3 * (32 + 2 * 4), 3 * (32 + 2 * 4))
 
 
