@@ -31,7 +31,7 @@ INTERVAL = re.compile(r"([+-]?[\d.]+) \(([+-]?[\d.]+) to ([+-]?[\d.]+)\)( =)?")
 
 
 def tables(name):
-    """(benchmark, heading, rows as dictionaries by column) of leaderboard.md, without bold and no-break spaces."""
+    """(benchmark, heading after it, rows by column) of a leaderboard.md, without bold and no-break spaces."""
     text = (RESULTS / name / "leaderboard.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     for section in text.split("\n### ")[1:]:
         benchmark, heading = section.splitlines()[0].split(": ", 1)
