@@ -40,7 +40,9 @@ class Table:
             for i, row in enumerate(self.rows)
         ]
         lines = [self.columns, ["---"] + ["--:"] * (len(self.columns) - 1), *rows]
-        table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        table = "\n".join(
+            "| " + " | ".join(unbroken(cell.replace("|", "\\|")) for cell in line) + " |" for line in lines
+        )
         notes = "".join(f"- {note}\n" for note in self.notes)
         return f"### {self.heading}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
@@ -80,6 +82,11 @@ def best(values: Sequence[float | None], decimals: int) -> set[int]:
     printed = [None if value is None else float(f"{value:.{decimals}f}") for value in values]
     least = min((value for value in printed if value is not None), default=None)
     return {index for index, value in enumerate(printed) if value is not None and value == least}
+
+
+def unbroken(cell: str) -> str:
+    """A cell that is not broken inside "0.153 ± 0.008", "-1.0 to 2.0", "3 / 2 / 1" and "12 %"."""
+    return re.sub(r"(?<=\d) (±|to|/|%)( ?)", lambda found: f"\u00a0{found[1]}" + found[2].replace(" ", "\u00a0"), cell)
 
 
 def human(value: float | None) -> str:

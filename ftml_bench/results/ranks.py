@@ -113,8 +113,8 @@ def combine(results: Results) -> Overall:
             }
     everywhere = [name for name in next(iter(areas.values()), {}) if all(name in rows for rows in areas.values())]
     if len(areas) < 2 or len(everywhere) < 2:
-        streams, rows = ", ".join(areas) or "none has finished runs", ", ".join(everywhere) or "none"
-        raise UsageError(f"expected two streams and two rows that all of them have, got {streams}; {rows}")
+        streams, names = ", ".join(areas) or "none has finished runs", ", ".join(everywhere) or "none"
+        raise UsageError(f"expected two streams and two rows that all of them have, got {streams}; {names}")
     left_out = sorted({name for rows in areas.values() for name in rows} - set(everywhere))
     scores = [[float(np.mean(list(rows[name].values()))) for name in everywhere] for rows in areas.values()]
     by_seed = [

@@ -101,7 +101,7 @@ def line(text, name, heading):
     """The cells of a row in the table below a heading of the Markdown."""
     below = text.split(f"### {heading}\n")[1]
     found = next(line for line in below.splitlines() if line.startswith(f"| {name}"))
-    return [cell.strip() for cell in found.strip("|").split("|")]
+    return [cell.strip() for cell in found.replace("\u00a0", " ").strip("|").split("|")]
 
 
 def test_the_table_of_results(root):

@@ -40,7 +40,7 @@ def mean(benchmark: str, row: str, name: str, where: str, decimals: int) -> str:
 
 
 def plus_minus(numbers: list[float], decimals: int) -> str:
-    error = f" ± {standard_error(numbers):.{decimals}f}" if len(numbers) > 1 else ""
+    error = f"\u00a0±\u00a0{standard_error(numbers):.{decimals}f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.{decimals}f}{error}"
 
 
@@ -55,24 +55,15 @@ def gap(benchmark: str, row: str, other: str, name: str, where: str, decimals: i
     return plus_minus(found if statistics.fmean(found) > 0 else [-one for one in found], decimals)
 
 
-def span(benchmark: str, row: str, other: str, name: str) -> str:
-    """The 95 % interval of a difference as `.paired` has it: "-13.7 to -0.8"."""
-    found = _pair(benchmark, row, other, name)
-    decimals = 1 if name in ("first", "stays") else 3
-    return f"{found.low:.{decimals}f} to {found.high:.{decimals}f}"
-
-
 def said(benchmark: str, row: str, other: str, name: str) -> str:
-    """The word for two rows: "ahead", "level" ..."""
-    return _pair(benchmark, row, other, name).verdict
-
-
-def _pair(benchmark: str, row: str, other: str, name: str):
+    """The word for two rows, as `.paired` has it: "ahead", "level" ..."""
     leaderboard, inner = benchmark.split("/")
     frame = board(leaderboard).paired(to=row)
     frame = frame[(frame.benchmark == inner) & (frame.minus == other)]
-    start = {"first": "datapoints_to_threshold_", "stays": "datapoints_to_stay_"}.get(name, name.replace(" ", "_"))
-    return frame[frame.quantity.str.contains(start)].iloc[0]
+    start = {"first": "datapoints_to_threshold_", "stays": "datapoints_to_stay_"}.get(
+        name, f"{name.replace(' ', '_')}_"
+    )
+    return frame[frame.quantity.str.contains(start)].iloc[0].verdict
 
 
 def ahead(benchmark: str, row: str, other: str, name: str, where: str) -> str:
@@ -163,7 +154,7 @@ NAMES = {
     "avalanche": "avalanche/digits",
 }
 FUNCTIONS = {
-    **{one.__name__: one for one in (mean, pm, gap, span, said, ahead, of_all, seed, times, percent)},
+    **{one.__name__: one for one in (mean, pm, gap, said, ahead, of_all, seed, times, percent)},
     **{one.__name__: one for one in (leaving, beyond, off, less, same, more, late, area, halves)},
 }
 

@@ -31,8 +31,8 @@ INTERVAL = re.compile(r"([+-]?[\d.]+) \(([+-]?[\d.]+) to ([+-]?[\d.]+)\)( =)?")
 
 
 def tables(name):
-    """(benchmark, heading after it, rows as dictionaries by column) of a leaderboard.md; bold taken off."""
-    text = (RESULTS / name / "leaderboard.md").read_text(encoding="utf-8")
+    """(benchmark, heading after it, rows by column) of a leaderboard.md, without bold and no-break spaces."""
+    text = (RESULTS / name / "leaderboard.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     for section in text.split("\n### ")[1:]:
         benchmark, heading = section.splitlines()[0].split(": ", 1)
         lines = [line for line in section.splitlines() if line.startswith("|")]

@@ -24,7 +24,9 @@ def test_a_number_that_was_changed_is_seen():
     table = (
         '<!-- table: late(digits, "at 100", 3) -->\n\n| | error |\n|---|--:|\n| FTML | ? |\n| FromScratch, x | ? |\n'
     )
-    assert written(table).endswith("| FTML | **0.099 ± 0.005** |\n| FromScratch, x | 0.136 ± 0.007 |\n")
+    assert written(table).endswith(
+        "| FTML | **0.099\u00a0±\u00a00.005** |\n| FromScratch, x | 0.136\u00a0±\u00a00.007 |\n"
+    )
 
 
 def test_of_ties_all_are_bold():
