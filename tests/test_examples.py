@@ -43,7 +43,7 @@ def test_sinusoids(short_sinusoids, tmp_path, capsys):
     run("sinusoids.py")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("round  0: ")
+    assert lines[0].startswith("round  1: ")
     assert list(tmp_path.glob("runs/example-sinusoids/events*"))
 
 

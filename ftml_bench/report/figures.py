@@ -1,7 +1,7 @@
 """The paper's Figure 3: datapoints to γ, error at the first checkpoint and error at N, over the rounds; and how many
 rounds have not reached γ yet, over datapoints.
 
-Without a γ its Figure 4: the error at every checkpoint.
+Without a γ its Figure 4: the error at every checkpoint, and their area over the logarithm of datapoints.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ftml_bench.results.cells import THIRDS
 from ftml_bench.results.frames import rounds_of
 from ftml_bench.results.kaplan_meier import survival
 from ftml_bench.results.looks import MARKERS, Look
+from ftml_bench.results.quantities import quantities
 from ftml_bench.results.statistics import BenchmarkResult, CellSummary, measured
 
 WINDOW = 5  # rounds
@@ -135,9 +136,11 @@ def logarithmic(axes: Axes, which: str) -> None:
 def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
     first, last = result.checkpoints[0], result.checkpoints[-1]
     checkpoints = [first, last] if result.threshold is not None else result.checkpoints
-    count = len(checkpoints) + (0 if result.threshold is None else 2)
-    figure, axes = panels(count)
     error = {"error": "Error rate", "loss": "Loss"}[result.measure]
+    curves = {f"{error} after {checkpoint} datapoints": _errors_at(checkpoint) for checkpoint in checkpoints}
+    if result.threshold is None and any(quantity.name == "area" for quantity in quantities(result)):
+        curves[f"{error}, mean over the logarithm of datapoints"] = lambda cell: cell.area
+    figure, axes = panels(len(curves) + (0 if result.threshold is None else 2))
     if result.threshold is not None:
         lines = _rounds(axes[0], result, look, lambda cell: cell.to_threshold)
         axes[0].set(title=f"Datapoints to γ ({result.gamma})", ylabel="datapoints")
@@ -147,9 +150,9 @@ def _figure(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
         logarithmic(axes[0], "y")
         labels.at_ends(axes[0], lines)
         _open_rounds(axes[1], result, look)
-    for panel, checkpoint in zip(axes[-len(checkpoints) :], checkpoints, strict=True):
-        lines = _rounds(panel, result, look, _errors_at(checkpoint))
-        panel.set(title=f"{error} after {checkpoint} datapoints", ylabel=error.lower())
+    for panel, (title, curve) in zip(axes[-len(curves) :], curves.items(), strict=True):
+        lines = _rounds(panel, result, look, curve)
+        panel.set(title=title, ylabel=error.lower())
         if result.measure == "loss":
             logarithmic(panel, "y")  # losses of learners differ by powers of ten
         else:

@@ -108,15 +108,15 @@ class TestTaskStream:
 
     def test_held_out_data_must_not_be_training_data(self, base, stacked):
         other = StackedDataset(base, torch.tensor([7, 8]), torch.tensor([1, 2]))
-        with pytest.raises(UsageError, match=r"^round 1: 1 of the held-out datapoints are training data$"):
+        with pytest.raises(UsageError, match=r"^round 2: 1 of the held-out datapoints are training data$"):
             tiny_stream([stacked, stacked], [other.subset(torch.tensor([0])), other])
         assert len(tiny_stream([stacked], [other.subset(torch.tensor([0]))]).train_stream) == 1
 
     def test_empty_rounds_are_refused(self, stacked):
         empty = stacked.subset(torch.tensor([], dtype=torch.int64))
-        with pytest.raises(UsageError, match=r"^round 0 has 0 datapoints and 3 held-out ones"):
+        with pytest.raises(UsageError, match=r"^round 1 has 0 datapoints and 3 held-out ones"):
             tiny_stream([empty], [stacked])
-        with pytest.raises(UsageError, match=r"^round 0 has 3 datapoints and 0 held-out ones"):
+        with pytest.raises(UsageError, match=r"^round 1 has 3 datapoints and 0 held-out ones"):
             tiny_stream([stacked], [empty])
 
     def test_both_streams_have_the_same_rounds(self, stacked):

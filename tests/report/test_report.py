@@ -390,7 +390,10 @@ def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudg
             cell.errors[15] = [0.25] * 4
     result = replace(result, checkpoints=[10, 15, 20])
     figure = figures._figure(result, looks(definitions.load(str(unjudged / "leaderboard.yaml")).benchmarks))
-    assert [panel.get_title() for panel in figure.axes] == [f"Error rate after {n} datapoints" for n in (10, 15, 20)]
+    assert [panel.get_title() for panel in figure.axes] == [
+        *(f"Error rate after {n} datapoints" for n in (10, 15, 20)),
+        "Error rate, mean over the logarithm of datapoints",
+    ]
     assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
     assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4
     columns = ["strategy", "error area", "error at 10", "error at 15", "error at 20"]

@@ -167,8 +167,8 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
         load(build(), tmp_path / "state.pt", stream[:2])
     other = RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=10, seed=5)
     for experiences, message in [
-        ([a for round in other.train_stream for a in arrivals(round, 12)], "round 0 has other data"),
-        ([a for round in digits.train_stream for a in arrivals(round, 10)], "round 1 now has 0 datapoints, then 12"),
+        ([a for round in other.train_stream for a in arrivals(round, 12)], "round 1 has other data"),
+        ([a for round in digits.train_stream for a in arrivals(round, 10)], "round 2 now has 0 datapoints, then 12"),
     ]:
         with pytest.raises(UsageError, match=f"not the stream that was trained on: {message}"):
             load(build(), tmp_path / "state.pt", experiences)
