@@ -39,7 +39,8 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             panel.xaxis.set_major_formatter("{x:g}")
             panel.xaxis.set_minor_formatter(NullFormatter())
-            panel.set(xlim=right.get_xlim(), xlabel="datapoints")
+            panel.set_xlabel("datapoints")
+        left.set_xlim(right.get_xlim())
         left.set(title=f"{board}: {name}", ylabel=f"rounds short of γ ({result.gamma})", ylim=(0, 1.02))
         right.set(title="last third of the rounds, all seeds", ylabel=result.measure)
         if result.measure == "loss":

@@ -94,9 +94,10 @@ def test_seeds_and_summary_are_the_files_that_the_report_writes():
 
 
 def test_the_figure_has_two_panels_a_benchmark():
-    figure = load(RESULTS / "quick").plot()
+    figure = load(RESULTS / "quick", RESULTS / "rainbow_mnist_small").plot()
     left, right = figure.axes[:2]
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == 6
+    assert all(panel.get_xlim()[0] > 0 for panel in figure.axes)  # logarithmic
     assert [line.get_label() for line in right.get_lines()][:2] == ["FTML", "FollowTheLeader"]
     open_rounds = left.get_lines()[0].get_ydata()
     assert open_rounds[0] == 1
