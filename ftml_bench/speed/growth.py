@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.report.figures import PALETTE, STYLE, panels, save
@@ -171,3 +172,7 @@ def _quantity(line: Line) -> str:
 
 def _labels(axis: Axes, title: str, y: str, x: str) -> None:
     axis.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+        scale.set_minor_formatter(NullFormatter())
