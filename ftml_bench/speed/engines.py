@@ -25,7 +25,7 @@ from ftml_bench.speed.subjects import INNER_STEPS, QUERY, SUBJECTS, SUPPORT, TAS
 
 MEMORY_STEPS = (1, 5, 20, 50)
 TASK_COUNTS = (1, 5, TASKS)
-WARM_UPS = 2
+WARM_UPS = 1
 SEEDS = 3  # whose meta-batches go through the engine in one pass, as those of a leaderboard do on a GPU
 
 
