@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -197,13 +197,13 @@ def arrivals_of(
     *,
     first: int | None = None,
     watched: bool = True,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """The protocol on a round from its arrival `first` on (None: its later half); the data before have arrived, but
     were not trained on."""
     spec = definition.benchmarks[0]
     writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
-    loggers = [TensorboardLogger(str(folder / "tb"))]
-    strategy = build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
+    logger = TensorboardLogger(str(folder / "tb"))
+    strategy = build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=[logger], device=device)
     for round in benchmark.train_stream[:round_index]:
         strategy.buffer.add(round)
     round = benchmark.train_stream[round_index]
@@ -211,14 +211,15 @@ def arrivals_of(
     first = len(pieces) // 2 if first is None else first
     for arrival in pieces[:first]:
         strategy.buffer.add(arrival)
-    for arrival in pieces[first:]:
-        with watch.watching() if watched else nullcontext(), watch.part(LOOP):
-            strategy.train(arrival, eval_streams=[])
-            strategy.eval([held_out(benchmark, round)])
-            row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
-            cost = {"steps": strategy.cost.steps, "gradient_evaluations": strategy.cost.gradient_evaluations}
-            writer.append({**row, "loss": 0.0, "accuracy": 0.0, **cost}, 0.0)
-        yield
+    with closing(logger.writer):
+        for arrival in pieces[first:]:
+            with watch.watching() if watched else nullcontext(), watch.part(LOOP):
+                strategy.train(arrival, eval_streams=[])
+                strategy.eval([held_out(benchmark, round)])
+                row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
+                cost = {"steps": strategy.cost.steps, "gradient_evaluations": strategy.cost.gradient_evaluations}
+                writer.append({**row, "loss": 0.0, "accuracy": 0.0, **cost}, 0.0)
+            yield
 
 
 SMALL = "a whole run of FTML of the quick leaderboard's digits, 5 rounds, benchmark and files included"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -106,23 +107,29 @@ def of_meta_step(way: str, quantity: str, values: tuple[int, ...], repeats: int)
 def of_arrival(rounds: tuple[int, ...], repeats: int) -> Line:
     """An arrival in the last round of streams of so many rounds."""
     with TemporaryDirectory() as folder:
-        calls = {f"{count} rounds": _arrivals_in(folder, count) for count in rounds}
-        seconds = interleaved(calls, repeats, time.process_time, "an arrival")
+        with ExitStack() as open_files:
+            coming = {f"{count} rounds": open_files.enter_context(_arrivals_in(folder, count)) for count in rounds}
+            calls = {title: partial(next, arrivals) for title, arrivals in coming.items()}
+            seconds = interleaved(calls, repeats, time.process_time, "an arrival")
         at("memory of an arrival by rounds")
         mebibytes = peaks(_first_arrival, [{"folder": folder, "rounds": count} for count in rounds])
     return Line("rounds", rounds, _medians(seconds), mebibytes)
 
 
-def _arrivals_in(folder: str, rounds: int) -> Callable[[], Any]:
-    """What has the next arrival of the last round come, train and be evaluated."""
+def _arrivals_in(folder: str, rounds: int) -> closing[Generator[None, None, None]]:
+    """Has the next arrival of the last round come, train and be evaluated, each time it is asked for one."""
     paper = definitions.load("rainbow_mnist")
     short = replace(paper, benchmarks=(replace(paper.benchmarks[0], steps=MEASURED_STEPS),))
     records = Path(mkdtemp(dir=folder))
-    return partial(next, arrivals_of(short, MadeUp(rounds=rounds), rounds - 1, records, Stopwatch(), "cpu"))
+    return closing(arrivals_of(short, MadeUp(rounds=rounds), rounds - 1, records, Stopwatch(), "cpu"))
 
 
 def _first_arrival(folder: str, rounds: int) -> Callable[[], Any]:
-    return lambda: _arrivals_in(folder, rounds)()
+    def first() -> None:
+        with _arrivals_in(folder, rounds) as arrivals:
+            next(arrivals)
+
+    return first
 
 
 def _medians(seconds: dict[str, list[float]]) -> list[float]:
