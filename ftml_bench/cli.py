@@ -246,8 +246,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
     speed.add_argument("--threads", type=int, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
     speed.add_argument("--device", default="cpu", metavar="NAME", help="time on: cpu (default), cuda ...")
-    speed.add_argument("--out", type=Path, metavar="DIR", help="also write the engines' tables to DIR/engines.md")
+    speed.add_argument("--out", type=Path, metavar="DIR", help="also write the tables, and figures, into DIR")
     other = speed.add_mutually_exclusive_group()
+    other.add_argument("--growth", action="store_true", help="instead: how cost and memory grow with tasks, steps ...")
+    other.add_argument("--baselines", action="store_true", help="instead: the baselines' steps against plain loops")
+    other.add_argument("--start", action="store_true", help="instead: quick from cold start, part by part (minutes)")
     other.add_argument("--run", action="store_true", help="instead: where the time of a run goes, part by part")
     other.add_argument(
         "--buffer", metavar="DIR", help="instead: a buffer of a million images in a file in DIR against one in memory"

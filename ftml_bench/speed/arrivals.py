@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,14 +19,11 @@ from typing import Any
 import torch
 from avalanche.logging import TensorboardLogger
 from avalanche.training.plugins import EvaluationPlugin
-from torch import nn
 
 from ftml_bench.benchmarks import arrivals
-from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.memory import keep_freed_memory
-from ftml_bench.models import RainbowNet
 from ftml_bench.protocol import held_out
 from ftml_bench.recorded.training_step import RecordedStep
 from ftml_bench.runs import cell as cells
@@ -34,8 +31,8 @@ from ftml_bench.runs import definition as definitions
 from ftml_bench.runs.building import build_strategy
 from ftml_bench.runs.definition import Definition
 from ftml_bench.runs.record import RunWriter
-from ftml_bench.seeding import generator
 from ftml_bench.speed.machine import clock_of
+from ftml_bench.speed.made_up import MadeUp
 from ftml_bench.strategies import FTML
 
 EARLY, LATE = 6, 56  # rounds, counted from 1
@@ -132,13 +129,13 @@ def report(*, repeats: int, device: str = "cpu") -> str:
     on_gpu = device != "cpu"
     columns = {f"round {number}": Stopwatch(device) for number in (EARLY, LATE)}
     assert isinstance(spec.arrivals, int)
-    benchmark = _Made(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=spec.arrivals)
+    benchmark = MadeUp(rounds=LATE, images_per_round=900, held_out_per_round=178, arrival=spec.arrivals)
     lines = []
     with TemporaryDirectory() as folder:
         for number in (EARLY, LATE) if on_gpu else ():
             lines.append(_whole_round(paper, benchmark, number, Path(folder, f"whole {number}"), device))
         steps = [
-            _arrivals(paper, benchmark, number - 1, Path(folder, name), watch, device)
+            arrivals_of(paper, benchmark, number - 1, Path(folder, name), watch, device)
             for number, (name, watch) in zip((EARLY, LATE), columns.items(), strict=True)
         ]
         for repeat in range(repeats + 1):
@@ -160,7 +157,7 @@ def _whole_round(definition: Definition, benchmark: TaskStream, number: int, fol
     """Wall time of a round as it is in a run."""
     watch = Stopwatch(device)
     count = 0
-    for _ in _arrivals(definition, benchmark, number - 1, folder, watch, device, first=0, watched=False):
+    for _ in arrivals_of(definition, benchmark, number - 1, folder, watch, device, first=0, watched=False):
         count += 1
     seconds = watch.seconds[LOOP]
     rounds = len(benchmark.train_stream)
@@ -190,7 +187,7 @@ def _table(columns: dict[str, Stopwatch], arrivals: dict[str, int]) -> list[str]
     return lines
 
 
-def _arrivals(
+def arrivals_of(
     definition: Definition,
     benchmark: TaskStream,
     round_index: int,
@@ -200,13 +197,13 @@ def _arrivals(
     *,
     first: int | None = None,
     watched: bool = True,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """The protocol on a round from its arrival `first` on (None: its later half); the data before have arrived, but
     were not trained on."""
     spec = definition.benchmarks[0]
     writer = RunWriter.start(folder, {"definition": definition.hash, "protocol": {}})
-    loggers = [TensorboardLogger(str(folder / "tb"))]
-    strategy = build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=loggers, device=device)
+    logger = TensorboardLogger(str(folder / "tb"))
+    strategy = build_strategy(spec, spec.row("FTML"), benchmark, 0, loggers=[logger], device=device)
     for round in benchmark.train_stream[:round_index]:
         strategy.buffer.add(round)
     round = benchmark.train_stream[round_index]
@@ -214,14 +211,15 @@ def _arrivals(
     first = len(pieces) // 2 if first is None else first
     for arrival in pieces[:first]:
         strategy.buffer.add(arrival)
-    for arrival in pieces[first:]:
-        with watch.watching() if watched else nullcontext(), watch.part(LOOP):
-            strategy.train(arrival, eval_streams=[])
-            strategy.eval([held_out(benchmark, round)])
-            row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
-            cost = {"steps": strategy.cost.steps, "gradient_evaluations": strategy.cost.gradient_evaluations}
-            writer.append({**row, "loss": 0.0, "accuracy": 0.0, **cost}, 0.0)
-        yield
+    with closing(logger.writer):
+        for arrival in pieces[first:]:
+            with watch.watching() if watched else nullcontext(), watch.part(LOOP):
+                strategy.train(arrival, eval_streams=[])
+                strategy.eval([held_out(benchmark, round)])
+                row = {"round": round_index, "evaluated_round": round_index, "datapoints": arrival.n_seen_in_round}
+                cost = {"steps": strategy.cost.steps, "gradient_evaluations": strategy.cost.gradient_evaluations}
+                writer.append({**row, "loss": 0.0, "accuracy": 0.0, **cost}, 0.0)
+            yield
 
 
 SMALL = "a whole run of FTML of the quick leaderboard's digits, 5 rounds, benchmark and files included"
@@ -236,31 +234,3 @@ def _small_run(folder: Path, watch: Stopwatch, device: str) -> None:
     definition = definitions.from_dict(content, "small run")
     with watch.watching(), watch.part(LOOP):
         cells.run_cell(definition, definition.cells()[0], folder, None, lambda done, total: None, device)
-
-
-class _Made(TaskStream):
-    """Rounds of random images and classes of the size of Rainbow MNIST's."""
-
-    def __init__(self, *, rounds: int, images_per_round: int, held_out_per_round: int, arrival: int) -> None:
-        rng = generator(0, "stream", "made")
-
-        def datasets(n: int) -> list[StackedDataset]:
-            base = torch.randint(256, (rounds * n, 3, 28, 28), dtype=torch.uint8, generator=rng)
-            classes = torch.randint(10, (rounds * n,), generator=rng)
-            return [StackedDataset(base, classes[rows], rows) for rows in torch.arange(rounds * n).split(n)]
-
-        super().__init__(
-            title="made up",
-            train=datasets(images_per_round),
-            held_out=datasets(held_out_per_round),
-            threshold=("accuracy", 0.9),
-            checkpoints=[images_per_round],
-            arrivals=arrival,
-            criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
-            inner_lr=0.1,
-            update_steps=5,
-        )
-
-    def model(self) -> nn.Module:
-        """The paper's network."""
-        return RainbowNet()

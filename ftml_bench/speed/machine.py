@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ _SIZE, _SIZE_ON_GPU = 2048, 8192  # of matrices that keep it busy
 def description(device: str = "cpu") -> str:
     """Processor, cores and versions, in a line."""
     versions = [f"Python {platform.python_version()}"]
-    for package in ("torch", "higher", "torchopt"):
+    for package in ("torch", "higher", "torchopt", "learn2learn", "jax", "avalanche-lib"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -34,6 +35,11 @@ def _cpu() -> str:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def load() -> str:
+    """How many processes wanted a core, this one included, on average over the last minute."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def matmul_rate(clock=time.perf_counter, device: str = "cpu") -> float:

@@ -1,23 +1,21 @@
-"""What is timed: the networks of the paper with random data, and every way to their meta-gradient."""
+"""What is timed: the networks of the paper with random data, and their meta-gradient by every engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
-import higher
 import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation import make_engine
+from ftml_bench.errors import UsageError
 from ftml_bench.models import PoseNet, RainbowNet, SinusoidMLP, TaskBatchNorm
 
 TASKS, SUPPORT, QUERY, INNER_STEPS = 25, 10, 10, 5
 Gradient = Callable[[], list[Tensor]]
-ALONE = "higher alone"
 
 
 @dataclass
@@ -29,6 +27,8 @@ class Subject:
     x: Tensor
     y: Tensor
     inner_lr: float
+    support: int = SUPPORT
+    inner_steps: int = INNER_STEPS
 
     @property
     def has_norm(self) -> bool:
@@ -39,14 +39,20 @@ class Subject:
         """The same on a device; the model is moved in place."""
         return replace(self, model=self.model.to(device), x=self.x.to(device), y=self.y.to(device))
 
-    def by_engine(self, name: str, *, inner_steps: int = INNER_STEPS, graphs: bool = True, **settings: Any) -> Gradient:
+    def double(self) -> Subject:
+        """The same in double precision; the model is changed in place."""
+        y = self.y.double() if self.y.is_floating_point() else self.y
+        return replace(self, model=self.model.double(), x=self.x.double(), y=y)
+
+    def by_engine(self, name: str, *, graphs: bool = True, **settings: Any) -> Gradient:
         """The meta-gradient by an engine of the suite; `graphs`: by CUDA graphs, on a GPU."""
         engine = make_engine(
-            name, self.model, self.criterion, inner_lr=self.inner_lr, inner_steps=inner_steps, **settings
+            name, self.model, self.criterion, inner_lr=self.inner_lr, inner_steps=self.inner_steps, **settings
         )
         parameters = dict(self.model.named_parameters())
-        support, query_x = (self.x[:, :SUPPORT], self.y[:, :SUPPORT]), self.x[:, SUPPORT:]
-        query_y = self.y[:, SUPPORT:].flatten(0, 1)
+        n = self.support
+        support, query_x = (self.x[:, :n], self.y[:, :n]), self.x[:, n:]
+        query_y = self.y[:, n:].flatten(0, 1)
 
         def gradient() -> list[Tensor]:
             with nullcontext() if graphs else engine.graphs.off():
@@ -56,110 +62,63 @@ class Subject:
 
         return gradient
 
-    def higher_alone(self, *, inner_steps: int = INNER_STEPS) -> Gradient:
-        """`higher` as its documentation shows it, on stock layers: the query is normalised by its own batch."""
-        model = _with_stock_norms(self.model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=self.inner_lr)
-
-        def gradient() -> list[Tensor]:
-            model.zero_grad()
-            for x, y in zip(self.x, self.y, strict=True):
-                with higher.innerloop_ctx(model, optimizer, copy_initial_weights=False) as (functional, inner):
-                    for _ in range(inner_steps):
-                        inner.step(self.criterion(functional(x[:SUPPORT]), y[:SUPPORT]))
-                    (self.criterion(functional(x[SUPPORT:]), y[SUPPORT:]) / len(self.x)).backward()
-            return [p.grad for p in model.parameters() if p.grad is not None]
-
-        return gradient
-
-    def torchopt_alone(self) -> Gradient:
-        """TorchOpt's differentiable SGD as its documentation shows it, on stock layers."""
-        import torchopt
-
-        model = _with_stock_norms(self.model)
-        optimizer = torchopt.MetaSGD(model, lr=self.inner_lr)
-
-        def gradient() -> list[Tensor]:
-            parameters = list(model.parameters())
-            start = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
-            state = torchopt.extract_state_dict(optimizer, by="reference")
-            for p in parameters:
-                p.grad = None
-            for x, y in zip(self.x, self.y, strict=True):
-                for _ in range(INNER_STEPS):
-                    optimizer.step(self.criterion(model(x[:SUPPORT]), y[:SUPPORT]))
-                (self.criterion(model(x[SUPPORT:]), y[SUPPORT:]) / len(self.x)).backward()
-                torchopt.recover_state_dict(model, start)
-                torchopt.recover_state_dict(optimizer, state)
-            return [p.grad for p in parameters if p.grad is not None]
-
-        return gradient
-
-    def all(self) -> dict[str, Gradient]:
-        """Every way; those named "own batch" normalise the query as the libraries alone do."""
+    def by_engines(self) -> dict[str, Gradient]:
+        """By every engine; those named "own batch" normalise the query as other libraries alone do."""
         ways = {
-            ALONE: self.higher_alone(),
             "batched": self.by_engine("batched", memory="unroll"),
             "batched, adjoint": self.by_engine("batched", memory="adjoint"),
             "vmap": self.by_engine("vmap"),
             "loop": self.by_engine("loop", memory="unroll"),
             "higher": self.by_engine("higher"),
         }
-        if self.x.is_cuda:
-            ways["batched, no CUDA graph"] = self.by_engine("batched", memory="unroll", graphs=False)
         if self.has_norm:
             ways["batched, own batch"] = self.by_engine("batched", memory="unroll", batch_norm="transductive")
-        if find_spec("torchopt") is not None:
-            ways["TorchOpt alone"] = self.torchopt_alone()
+        if self.x.is_cuda:
+            return ways | {"batched, no CUDA graph": self.by_engine("batched", memory="unroll", graphs=False)}
+        if has_native():
+            ways = {"native": self.by_engine("native"), **ways}
+            if self.has_norm:
+                ways["native, own batch"] = self.by_engine("native", batch_norm="transductive")
         return ways
 
 
-def subject(name: str, tasks: int = TASKS) -> Subject:
-    """A subject by name, on random data."""
-    torch.manual_seed(0)
-    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+def has_native() -> bool:
+    """Whether the engine `native` has been compiled."""
+    try:
+        make_engine("native", nn.Linear(1, 1), nn.MSELoss(), inner_lr=0.1, inner_steps=1)
+    except UsageError:
+        return False
+    return True
+
+
+def subject(
+    name: str,
+    tasks: int = TASKS,
+    *,
+    support: int = SUPPORT,
+    query: int = QUERY,
+    inner_steps: int = INNER_STEPS,
+    side: int | None = None,
+) -> Subject:
+    """A subject by name, on random data.
+
+    :param side: of its images in pixels; None: the usual one.
+    """
+    torch.manual_seed(0)  # the model comes first: it begins alike whatever the sizes of the data
+    points = tasks, support + query
     if name == "SinusoidMLP":
-        x = 10 * torch.rand(tasks, SUPPORT + QUERY, 1) - 5
-        return Subject(SinusoidMLP(), nn.MSELoss(), x, x.sin(), 0.01)
+        mlp = SinusoidMLP()
+        x = 10 * torch.rand(*points, 1) - 5
+        return Subject(mlp, nn.MSELoss(), x, x.sin(), 0.01, support, inner_steps)
+    usual, classes = {"RainbowNet": (28, 10), "CIFAR network": (32, 5), "PoseNet": (64, 0)}[name]
+    image = 3, side or usual, side or usual
     if name == "PoseNet":
-        x, y = torch.rand(tasks, SUPPORT + QUERY, 3, 64, 64), torch.rand(tasks, SUPPORT + QUERY, 4)
-        return Subject(PoseNet(), nn.MSELoss(), x, y, 0.1)
-    size, classes = {"RainbowNet": (28, 10), "CIFAR network": (32, 5)}[name]
-    x, y = torch.rand(tasks, SUPPORT + QUERY, 3, size, size), torch.randint(classes, (tasks, SUPPORT + QUERY))
-    return Subject(RainbowNet(image_size=size, classes=classes), smoothed, x, y, 0.1)
+        pose_net = PoseNet(image_size=image[1])
+        x, y = torch.rand(*points, *image), torch.rand(*points, 4)
+        return Subject(pose_net, nn.MSELoss(), x, y, 0.1, support, inner_steps)
+    model = RainbowNet(image_size=image[1], classes=classes)
+    x, y = torch.rand(*points, *image), torch.randint(classes, points)
+    return Subject(model, nn.CrossEntropyLoss(label_smoothing=0.1), x, y, 0.1, support, inner_steps)
 
 
 SUBJECTS = ("RainbowNet", "CIFAR network", "PoseNet", "SinusoidMLP")
-
-
-def _with_stock_norms(model: nn.Module) -> nn.Module:
-    """The same stack with the norm layers of PyTorch, and the same first parameters."""
-    stock = {"norm": nn.BatchNorm2d, "linear_norm": nn.BatchNorm1d}
-
-    def of(name: str, layer: nn.Module) -> nn.Module:
-        if not isinstance(layer, TaskBatchNorm):
-            return layer
-        weight = layer.weight
-        return stock[name.rstrip("0123456789")](layer.num_features, device=weight.device, dtype=weight.dtype)
-
-    layers = [of(name, layer) for name, layer in model.named_children()]
-    return nn.Sequential(*layers)
-
-
-def check_agreement(name: str, device: str = "cpu") -> None:
-    """Raise if a gradient of a network differs from that of `higher` under the same rule.
-
-    In double precision and of a few tasks: in single precision one ReLU that rounding turns may change it by a tenth.
-    """
-    it = subject(name, tasks=3).to(device)
-    it.model.double()
-    it.x = it.x.double()
-    it.y = it.y.double() if it.y.is_floating_point() else it.y
-    ways = it.all()
-    vectors = {way: torch.cat([g.flatten() for g in gradient()]) for way, gradient in ways.items()}
-    for way, vector in vectors.items():
-        by_own_batch = "alone" in way or "own batch" in way
-        reference = vectors[ALONE if by_own_batch else "higher"]
-        distance = float((vector - reference).norm() / reference.norm())
-        if not distance <= 1e-9:
-            raise RuntimeError(f"{name}: the gradient of {way!r} differs from that of higher by {distance:.1e}")
