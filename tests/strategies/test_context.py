@@ -30,7 +30,7 @@ def test_the_context_alone_adapts_to_a_task():
         steps=4,
     )
     strategy.train(benchmark.train_stream[0], eval_streams=[])
-    assert strategy.chosen["engine"] == "batched"
+    assert strategy.chosen["engine"] in ("native", "batched")
     assert float(model.context.vector.abs().min()) > 0, "where it starts is learned, too"
     model.eval()
     copy = strategy.model_for(held_out(benchmark, 0))
