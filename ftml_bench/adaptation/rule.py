@@ -36,15 +36,13 @@ class InnerRule:
     anchor: Mapping[str, Tensor] | None = None
     implicit: int = 0
 
-    def __post_init__(self) -> None:
-        if self.implicit and not self.penalty > 0:
-            raise UsageError(f"implicit={self.implicit}: expected a penalty above 0, got {self.penalty}")
-
     def tensors(self, parameters: Mapping[str, Tensor], adapted: Sequence[str]) -> dict[str, Tensor]:
         """Rates and anchors by the names under which they travel beside the weights.
 
-        :raises UsageError: for rates of other parameters or shapes, or an anchor that lacks some.
+        :raises UsageError: for rates of other parameters or shapes, an anchor that lacks some, or a minimum of nothing.
         """
+        if self.implicit and not self.penalty > 0:
+            raise UsageError(f"implicit={self.implicit}: expected a penalty above 0, got {self.penalty}")
         steps = enumerate(self.rates_by_step(parameters, adapted))
         found = {f"{RATE}{step} {name}": rate for step, rates in steps for name, rate in rates.items()}
         if self.penalty:

@@ -87,7 +87,7 @@ class NativeEngine(BatchedEngine):
     def _predict(self, parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor) -> Tensor:
         if self._every_step:
             raise UntreatableError(self.name, "gives the outputs after the last step only")
-        if self._rule.penalty:
+        if self._rule.penalty or self._rule.implicit:
             raise UntreatableError(self.name, "takes no penalty of inner steps")
         x, query_x = self._features(parameters, x, query_x)
         self._refuse_shapes(x)
