@@ -113,8 +113,8 @@ def _of_network(name: str, repeats: int, device: str, clock: Clock, rate: float,
             at(f"{name}, T = {tasks}: {ALONE}, {processes} processes")
             by_processes = higher_by_processes(name, tasks, processes, repeats)
             seconds[f"{ALONE}, {processes} processes"] = by_processes
-        for way, times in seconds.items():
-            ways.setdefault(way, _Way({}, found.get(way))).seconds[tasks] = times
+        for title, times in seconds.items():
+            ways.setdefault(title, _Way({}, found.get(title))).seconds[tasks] = times
     yield f"### {name}"
     yield ""
     yield f"Load of the machine (others included) at the end of these timings: {load()}."
