@@ -76,9 +76,9 @@ def timed_cell(definition: Any, cell: Any, folder: Path, *arguments: Any, **keyw
     marks.append(time.perf_counter())
     build, making = cells.build_benchmark, []
 
-    def timed_build(*arguments: Any) -> Any:
+    def timed_build(spec: Any, seed: int, data: str | None) -> Any:
         start = time.perf_counter()
-        benchmark = build(*arguments)
+        benchmark = build(spec, seed, data)
         making.append(time.perf_counter() - start)
         return benchmark
 

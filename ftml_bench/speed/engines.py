@@ -76,7 +76,8 @@ def _times(repeats: int, device: str, title: str, clock: Clock, *, processes: in
     yield (
         f"{'CPU' if clock is time.process_time else 'Wall'} time, median of {repeats} interleaved repeats: "
         f"milliseconds a task, and how many times as fast as `{ALONE}` (least to most). Large matrix products in "
-        f"float32 run at {rate / 1e9:,.0f} GFLOP/s. The last column is the relative difference of the gradient from "
+        f"float32 run at {rate / 1e9:,.0f} GFLOP/s. The share of that rate counts the operations of `higher`, of which "
+        f"others may need fewer. The last column is the relative difference of the gradient from "
         f"that of `higher` by the same rule of batch norm, over three tasks in float64 (`torch.compile`: in float32)."
     )
     for name in SUBJECTS:
@@ -113,8 +114,8 @@ def _of_network(name: str, repeats: int, device: str, clock: Clock, rate: float,
             at(f"{name}, T = {tasks}: {ALONE}, {processes} processes")
             by_processes = higher_by_processes(name, tasks, processes, repeats)
             seconds[f"{ALONE}, {processes} processes"] = by_processes
-        for way, times in seconds.items():
-            ways.setdefault(way, _Way({}, found.get(way))).seconds[tasks] = times
+        for title, times in seconds.items():
+            ways.setdefault(title, _Way({}, found.get(title))).seconds[tasks] = times
     yield f"### {name}"
     yield ""
     yield f"Load of the machine (others included) at the end of these timings: {load()}."

@@ -96,7 +96,7 @@ def report(folder: Path | None, *, repeats: int) -> Iterator[str]:
 
 def of_meta_step(way: str, quantity: str, values: tuple[int, ...], repeats: int) -> Line:
     """A meta-gradient by an engine where one quantity varies."""
-    sizes = [{**USUAL, quantity: value} for value in values]
+    sizes: list[dict[str, Any]] = [{**USUAL, quantity: value} for value in values]
     title = TITLES[quantity]
     calls = {f"{title} {value}": gradient_of(way, **size) for value, size in zip(values, sizes, strict=True)}
     seconds = interleaved(calls, repeats, time.process_time, "a meta-step")

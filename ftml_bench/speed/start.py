@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,11 +35,12 @@ def report(*, repeats: int, definition: str = "quick", jobs: tuple[int, ...] = J
     yield ""
     yield from _stages(repeats)
     yield ""
-    yield f"The packages that take most of it (seconds of their own modules under `-X importtime`; load {load()}):"
+    yield "The packages that take most of it, as shares of the wall time of all modules (`python -X importtime`):"
     yield ""
     at("imports by package")
     packages = by_package(_python("-X", "importtime", "-c", "import ftml_bench.runs.cell").stderr)
-    yield ", ".join(f"{name} {seconds:.2f}" for name, seconds in packages.most_common(SHOWN)) + "."
+    total = sum(packages.values())
+    yield ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in list(packages.items())[:SHOWN]) + "."
     yield ""
     yield "## By part"
     yield ""
@@ -80,12 +81,12 @@ def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", *arguments], capture_output=True, text=True, check=True)
 
 
-def by_package(importtime: str) -> Counter[str]:
-    """Seconds by top-level package.
+def by_package(importtime: str) -> dict[str, float]:
+    """Seconds by top-level package, the most first.
 
     :param importtime: what `python -X importtime` has printed.
     """
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for own, module in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)$", importtime, re.M):
         seconds[module.partition(".")[0]] += int(own) / 1e6
-    return seconds
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))

@@ -62,11 +62,11 @@ def test_the_report_has_a_column_for_each_number_of_processes(monkeypatch):
         return json.dumps({"imports": 4.0, "all": 100.0 / int(arguments[2])})
 
     monkeypatch.setattr(start, "_cold", said)
-    monkeypatch.setattr(start, "by_package", lambda text: start.Counter({"torch": 2.5, "scipy": 0.75}))
+    monkeypatch.setattr(start, "by_package", lambda text: {"torch": 2.25, "scipy": 0.75})
     monkeypatch.setattr(start, "_python", lambda *arguments: type("Ended", (), {"stderr": ""}))
     lines = list(start.report(repeats=2))
     assert "| all | 3.25 (3.25 to 3.25) |" in lines
-    assert "torch 2.50, scipy 0.75." in lines
+    assert "torch 75%, scipy 25%." in lines
     assert "| all | 100.0 | 50.0 |" in lines
 
 
