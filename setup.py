@@ -114,7 +114,7 @@ setup(
         "typing_extensions>=4.8",
     ],
     # Beside it, a library to draw with: OSMesa (Debian, Ubuntu: libosmesa6) or EGL.
-    extras_require={"mujoco": ["mujoco>=3.3.3"]},
+    extras_require={"mujoco": ["mujoco>=3.3.3"], "ray": ["ray>=2.60"]},
     entry_points={"console_scripts": ["ftml-bench = ftml_bench.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -159,6 +159,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     looks = leaderboard.add_mutually_exclusive_group()
     looks.add_argument("--status", action="store_true", help="say what is done, runs and is open; run nothing")
     looks.add_argument("--dry-run", action="store_true", help="say which cells would be run; run nothing")
+    leaderboard.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="run cells on the Ray cluster at ADDRESS (auto, or HOST:PORT), or on one that is begun here",
+    )
     add_running(leaderboard, "runs/NAME")
 
     run = add(

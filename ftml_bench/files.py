@@ -24,6 +24,17 @@ def is_there(path: Path) -> bool:
     return True
 
 
+def in_home(path: str | os.PathLike[str]) -> Path:
+    """A path in which "~" stands for the user's home.
+
+    :raises UsageError: there is none, as in a container without users.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no home folder: set HOME, XDG_CACHE_HOME or FTML_BENCH_DATA") from error
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to read from.

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from ftml_bench import report
+from ftml_bench import cli, report, speed
 from ftml_bench.errors import printable
-from ftml_bench.report.tables import markdown
+from ftml_bench.report.tables import Table, markdown
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record, schedule
 
@@ -78,3 +78,56 @@ def test_descriptions_and_reasons_are_escaped_in_reports(tmp_path):
     assert written.count("&lt;script&gt;x&lt;/script&gt;\\\\x1b\\[31m!\\[a\\](http://b)") == 2
     assert "<script>" not in written
     assert json.loads((tmp_path / cell.folder / "record.json").read_text())["reason"] == evil
+
+
+def test_the_remarks_below_a_table_are_escaped():
+    """A row's say why a seed failed, in the words of foreign code."""
+    table = Table("t", ["strategy"], [["FTML"]], ["FTML: 1 of 2 seeds failed (seed 0, <b>\x1b[31m![a](http://b)\n|x)"])
+    shown = "FTML: 1 of 2 seeds failed (seed 0, {}\\x1b{}31m!{}a{}(http://b) {}x)\n"
+    assert table.markdown().endswith("- " + shown.format("&lt;b&gt;\\", "\\[", "\\[", "\\]", "\\|"))
+    assert table.text().endswith("* " + shown.format("<b>", "[", "[", "]", "|"))
+
+
+@pytest.mark.parametrize("command", [["data"], ["data", "mnist"], ["data", "pose"]])
+def test_a_system_that_does_not_know_the_user(command, tmp_path, monkeypatch, capsys):
+    """As in a container: no HOME, and nothing in the list of users."""
+    for name in ("HOME", "XDG_CACHE_HOME", "FTML_BENCH_DATA", "FTML_BENCH_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def nobody(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert said == "ftml-bench: error: ~/.cache: there is no home folder: set HOME, XDG_CACHE_HOME or FTML_BENCH_DATA\n"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cli.main(command) in (0, 2)
+    assert "no home folder" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--status"]])
+@pytest.mark.parametrize("out", ["loop", "loop/inside", "nowhere"])
+def test_a_link_that_leads_nowhere_is_no_folder(out, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    os.symlink("gone", "nowhere")
+    assert cli.main(["leaderboard", "quick", "--out", out, *options]) == 2
+    said = "exists and is no leaderboard's folder: choose another --out or move it away"
+    assert capsys.readouterr().err == f"ftml-bench: error: {out} {said}\n"
+    assert sorted(os.listdir()) == ["loop", "nowhere"]
+
+
+@pytest.mark.parametrize("out", ["loop", "file", "/proc/none", "taken"])
+def test_what_is_timed_has_a_file_to_go_to_before_it_takes_minutes(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    os.symlink("loop", "loop")
+    (tmp_path / "file").touch()
+    (tmp_path / "taken/engines.md").mkdir(parents=True)
+    monkeypatch.setattr(speed, "report", lambda **_: pytest.fail("it was begun"))
+    assert cli.main(["speed", "--out", out]) == 2
+    assert capsys.readouterr().err.startswith(f"ftml-bench: error: {out}/engines.md cannot be written: ")
+    monkeypatch.setattr(speed, "report", lambda **_: ["one", "two"])
+    assert cli.main(["speed", "--out", "good/inner"]) == 0
+    assert (tmp_path / "good/inner/engines.md").read_text() == "one\ntwo\n"
+    assert len(os.listdir("good/inner")) == 1

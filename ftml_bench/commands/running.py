@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ftml_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from ftml_bench.runs.definition import Definition
+    from ftml_bench.runs.schedule import Place
 
 
 def leaderboard(options: argparse.Namespace) -> int:
@@ -28,7 +30,7 @@ def leaderboard(options: argparse.Namespace) -> int:
         if options.status:
             return looking.show_status(definition, root)
         return looking.dry_run(definition, root, options.redo)
-    return _run_and_report(definition, options, options.redo)
+    return _run_and_report(definition, options, options.redo, options.ray)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,12 +78,15 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run_and_report(definition: Definition, options: argparse.Namespace, redo_names: Sequence[str] = ()) -> int:
-    check_device(options.device)
-    usual = usable_cores() if options.device == "cpu" else 1
-    jobs = usual if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise UsageError(f"--jobs: expected a whole number of at least 1, got {jobs}")
+def _run_and_report(
+    definition: Definition, options: argparse.Namespace, redo_names: Sequence[str] = (), ray: str | None = None
+) -> int:
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"--jobs: expected a whole number of at least 1, got {options.jobs}")
+    jobs = options.jobs or (usable_cores() if options.device == "cpu" else 1)
+    place = None if ray is None else _on_cluster(ray, options)
+    if place is None:
+        check_device(options.device)
     if options.data is not None and not Path(options.data).is_dir():
         raise UsageError(f"--data: there is no folder {options.data}")
     root: Path = options.out or Path("runs", definition.name)
@@ -94,12 +99,36 @@ def _run_and_report(definition: Definition, options: argparse.Namespace, redo_na
     schedule.check_versions(definition, root, cell.versions(definition), redo)
     cell.check(definition, options.data)
     outcomes = schedule.run_cells(
-        definition, root, jobs=jobs, data=options.data, quiet=options.quiet, device=options.device, redo=redo
+        definition,
+        root,
+        jobs=jobs,
+        place=place,
+        data=options.data,
+        quiet=options.quiet,
+        device=options.device,
+        redo=redo,
     )
     pictures.draw_tasks(definition, root, options.data)
     print(_report_text(root), end="")
     _say_where(root)
     return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
+
+
+def _on_cluster(address: str, options: argparse.Namespace) -> Place:
+    """Where cells run with --ray ADDRESS."""
+    from ftml_bench.runs import cluster
+
+    cluster.imported()  # before anything is begun
+    if address not in (cluster.HERE, "auto") and not re.fullmatch(r"[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", address):
+        raise UsageError(
+            f"--ray: expected 'auto' or HOST:PORT of a cluster that this machine is one of, got {address!r}"
+        )
+    if address != cluster.HERE and options.jobs is not None:
+        raise UsageError(f"--jobs: how many cells run at a time is what the cluster {address!r} has room for")
+    if options.device not in ("cpu", "cuda"):
+        raise UsageError(f"--device {options.device}: expected cpu or cuda with --ray, which chooses the GPU")
+    cores = options.jobs or usable_cores()
+    return lambda *_: cluster.RayPool(address, cores)
 
 
 def _report_text(root: Path) -> str:

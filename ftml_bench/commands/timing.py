@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
 
 from ftml_bench.commands.options import check_device
 from ftml_bench.errors import UsageError
+from ftml_bench.files import replacing
 
 TABLES = ("growth", "baselines", "start")  # instead of the engines'; on a CPU, with as many threads as they say
 
@@ -25,14 +32,11 @@ def speed(options: argparse.Namespace) -> int:
         raise UsageError(f"--{chosen}: is measured on a CPU with a thread a process: expected no --device or --threads")
     from ftml_bench.speed.measuring import at
 
-    lines = []
-    for line in _lines(chosen, options):
-        at("")
-        print(line, flush=True)
-        lines.append(f"{line}\n")
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{chosen}.md").write_text("".join(lines), encoding="utf-8")
+    with _table(options.out, f"{chosen}.md") as file:  # opened before the minutes that it takes
+        for line in _lines(chosen, options):
+            at("")
+            print(line, flush=True)
+            file.write(f"{line}\n".encode())
     return 0
 
 
@@ -66,3 +70,23 @@ def _print_text(options: argparse.Namespace) -> None:
         from ftml_bench.speed import buffers
 
         print(buffers.report(options.buffer, repeats=options.repeats))
+
+
+@contextmanager
+def _table(folder: Path | None, name: str) -> Iterator[BinaryIO]:
+    """A file in a folder, to write; without a folder, what is written is lost.
+
+    :raises UsageError: it cannot be written.
+    """
+    if folder is None:
+        yield io.BytesIO()
+        return
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftml_bench.errors import UsageError
+from ftml_bench.files import in_home
 from ftml_bench.rendering import meshes, renderer, scene
 from ftml_bench.rendering.scene import Bytes, Camera
 
@@ -27,8 +28,8 @@ def cache_root(folder: str | os.PathLike[str] | None = None) -> Path:
     """
     given = folder or os.environ.get("FTML_BENCH_CACHE")
     if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ftml-bench" / "cache"
+        return in_home(given)
+    return in_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "ftml-bench" / "cache"
 
 
 def key_of(

@@ -43,7 +43,7 @@ class Table:
         table = "\n".join(
             "| " + " | ".join(unbroken(cell.replace("|", "\\|")) for cell in line) + " |" for line in lines
         )
-        notes = "".join(f"- {note}\n" for note in self.notes)
+        notes = "".join(f"- {markdown(note)}\n" for note in self.notes)
         return f"### {self.heading}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
     def text(self, width: int | None = None) -> str:
@@ -62,7 +62,9 @@ class Table:
             for row in [self.columns, *self.rows]:
                 cells = [row[0].ljust(widths[0])] + [row[index].rjust(widths[index]) for index in block]
                 lines.append("  ".join(cells).rstrip())
-        return "\n".join([*lines, *([""] if self.notes else []), *(f"* {note}" for note in self.notes)]) + "\n"
+        return (
+            "\n".join([*lines, *([""] if self.notes else []), *(f"* {printable(note)}" for note in self.notes)]) + "\n"
+        )
 
 
 def plus_minus(value: Estimate, decimals: int, sign: str = "") -> str:

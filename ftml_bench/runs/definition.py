@@ -19,6 +19,7 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.runs import values
+from ftml_bench.runs.resources import USUAL, Resources, resources_of
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html", "figures")
@@ -40,6 +41,7 @@ class Row:
     :param model: a model of its own, {"name": ..., keyword: value, ...}; None: the benchmark's.
     :param comparator: no competitor: trained on all rounds beforehand, it stands for the best meta-learner in
         hindsight.
+    :param resources: what it asks of a machine of a cluster, but for what the leaderboard says for all.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Row:
     settings: dict[str, Any]
     model: dict[str, Any] | None = None
     comparator: bool = False
+    resources: Resources = USUAL
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Definition:
-    """A leaderboard, checked. Make one with `load` or `from_dict`."""
+    """A leaderboard, checked. Make one with `load` or `from_dict`.
+
+    :param resources: what a cell asks of a machine of a cluster; a row may say otherwise.
+    """
 
     name: str
     description: str
     seeds: tuple[int, ...]
     benchmarks: tuple[BenchmarkSpec, ...]
+    resources: Resources = USUAL
 
     def benchmark(self, name: str) -> BenchmarkSpec:
         """The benchmark of that name."""
@@ -122,13 +129,19 @@ class Definition:
             "name": self.name,
             "description": self.description,
             "seeds": list(self.seeds),
+            **_resources_to_dict(self.resources),
             "benchmarks": {spec.name: _spec_to_dict(spec) for spec in self.benchmarks},
         }
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits that change with whatever could change a result: all but the description."""
-        content = {key: value for key, value in self.to_dict().items() if key != "description"}
+        """12 hexadecimal digits that change with whatever could change a result: not description and resources."""
+        content = self.to_dict()
+        for unimportant in ("description", "resources"):
+            content.pop(unimportant, None)
+        for spec in content["benchmarks"].values():
+            for row in spec["strategies"].values():
+                row.pop("resources", None)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -169,7 +182,7 @@ def from_dict(content: Any, where: str) -> Definition:
     :param where: what to call it in errors: a file or a leaderboard's name.
     :raises UsageError: one line that says where, what came and what was expected.
     """
-    values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description",))
+    values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description", "resources"))
     benchmarks = values.mapping(content["benchmarks"], f"{where}: benchmarks")
     # beside those that have the benchmark's own name
     figures = [f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks")]
@@ -179,6 +192,7 @@ def from_dict(content: Any, where: str) -> Definition:
         description=values.string(content.get("description", ""), f"{where}: description"),
         seeds=_seeds(content["seeds"], f"{where}: seeds"),
         benchmarks=tuple(_benchmark(name, spec, f"{where}: {name}") for name, spec in benchmarks.items()),
+        resources=_resources(content.get("resources"), where),
     )
 
 
@@ -227,7 +241,8 @@ def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
     # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
     own = own if "name" in own else {**optimizer, **own}
     model = _model(settings.pop("model", None), where)
-    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model, comparator)
+    resources = _resources(settings.pop("resources", None), where)
+    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model, comparator, resources)
 
 
 def _given(value: Any) -> Any:
@@ -241,6 +256,10 @@ def _model(value: Any, where: str) -> dict[str, Any] | None:
     model = values.choice(value, f"{where}: model")
     _known("model", model["name"], where)
     return model
+
+
+def _resources(value: Any, where: str) -> Resources:
+    return USUAL if value is None else resources_of(value, f"{where}: resources")
 
 
 def _optimizer(value: Any, where: str) -> dict[str, Any]:
@@ -274,7 +293,13 @@ def _row_to_dict(row: Row) -> dict[str, Any]:
     own: dict[str, Any] = {} if row.model is None else {"model": row.model}
     if row.comparator:
         own["comparator"] = True
+    own |= _resources_to_dict(row.resources)
     return {"strategy": row.strategy, "optimizer": row.optimizer, **own, **row.settings}
+
+
+def _resources_to_dict(resources: Resources) -> dict[str, Any]:
+    said = resources.to_dict()
+    return {"resources": said} if said else {}
 
 
 def _known(kind: str, name: str, where: str) -> None:

@@ -2,8 +2,10 @@
 
 Both by locks of the system (`flock`), which end with the process that holds them, however it ends. The process that
 runs a leaderboard holds `.lock`; the workers that write into the folder share `.writers`, so that the next one sees
-those of a process that is gone for as long as they are there. Network file systems (NFS, Lustre and the like) pass the
-locks on to other machines, unless they are mounted without; one that has no locks is refused.
+those of a process that is gone for as long as they are there. A worker that comes late, on another machine or not, sees
+that `.lock` is not that of its run any more, and does not begin; and a cell is written to by one worker at a time, by a
+`.lock` of its own. Network file systems (NFS, Lustre and the like) pass the locks on to other machines, unless they are
+mounted without; one that has no locks is refused.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -21,26 +23,34 @@ import portalocker
 from portalocker import LockFlags
 
 from ftml_bench.errors import UsageError
+from ftml_bench.runs.storage import StorageError
 
 LOCK, WRITERS = ".lock", ".writers"
 PATIENCE = 10.0  # seconds for the workers of a process that is gone to end
+# The same for the worker of one cell. A machine that has lost its cluster takes a minute until it ends what it runs.
+PATIENCE_FOR_CELL = 120.0
+_BLINK = 0.3  # seconds in which those who only look for a moment have looked
+
+
+class LostError(Exception):
+    """The run that a worker belongs to holds its folder no more."""
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """Inside, no other process runs the leaderboard in `root`, a folder that is there.
+def alone(root: Path) -> Iterator[str]:
+    """Inside, no other process runs the leaderboard in `root`, a folder that is there. Gives the run's name.
 
     :raises UsageError: one does, named; or workers of one that is gone still do; or there are no locks.
     """
-    file = _locked(root, LOCK, LockFlags.EXCLUSIVE)
+    file = _within(_BLINK, root, LOCK)
     if file is None:
         raise _in_use(root)
     try:
         with suppress(OSError):  # a full disk: it is held all the same
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode())
-        _await_writers(root)
-        yield
+        await_writers(root)
+        yield _name(root)
     finally:
         if _is(file, root / LOCK):  # else the folder was removed, and what has its name now is another's
             for name in (WRITERS, LOCK):
@@ -62,30 +72,72 @@ def holder(root: Path) -> str | None:
     """The process that runs the leaderboard in `root`, as it names itself; None if there is none. Changes nothing."""
     if not (root / LOCK).is_file():
         return None
-    file = _locked(root, LOCK, LockFlags.EXCLUSIVE)
+    file = _within(_BLINK, root, LOCK)
     if file is None:
         return _name(root)
     file.close()
     return None
 
 
-def writing(root: Path) -> IO[bytes]:
-    """Says that this process writes into `root`, until what it gives is closed or the process ends.
+def is_held(root: Path, run: str) -> bool:
+    """Whether the run of that name still holds the leaderboard in `root`, as far as this machine can see."""
+    if _name(root) != run:
+        return False
+    file = _locked(root, LOCK, LockFlags.SHARED)  # so that those who look do not take one another for the holder
+    if file is not None:
+        file.close()
+    return file is None
 
-    :raises OSError: the folder is gone.
+
+@contextmanager
+def writing(root: Path, run: str, folders: Iterable[Path]) -> Iterator[None]:
+    """Inside, this process, and no other, writes into these folders of cells, for the run of that name.
+
+    :raises LostError: it does not hold `root` any more.
+    :raises OSError: the leaderboard's folder is gone, or another process writes into a cell's.
     """
-    file = (root / WRITERS).open("ab", buffering=0)
-    portalocker.lock(file, LockFlags.SHARED)
-    return file
+    with ExitStack() as held:
+        file = held.enter_context((root / WRITERS).open("ab", buffering=0))
+        portalocker.lock(file, LockFlags.SHARED)
+        if not is_held(root, run):  # else, from here on, another that begins waits until this process has ended
+            raise LostError
+        for folder in folders:
+            held.enter_context(_only_writer(folder))
+        yield
 
 
-def _await_writers(root: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while (file := _locked(root, WRITERS, LockFlags.EXCLUSIVE)) is None:
-        if time.monotonic() > deadline:
-            raise UsageError(f"{root} is still written to by workers of a run that has ended: end them, or wait")
-        time.sleep(0.05)
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _within(PATIENCE_FOR_CELL, folder, LOCK)
+    if file is None:
+        raise StorageError(folder, "is still written to by a worker that is out of reach")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if _is(file, folder / LOCK):
+                (folder / LOCK).unlink()
+        file.close()
+
+
+def await_writers(root: Path) -> None:
+    """Waits until no worker writes into `root`.
+
+    :raises UsageError: they do not end.
+    """
+    file = _within(PATIENCE, root, WRITERS)
+    if file is None:
+        raise UsageError(f"{root} is still written to by workers of a run that has ended: end them, or wait")
     file.close()
+
+
+def _within(seconds: float, folder: Path, name: str) -> IO[bytes] | None:
+    """The file of that name, as soon as no other process holds it; None if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while (file := _locked(folder, name, LockFlags.EXCLUSIVE)) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return file
 
 
 def _locked(root: Path, name: str, flag: LockFlags) -> IO[bytes] | None:

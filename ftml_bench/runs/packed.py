@@ -70,7 +70,10 @@ def unpacked(path: Path) -> Iterator[Path]:
                 raise
             except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError) as error:
                 raise UsageError(f"{path} is no archive of a leaderboard: {error}") from error
-        yield Path(temporary, top)
+        try:
+            yield Path(temporary, top)
+        except UsageError as error:  # of files that have their names here for a moment only
+            raise UsageError(str(error).replace(str(Path(temporary, top)), str(path))) from error
 
 
 def _checked(path: Path, zipped: zipfile.ZipFile) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from tqdm import tqdm
 
@@ -53,5 +55,18 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """A line on the error output, above the bar."""
+    """A line on the error output, above the bar; in a worker, on that of the process which has the bar."""
+    _say(text)
+
+
+def say_by(how: Callable[[str], Any]) -> None:
+    """Has this process say its lines so from now on."""
+    global _say
+    _say = how
+
+
+def _on_the_terminal(text: str) -> None:
     tqdm.write(f"ftml-bench: {text}", file=sys.stderr)
+
+
+_say: Callable[[str], Any] = _on_the_terminal

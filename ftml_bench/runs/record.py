@@ -26,6 +26,7 @@ from typing import Any
 from ftml_bench.errors import UsageError
 from ftml_bench.files import is_there, remove_temporary, replacing
 from ftml_bench.runs.appended import TABLES, Contents, Table, contents, cut_back, table_hash
+from ftml_bench.runs.locking import LOCK
 from ftml_bench.runs.provenance import now, peak_memory_mb, provenance
 from ftml_bench.runs.storage import StorageError, storing
 
@@ -121,7 +122,10 @@ class RunWriter:
         """
         old, new = _read_record(folder), {"status": "running", **provenance(), **header}
         for key, value in json.loads(json.dumps(new)).items():
-            if key not in ("status", "command", "started") and old.get(key) != value:
+            before = old.get(key)
+            if key == "machine":  # the kind; how many cores it has is the same to a process of one thread
+                before, value = str(before).split(",")[0], value.split(",")[0]
+            if key not in ("status", "command", "started") and before != value:
                 raise UsageError(f"{folder}: was begun with another {key}")
         with storing(folder):
             cut_back(folder, then)
@@ -224,7 +228,7 @@ def has_failed(folder: Path) -> bool:
 def tidy(folder: Path) -> None:
     """Removes from the folder of a cell that has ended what it needed until then, if that can be removed."""
     with suppress(OSError):
-        _forget(folder, SAVED_STATE, "error.txt")
+        _forget(folder, SAVED_STATE, "error.txt", LOCK)
 
 
 def _forget(folder: Path, *names: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,26 +12,29 @@ from pathlib import Path
 import yaml
 
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.files import remove_temporary
+from ftml_bench.files import is_there, remove_temporary
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import locking, record, versions
 from ftml_bench.runs.definition import Cell, Definition
-from ftml_bench.runs.pool import Death, LocalPool, Pool, ThisProcess
+from ftml_bench.runs.pool import LocalPool, Pool, ThisProcess
 from ftml_bench.runs.progress import Progress, say
 from ftml_bench.runs.reading import FILE, HEADER
 from ftml_bench.runs.tasks import RUN_CELL, RUN_TOGETHER, STOPPED, Outcome, Task, status_of
+from ftml_bench.runs.worker import Death
 
 MOST_TOGETHER = 4  # seeds of a row that a GPU runs at once: with four it is as busy as it gets
 TRIES = 3  # of a cell whose process dies, or that the disk stops
 
 Group = list[Cell]  # what is run at once in a process
+Place = Callable[[int, bool], Pool]  # where so many tasks can run, and whether one of them was cut off before
 
 
 def run_cells(
     definition: Definition,
     root: Path,
     *,
-    jobs: int,
+    jobs: int = 1,
+    place: Place | None = None,
     data: str | None,
     quiet: bool,
     device: str = "cpu",
@@ -45,6 +48,7 @@ def run_cells(
     is tried again after the others, `TRIES` times in all.
 
     :param root: the leaderboard's folder; made if missing.
+    :param place: where to run instead of in processes of this machine.
     :param data: folder of data sets, or None for the usual places.
     :param quiet: no progress bar.
     :param device: that learners train on, as PyTorch names it.
@@ -56,12 +60,19 @@ def run_cells(
     check_free(definition, root)
     with _written(root):
         root.mkdir(parents=True, exist_ok=True)
-    with locking.alone(root):
-        return _run_cells(definition, root, jobs, data, quiet, device, redo)
+    with locking.alone(root) as holder:
+        return _run_cells(definition, root, holder, place or _here(jobs), data, quiet, device, redo)
 
 
 def _run_cells(
-    definition: Definition, root: Path, jobs: int, data: str | None, quiet: bool, device: str, redo: Collection[Cell]
+    definition: Definition,
+    root: Path,
+    holder: str,
+    place: Place,
+    data: str | None,
+    quiet: bool,
+    device: str,
+    redo: Collection[Cell],
 ) -> list[Outcome]:
     with _written(root):
         _claim(definition, root)
@@ -76,28 +87,49 @@ def _run_cells(
                 shutil.rmtree(root / cell.folder)
     groups = _groups(definition, todo, device)
     runners = RUN_CELL, RUN_TOGETHER
-    tasks = [Task(definition, tuple(group), root, data, device, runners) for group in groups]
-    # A cell that was cut off may have ended the process that it ran in: not this one.
-    pool: Pool = ThisProcess() if min(jobs, len(tasks)) <= 1 and not tried else LocalPool(min(jobs, len(tasks)))
-    progress = Progress(definition, todo, kept=len(outcomes), quiet=quiet)
-    try:
-        outcomes |= {outcome.cell: outcome for outcome in _run_all(tasks, pool, progress)}
-    finally:
-        pool.cancel()
-        progress.close()
+    tasks = [Task(definition, tuple(group), root, data, device, runners, holder) for group in groups]
+    if tasks:
+        pool = place(len(tasks), bool(tried))
+        progress = Progress(definition, todo, kept=len(outcomes), quiet=quiet)
+        try:
+            outcomes |= {outcome.cell: outcome for outcome in _run_all(tasks, pool, progress)}
+        finally:
+            pool.cancel()
+            progress.close()
     return [outcomes[cell] for cell in definition.cells()]
 
 
+def _here(jobs: int) -> Place:
+    """In processes of this machine, or in this one alone."""
+
+    def place(tasks: int, cut_off: bool) -> Pool:
+        # A cell that was cut off may have ended the process that it ran in: not this one.
+        return ThisProcess() if min(jobs, tasks) <= 1 and not cut_off else LocalPool(min(jobs, tasks))
+
+    return place
+
+
 def _run_all(tasks: list[Task], pool: Pool, progress: Progress) -> list[Outcome]:
-    """Runs tasks to their end; what was cut off by something else than itself is run again, after the others."""
+    """Runs tasks to their end; what was cut off by something else than itself is run again, after the others.
+
+    What goes on further each time, as on machines that are lent for a while, is not given up.
+    """
     tries: Counter[Cell] = Counter()
+    furthest: Counter[Cell] = Counter()
     outcomes: list[Outcome] = []
     said = set()
+
+    def evaluated(cell: Cell, done: int, total: int) -> None:
+        if done > furthest[cell]:
+            furthest[cell] = done
+            del tries[cell]
+        progress.evaluated(cell, done, total)
+
     for task in tasks:
         pool.submit(task)
     open_tasks = len(tasks)
     while open_tasks:
-        ended = pool.outcome(progress.evaluated)
+        ended = pool.outcome(evaluated)
         if ended is None:
             progress.wait()
             continue
@@ -161,7 +193,7 @@ def check_folder(definition: Definition, root: Path) -> None:
 
     :raises UsageError: it holds another definition's results, or files of something else.
     """
-    if root.exists() and not root.is_dir():
+    if is_there(root) and not root.is_dir():  # a link that leads nowhere is there, too
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
     if _holds_nothing(root):
         return

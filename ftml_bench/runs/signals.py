@@ -22,17 +22,23 @@ class Stopped(KeyboardInterrupt):
 def as_ctrl_c() -> Iterator[None]:
     """Inside, they raise `Stopped`; but for one that is ignored, as by `nohup`, or that has a handler."""
     before = {}
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        came.append(number)
+        raise Stopped(number)
+
     if threading.current_thread() is threading.main_thread():  # only there can they be
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has not both
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, _stop)
+                before[number] = signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if came and not isinstance(error, Stopped):  # a library has said it in its own way
+            raise Stopped(came[-1]) from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise Stopped(number)

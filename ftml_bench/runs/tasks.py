@@ -45,6 +45,7 @@ class Task:
     :param root: the leaderboard's folder.
     :param data: folder of data sets, or None for the usual places.
     :param runners: the names of `RUN_CELL` and `RUN_TOGETHER`.
+    :param holder: the run that holds `root`, by the name that `locking.alone` gives it.
     """
 
     definition: Definition
@@ -53,6 +54,7 @@ class Task:
     data: str | None
     device: str
     runners: tuple[str, str]
+    holder: str
 
     def run(self, on_evaluation: OnEvaluation) -> list[Outcome]:
         """Runs the cells; whatever one of them raises is recorded and becomes its outcome: also `SystemExit`, by which

@@ -166,7 +166,10 @@ def differences(name: str, peers: dict[str, MetaGradient], device: str = "cpu") 
                 start = time.perf_counter()
                 gradient = peer(single.x, single.y)
                 seconds = time.perf_counter() - start
-                notes.append(f"{title}: its first call, which compiles, took {seconds:.0f} s (load {load()}).")
+                notes.append(
+                    f"{title}: its first call, which compiles, took {seconds:.0f} s (load {load()}; less where a cache "
+                    "on disk has some of it)."
+                )
             if PEERS[title].in_double:
                 gradient = PEERS[title].build(double)(double.x, double.y)
             found[title] = _distance(_vector(gradient).double(), alone)

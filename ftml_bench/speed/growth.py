@@ -15,13 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ftml_bench.memory import keep_freed_memory
-from ftml_bench.report.figures import PALETTE, STYLE, panels, save
+from ftml_bench.report.figures import panels, save, styled
+from ftml_bench.results.looks import COLORS
 from ftml_bench.runs import definition as definitions
 from ftml_bench.speed.arrivals import Stopwatch, arrivals_of
 from ftml_bench.speed.machine import description, load
@@ -147,17 +147,17 @@ def _table(line: Line) -> Iterator[str]:
 
 def draw(lines: list[Line], folder: Path) -> list[Path]:
     """One figure, log-log: what a meta-step (left, middle) and an arrival take; 1 is the usual value."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure, axes = panels(3)
         for axis, name in zip(axes, ("milliseconds", "mebibytes"), strict=False):
-            for line, color in zip(lines[:-1], PALETTE, strict=False):
+            for line, color in zip(lines[:-1], COLORS, strict=False):
                 usual = line.values.index(USUAL[_quantity(line)])
                 x = [value / line.values[usual] for value in line.values]
                 axis.plot(x, getattr(line, name), color=color, marker="o", markersize=3.5, label=line.title)
         _labels(axes[0], "A meta-step: CPU time", "milliseconds", "times the usual value")
         _labels(axes[1], "A meta-step: memory", "MiB", "times the usual value")
         arrival = lines[-1]
-        for name, color, label in [("milliseconds", PALETTE[0], "ms"), ("mebibytes", PALETTE[1], "MiB")]:
+        for name, color, label in [("milliseconds", COLORS[0], "ms"), ("mebibytes", COLORS[1], "MiB")]:
             axes[2].plot(arrival.values, getattr(arrival, name), color=color, marker="o", markersize=3.5)
             axes[2].annotate(
                 label,

@@ -7,6 +7,8 @@ that again until the board has been killed a few times; then it runs to its end.
 provenance), curves and measures have to be byte for byte those of a board that nobody disturbed, and five seconds after
 a parent is gone no process of it may be there. Processes are found by a mark in their environment (/proc: Linux).
 
+On a cluster of Ray's, with its machines among whom is killed: `kills_on_ray.py`.
+
 Without `--real` the cells are a few lines that import neither torch nor Avalanche, so that thousands of kills of the
 scheduling, of its files and locks, take minutes. With it, they are the suite's own, with their saved states.
 """
@@ -48,16 +50,16 @@ PAUSE = 0.01  # seconds before an evaluation of a light cell
 OF_CLOCK_AND_PLACE = {"started", "finished", "resumed", "command", "commit", "machine"}
 
 
-# -- what is killed: `kills.py board FILE.yaml FOLDER JOBS [--real]` is `ftml-bench leaderboard` with cells of this file
+# -- what is killed: `kills.py board light|real FILE.yaml ...` is `ftml-bench leaderboard ...` with cells of this file
 
 
-def board(definition: str, folder: str, jobs: str, *real: str) -> int:
+def board(cells: str, *arguments: str) -> int:
     """The command line's exit code."""
     from ftml_bench import cli
     from ftml_bench.commands import running
     from ftml_bench.runs import schedule
 
-    if real:
+    if cells == "real":
         schedule.RUN_CELL = "kills:run_real"
     else:
         schedule.RUN_CELL = "kills:run_light"
@@ -70,7 +72,7 @@ def board(definition: str, folder: str, jobs: str, *real: str) -> int:
 
         ftml_bench.runs.cell = nothing  # type: ignore[attr-defined]
         running._report_text = lambda root: ""
-    return cli.main(["leaderboard", definition, "--out", folder, "--jobs", jobs, "--quiet"])
+    return cli.main(["leaderboard", *arguments, "--quiet"])
 
 
 def run_real(*arguments, **settings) -> str:
@@ -135,26 +137,26 @@ def results(root: Path) -> dict[str, bytes | dict]:
     return found
 
 
-def marked(mark: str) -> dict[int, int]:
-    """The processes that live with this mark in their environment, each with its parent."""
-    found = {}
+def marked(mark: str) -> list[int]:
+    """The processes that live with this mark in their environment."""
+    found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdecimal() and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    found[int(folder.name)] = int(parent)
+            if not folder.name.isdecimal() or (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                continue
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
         except OSError:  # it has ended
             continue
     return found
 
 
-def workers(parent: int, mark: str) -> list[int]:
+def workers(mark: str) -> list[int]:
     """The processes in which cells run."""
     found = []
-    for process, its_parent in marked(mark).items():
+    for process in marked(mark):
         try:
-            if its_parent == parent and b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
+            if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
                 found.append(process)
         except OSError:
             continue
@@ -167,17 +169,19 @@ class Killer:
     :param real: whether the cells are the suite's.
     """
 
+    whom: tuple[str, ...] = ("parent", "worker", "group")
+
     def __init__(self, folder: Path, *, real: bool, seed: int) -> None:
         self.folder = folder
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._mark = f"{os.getpid()}-{seed}"
-        self._options = ["--real"] if real else []
+        self._cells = "real" if real else "light"
         self._definition = folder / "kills.yaml"
         self._definition.write_text(BOARD)
         begun = time.monotonic()
-        assert self._start("whole", 1).wait() == 0
+        assert self._start("whole", "--jobs", "1").wait() == 0, self._log("whole").read_text()
         self._seconds = time.monotonic() - begun
         self._expected = results(folder / "whole")
         assert len(self._expected) == 1 + 4 * 3
@@ -188,11 +192,12 @@ class Killer:
         self.counts["boards"] += 1
         kills = 0
         while True:
-            jobs = self.random.choice((1, 2))
-            whom = self.random.choice(("parent", "worker", "group")) if kills < most else "nobody"
-            process = self._start(name, jobs)
-            if whom != "nobody":
-                kills += self._kill(process, whom, jobs)
+            options = self._options()
+            whom = self.random.choice(self.whom) if kills < most else "nobody"
+            process = self._start(name, *options)
+            if whom != "nobody" and (how := self._kill(process, whom)):
+                kills += 1
+                self.counts[f"{whom} by {how}, {self._said(options)}"] += 1
             code = process.wait(600)
             self._see_that_nothing_is_left(name)
             if code == 0:
@@ -206,12 +211,18 @@ class Killer:
                 self._say(f"{name}: {file} is not that of the board that was left alone")
         return kills
 
-    def _start(self, name: str, jobs: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-W", "ignore", __file__, "board", str(self._definition), str(self.folder / name)]
+    def _options(self) -> tuple[str, str]:
+        return "--jobs", str(self.random.choice((1, 2)))
+
+    def _said(self, options: tuple[str, str]) -> str:
+        return " ".join(options)
+
+    def _start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-W", "ignore", __file__, "board", self._cells, str(self._definition), *options]
         environment = {**os.environ, MARK: self._mark, "OMP_NUM_THREADS": "1"}
         with self._log(name).open("ab") as log:
             return subprocess.Popen(
-                [*command, str(jobs), *self._options],
+                [*command, "--out", str(self.folder / name)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -222,19 +233,19 @@ class Killer:
     def _log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
 
-    def _kill(self, process: subprocess.Popen[bytes], whom: str, jobs: int) -> int:
-        """Waits, and kills; returns whether there was somebody to kill."""
+    def _kill(self, process: subprocess.Popen[bytes], whom: str) -> str:
+        """Waits, and kills; returns how, or nothing if there was nobody to kill."""
         how = self.random.choice((signal.SIGTERM, signal.SIGKILL))
         deadline = time.monotonic() + self.random.uniform(0.0, self._seconds)
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                return 0
+                return ""
             time.sleep(0.005)
         try:
             if whom == "worker":
-                while not (found := workers(process.pid, self._mark)):
+                while not (found := workers(self._mark)):
                     if process.poll() is not None or time.monotonic() > deadline + 5:
-                        return 0
+                        return ""
                     time.sleep(0.01)
                 time.sleep(self.random.uniform(0.0, self._seconds / 2))
                 os.kill(self.random.choice(found), how)
@@ -243,39 +254,51 @@ class Killer:
             else:
                 os.kill(process.pid, how)
         except ProcessLookupError:
-            return 0
-        self.counts[f"{whom} by {how.name}, jobs {jobs}"] += 1
-        return 1
+            return ""
+        return how.name
 
     def _see_that_nothing_is_left(self, name: str) -> None:
         deadline = time.monotonic() + 5.0
-        while left := marked(self._mark):
+        while left := self._left():
             if time.monotonic() > deadline:
-                self._say(f"{name}: processes {sorted(left)} are left")
+                commands = [(Path("/proc") / str(process) / "cmdline").read_text()[-200:] for process in left]
+                self._say(f"{name}: processes {left} are left: {commands}")
                 for process in left:
                     os.kill(process, signal.SIGKILL)
                 return
             time.sleep(0.02)
+
+    def _left(self) -> list[int]:
+        return marked(self._mark)
 
     def _say(self, text: str) -> None:
         self.wrong.append(text)
         print(f"WRONG: {text}", flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--real", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        killer = Killer(Path(folder), real=options.real, seed=options.seed)
-        kills = 0
-        while kills < options.kills:
-            kills += killer.board(most=min(5, options.kills - kills))
-            print(f"{kills} kills, {len(killer.wrong)} wrong", flush=True)
-        print(dict(sorted(killer.counts.items())), flush=True)
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """The options: how many kills, of which cells, drawn by which seed."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--kills", type=int, default=100)
+    made.add_argument("--real", action="store_true")
+    made.add_argument("--seed", type=int, default=0)
+    return made
+
+
+def kill(killer: Killer, number: int) -> int:
+    """Kills so often, and prints what came of it; returns an exit code."""
+    kills = 0
+    while kills < number:
+        kills += killer.board(most=min(5, number - kills))
+        print(f"{kills} kills, {len(killer.wrong)} wrong", flush=True)
+    print(dict(sorted(killer.counts.items())), flush=True)
     return 1 if killer.wrong else 0
+
+
+def main() -> int:
+    options = parser(__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return kill(Killer(Path(folder), real=options.real, seed=options.seed), options.kills)
 
 
 if __name__ == "__main__":

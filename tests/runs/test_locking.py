@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import portalocker
@@ -16,7 +18,10 @@ from ftml_bench.runs import locking
 
 HOLDS = "import sys; from pathlib import Path; from ftml_bench.runs import locking; root = Path(sys.argv[1])\n"
 ALONE = HOLDS + "with locking.alone(root):\n print('held', flush=True); sys.stdin.read()"
-WRITING = HOLDS + "file = locking.writing(root); print('held', flush=True); sys.stdin.read()"
+WRITING = (
+    HOLDS
+    + "with locking.writing(root, sys.argv[2], [root / sys.argv[3]]):\n print('held', flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture
@@ -24,8 +29,8 @@ def hold(tmp_path):
     """Starts a process that holds a lock of `tmp_path`; all end with the test."""
     started = []
 
-    def start(code):
-        command = [sys.executable, "-c", code, str(tmp_path)]
+    def start(code, *arguments):
+        command = [sys.executable, "-c", code, str(tmp_path), *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "held\n"
@@ -67,21 +72,89 @@ def test_a_dead_process_holds_nothing(number, tmp_path, hold):
     assert not list(tmp_path.iterdir())
 
 
+def end(process, number=signal.SIGKILL):
+    process.send_signal(number)
+    process.wait()
+
+
 def test_workers_of_a_process_that_is_gone_are_awaited(tmp_path, hold, monkeypatch):
     """They end with it, but a moment later; what they write then must not meet what the next one writes."""
-    worker = hold(WRITING)
+    driver = hold(ALONE)
+    name = locking.holder(tmp_path)
+    worker, other = hold(WRITING, name, "one"), hold(WRITING, name, "two")  # several of them write at once
+    end(driver)
     monkeypatch.setattr(locking, "PATIENCE", 0.2)
     with (
         pytest.raises(UsageError, match="still written to by workers of a run that has ended"),
         locking.alone(tmp_path),
     ):
         pass
-    other = hold(WRITING)  # several of them write at once
     monkeypatch.setattr(locking, "PATIENCE", 60.0)
     for process in (worker, other):
         process.stdin.close()
     with locking.alone(tmp_path):
         assert [process.wait(5) for process in (worker, other)] == [0, 0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("now", ["dead", "another", "gone"])
+def test_a_worker_that_comes_late_does_not_begin(now, tmp_path, hold):
+    """Its run has ended, and another may write there."""
+    driver = hold(ALONE)
+    name = locking.holder(tmp_path)
+    assert locking.is_held(tmp_path, name)
+    if now == "gone":
+        driver.stdin.close()
+        driver.wait()
+    else:
+        end(driver)
+    if now == "another":
+        hold(ALONE)
+    assert not locking.is_held(tmp_path, name)
+    with pytest.raises(locking.LostError), locking.writing(tmp_path, name, [tmp_path / "cell"]):
+        pass
+    assert not (tmp_path / "cell").exists()
+
+
+def test_a_cell_is_written_to_by_one_worker_at_a_time(tmp_path, hold, monkeypatch):
+    """Of a machine that is out of reach, a worker may be there while the cell is begun on another."""
+    hold(ALONE)
+    name = locking.holder(tmp_path)
+    first = hold(WRITING, name, "cell")
+    monkeypatch.setattr(locking, "PATIENCE_FOR_CELL", 0.2)
+    with (
+        pytest.raises(OSError, match="cell: is still written to by a worker that is out of reach"),
+        locking.writing(tmp_path, name, [tmp_path / "cell"]),
+    ):
+        pass
+    with locking.writing(tmp_path, name, [tmp_path / "other"]):
+        pass
+    end(first)  # what it leaves is in nobody's way
+    assert (tmp_path / "cell/.lock").is_file()
+    with locking.writing(tmp_path, name, [tmp_path / "cell"]):
+        pass
+    assert not list(tmp_path.glob("*/.lock"))
+
+
+def test_who_looks_for_a_moment_does_not_hold_a_folder(tmp_path):
+    """As `--status` does, and workers that look whether their run goes on."""
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            file = locking._locked(tmp_path, ".lock", portalocker.LockFlags.SHARED)
+            time.sleep(0.01)
+            if file is not None:
+                file.close()
+            time.sleep(0.01)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(20):
+        with locking.alone(tmp_path):
+            pass
+    stop.set()
+    looking.join()
 
 
 def test_a_folder_that_was_made_anew_keeps_the_lock_of_its_owner(tmp_path):

@@ -186,7 +186,7 @@ def test_what_a_cell_was_killed_before_it_could_remove_goes_at_the_next_start(tm
     schedule.run_cells(*run[0], **run[1])
     folder = tmp_path / "out" / FTML.folder
     before = sorted(tmp_path.rglob("*"))
-    for name in ("state.pt", "error.txt", ".record.json.99.tmp", "../../../.leaderboard.yaml.99.tmp"):
+    for name in ("state.pt", "error.txt", ".lock", ".record.json.99.tmp", "../../../.leaderboard.yaml.99.tmp"):
         (folder / name).touch()
     schedule.run_cells(*run[0], **run[1])
     assert sorted(tmp_path.rglob("*")) == before

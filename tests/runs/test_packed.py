@@ -140,3 +140,17 @@ def test_a_folder_that_is_called_so_is_a_folder(root, tmp_path):
     with unpacked(folder) as found:
         assert found == folder
     assert DEFINITION.name == "small"
+
+
+@pytest.mark.parametrize("command", ["report", "verify", "compare"])
+def test_what_is_wrong_in_an_archive_is_said_of_it(command, root, tmp_path, capsys):
+    """Not of the folder that it lies in for a moment."""
+    archive = tmp_path / "a.zip"
+    (root / "waves/FTML/seed-0/record.json").write_text("{")
+    pack(root, archive)
+    assert cli.main([command, str(archive), *([str(root)] if command == "compare" else [])]) in (1, 2)
+    said = "".join(capsys.readouterr())
+    assert "waves/FTML/seed-0" in said
+    assert "/tmp" not in said.replace(str(tmp_path), "")
+    if command != "verify":  # which has a table
+        assert said.startswith(f"ftml-bench: error: {archive}/waves/FTML/seed-0/record.json: damaged: ")

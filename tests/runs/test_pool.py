@@ -13,9 +13,10 @@ import pytest
 
 from ftml_bench import cli
 from ftml_bench.runs import definition as definitions
-from ftml_bench.runs import pool, record, schedule
+from ftml_bench.runs import locking, pool, record, schedule
 from ftml_bench.runs.pool import LocalPool, ThisProcess
 from ftml_bench.runs.record import CURVE_COLUMNS, RunWriter
+from ftml_bench.runs.signals import Stopped, as_ctrl_c
 from ftml_bench.runs.tasks import Task
 from tests.runs import kills
 
@@ -121,20 +122,22 @@ def test_what_was_cut_off_is_not_run_in_the_process_that_decides(tmp_path):
 def test_evaluations_are_told_in_the_order_in_which_they_were_made(tmp_path):
     board = leaderboard(seeds=range(4), good="finished")
     (tmp_path / "leaderboard.yaml").touch()
-    tasks = [Task(board, (cell,), tmp_path, None, "cpu", (f"{__name__}:fake_cell", "")) for cell in board.cells()]
-    for place in (LocalPool(2), ThisProcess()):
-        told, ended = [], []
-        tell = partial(_append, told)
-        for task in tasks:
-            place.submit(task)
-        while len(ended) < len(tasks):
-            outcome = place.outcome(tell)
-            if outcome is not None:
-                ended.append(outcome[0].cells[0])
-                assert (ended[-1], 1, 1) in told
-        place.cancel()
-        assert sorted(told, key=str) == [(cell, 1, 1) for cell in board.cells()]
-        assert sorted(ended, key=str) == board.cells()
+    with locking.alone(tmp_path) as holder:
+        runners = f"{__name__}:fake_cell", ""
+        tasks = [Task(board, (cell,), tmp_path, None, "cpu", runners, holder) for cell in board.cells()]
+        for place in (LocalPool(2), ThisProcess()):
+            told, ended = [], []
+            tell = partial(_append, told)
+            for task in tasks:
+                place.submit(task)
+            while len(ended) < len(tasks):
+                outcome = place.outcome(tell)
+                if outcome is not None:
+                    ended.append(outcome[0].cells[0])
+                    assert (ended[-1], 1, 1) in told
+            place.cancel()
+            assert sorted(told, key=str) == [(cell, 1, 1) for cell in board.cells()]
+            assert sorted(ended, key=str) == board.cells()
 
 
 def _append(told, *what):
@@ -160,7 +163,7 @@ def test_workers_end_with_their_parent(ends, number, tmp_path):
     while not ((tmp_path / "begun one 0").exists() and (tmp_path / "begun two 0").exists()):
         assert process.poll() is None
         time.sleep(0.05)
-    assert len(kills.workers(process.pid, mark)) == 2
+    assert len(kills.workers(mark)) == 2
     process.send_signal(number)
     assert process.wait() == -number
     deadline = time.monotonic() + 5.0
@@ -185,6 +188,23 @@ def test_the_signals_that_end_a_process_stop_a_leaderboard_in_order(number, code
     assert start_board(tmp_path, jobs).wait() == 0
 
 
+def test_a_library_that_says_a_signal_in_its_own_way_does_not_change_which_it_was():
+    """As Ray does while it waits."""
+
+    def waits():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Stopped:
+            raise KeyboardInterrupt from None
+
+    with pytest.raises(Stopped, match="SIGTERM"), as_ctrl_c():
+        waits()
+    with pytest.raises(KeyboardInterrupt) as told, as_ctrl_c():
+        raise KeyboardInterrupt
+    assert not isinstance(told.value, Stopped)
+
+
 def test_a_terminal_that_is_closed_does_not_end_what_nohup_runs(tmp_path):
     process = start_board(tmp_path, 2, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     os.killpg(process.pid, signal.SIGHUP)
@@ -201,7 +221,8 @@ def start_board(folder, jobs, **settings):
     """The leaderboard that `kills` kills, in a group of its own; returns when its first cell is running."""
     (folder / "board.yaml").write_text(kills.BOARD)
     settings.setdefault("preexec_fn", signals_as_usual)
-    command = [sys.executable, kills.__file__, "board", str(folder / "board.yaml"), str(folder / "out"), str(jobs)]
+    command = [sys.executable, kills.__file__, "board", "light", str(folder / "board.yaml")]
+    command += ["--out", str(folder / "out"), "--jobs", str(jobs)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, **settings
     )

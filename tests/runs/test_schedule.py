@@ -7,7 +7,7 @@ import pytest
 
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import definition as definitions
-from ftml_bench.runs import pool, record, schedule
+from ftml_bench.runs import pool, record, schedule, worker
 from ftml_bench.runs.definition import Cell
 from ftml_bench.runs.progress import Progress
 from ftml_bench.runs.reading import read_runs
@@ -191,9 +191,9 @@ def test_a_process_that_dies_takes_nothing_from_cells_that_had_ended(tmp_path):
     run(board, tmp_path)
     first, second = board.cells()
     shutil.rmtree(tmp_path / second.folder)
-    task = Task(board, (first, second), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER))
+    task = Task(board, (first, second), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER), "")
     (tmp_path / first.folder / "state.pt").touch()  # it died when it was about to remove it
-    assert schedule._of_death(task, pool.Death("by SIGKILL")) == [
+    assert schedule._of_death(task, worker.Death("by SIGKILL")) == [
         (first, "diverged", ""),
         (second, "stopped", "its process was ended by SIGKILL"),
     ]

@@ -113,7 +113,7 @@ def test_a_cell_that_fails_leaves_the_others_running(tmp_path, monkeypatch):
     board = definition()
     todo = [cell for cell in board.cells() if cell.row == "FTML"]
     (tmp_path / "leaderboard.yaml").touch()
-    task = Task(board, tuple(todo), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER))
+    task = Task(board, tuple(todo), tmp_path, None, "cpu", (schedule.RUN_CELL, schedule.RUN_TOGETHER), "")
     outcomes = task.run(lambda *told: None)
     assert outcomes == [
         (Cell("digits", "FTML", 0), "finished", ""),

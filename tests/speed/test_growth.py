@@ -44,7 +44,7 @@ def test_one_quantity_is_varied_at_a_time_and_all_come_to_the_figure(tiny, tmp_p
         first, second = sizes
         assert first == growth.USUAL
         assert {key for key in first if first[key] != second[key]} == {name}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["growth.png", "growth.svg"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["growth.pdf", "growth.png", "growth.svg"]
 
 
 def test_a_meta_gradient_has_the_sizes_that_are_asked_for():
