@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from ftml_bench import cli, report, speed
+from ftml_bench import cli, report
 from ftml_bench.errors import printable
 from ftml_bench.report.tables import Table, markdown
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record, schedule
+from ftml_bench.speed import engines
 
 LIST = [sys.executable, "-m", "ftml_bench.cli", "list"]
 
@@ -124,10 +125,10 @@ def test_what_is_timed_has_a_file_to_go_to_before_it_takes_minutes(out, tmp_path
     os.symlink("loop", "loop")
     (tmp_path / "file").touch()
     (tmp_path / "taken/engines.md").mkdir(parents=True)
-    monkeypatch.setattr(speed, "report", lambda **_: pytest.fail("it was begun"))
+    monkeypatch.setattr(engines, "report", lambda **_: pytest.fail("it was begun"))
     assert cli.main(["speed", "--out", out]) == 2
     assert capsys.readouterr().err.startswith(f"ftml-bench: error: {out}/engines.md cannot be written: ")
-    monkeypatch.setattr(speed, "report", lambda **_: ["one", "two"])
+    monkeypatch.setattr(engines, "report", lambda **_: iter(["one", "two"]))
     assert cli.main(["speed", "--out", "good/inner"]) == 0
     assert (tmp_path / "good/inner/engines.md").read_text() == "one\ntwo\n"
     assert len(os.listdir("good/inner")) == 1

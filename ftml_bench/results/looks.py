@@ -21,9 +21,12 @@ LEARNERS = {"FTML": 0, "FollowTheLeader": 1, "TrainOnEverything": 2, "FromScratc
 VARIANTS = {
     "FTML last layer": 1,
     "FollowTheLeader Adam": 1,
+    "FollowTheLeader round end": 2,
+    "FollowTheLeader gd": 3,
     "TrainOnEverything groups": 1,
     "TrainOnEverything heads": 2,
     "FromScratch x10": 1,
+    "FromScratch anew": 2,
 }
 
 

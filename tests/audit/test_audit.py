@@ -319,8 +319,12 @@ def test_linear_regression_is_as_the_closed_forms_say():
 def test_what_engines_are_chosen():
     for name, values in COMMITTED["values"].items():
         way = name.split()[2:]
-        engine = "native" if "heads" not in name else "loop"
-        chosen = [part.replace("auto/", f"{engine}/").replace("/auto", "/unroll") for part in way]
+        rules = {"FTML-heads": "loop", "FOML": "vmap", "IMAML": "batched", "MAMLPlusPlus": "batched"}
+        engine = rules.get(name.split()[1], "native")
+        chosen = [
+            part.replace("auto/", f"{engine}/").replace("/auto", "/adjoint" if engine == "vmap" else "/unroll")
+            for part in way
+        ]
         assert [values[q] for q in values if q == "chosen"] == chosen
 
 

@@ -65,8 +65,10 @@ def test_a_learner_of_ours_looks_the_same_in_every_leaderboard():
     found = {}
     for name in definitions.available():
         for row, look in looks(definitions.load(name).benchmarks).items():
-            found.setdefault(row, set()).add(look)
-    assert {row for row, kinds in found.items() if len(kinds) > 1} == set()
+            if not look.grey:
+                found.setdefault(row, set()).add(look)
+    ours = {row for row in found if row in VARIANTS or row in LEARNERS}
+    assert {row for row in ours if len(found[row]) > 1} == set()
     for row in VARIANTS:
         (look,) = found[row]
         learner = next(learner for learner in LEARNERS if row.startswith(learner))
