@@ -116,7 +116,7 @@ class NativeEngine(BatchedEngine):
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
-        # By the model where other steps than plain ones are taken, as `predict` may have to leave them to another engine.
+        # By the model where steps are not plain ones, since `predict` may have to leave such steps to another engine.
         if self.common or not isinstance(x, Tensor) or not rule.is_plain:
             return super().adapt(parameters, x, y, steps, rule=rule)
         return self._adapt(parameters, x, y, steps, rule, lambda weights: self.outputs(weights, x[None])[0])
