@@ -12,6 +12,7 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from ftml_bench.runs.worker import Death, End, Message, Worker
 
 HERE = "local"  # the address that stands for a cluster of this machine alone, which ends with the run
 _OBJECTS = 80 * 2**20  # bytes for what tasks hand over, the least that Ray takes: ours say a line now and then
+_LATE = 5.0  # seconds in which a cluster answers, and the last word of a task that has ended arrives
 _LOOK = 1.0  # seconds between two looks whether the run still holds its folder
 
 
@@ -45,6 +47,8 @@ class RayPool:
     def __init__(self, address: str, cores: int) -> None:
         self._ray = ray = imported()
         self._here = address == HERE
+        if address not in (HERE, "auto"):
+            _see_that_one_answers(address)
         own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECTS} if self._here else {}
         with _signals_kept():
             try:
@@ -73,9 +77,11 @@ class RayPool:
     def outcome(self, on_evaluation: OnEvaluation) -> tuple[Task, End] | None:
         """See `Pool`.
 
-        :raises UsageError: a machine cannot run the suite, or does not see the run's folder.
+        :raises UsageError: a machine cannot run the suite, does not see the run's folder, or is not heard.
         """
         ready, _ = self._ray.wait(list(self._running), timeout=POLL)
+        if not ready:
+            self._see_that_messages_come()
         for stream in ready:
             message = self._next(stream)
             if isinstance(message, tuple):
@@ -104,6 +110,14 @@ class RayPool:
             return Death("by Ray (its machine is out of memory)")
         except exceptions.RayError as error:
             return Death(f"from outside, alone or with its machine ({type(error).__name__})")
+
+    def _see_that_messages_come(self) -> None:
+        """Where run and cluster do not trust each other, tasks end, and not a word of them arrives."""
+        ended, _ = self._ray.wait([stream.completed() for stream in self._running], timeout=0)
+        if ended and not self._ray.wait(list(self._running), timeout=_LATE)[0]:
+            raise UsageError(
+                "--ray: a task has ended and was not heard: expected the RAY_AUTH_MODE of the cluster here"
+            )
 
     def _of_machine(self, task: Task, error: Any) -> End:
         """What was raised on a machine before a cell could begin."""
@@ -141,6 +155,15 @@ def imported() -> Any:
     except ImportError as error:
         raise UsageError("--ray: Ray is not installed: pip install 'ftml-bench[ray]'") from error
     return ray
+
+
+def _see_that_one_answers(address: str) -> None:
+    """Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LATE).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"--ray {address}: nobody answers there: {error}") from error
 
 
 def asked_by(task: Task) -> dict[str, float]:

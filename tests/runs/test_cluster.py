@@ -1,6 +1,7 @@
 """What a cell asks of a cluster, what is refused before one is begun, and what a process of Ray's does there."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +120,13 @@ def test_what_cannot_be_had_of_a_cluster_is_one_line(options, said, monkeypatch,
     assert found.startswith(f"ftml-bench: error: {said}")
     assert found.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:99999", "[::1]:1", "no.such.host.invalid:6379"])
+def test_an_address_where_nobody_answers_is_one_line(address, monkeypatch):
+    monkeypatch.setattr(cluster, "imported", lambda: None)
+    with pytest.raises(UsageError, match=f"^--ray {re.escape(address)}: nobody answers there: "):
+        cluster.RayPool(address, 1)
 
 
 def test_without_ray_one_line_names_the_extra(monkeypatch, tmp_path, capsys):

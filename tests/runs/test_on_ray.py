@@ -35,11 +35,11 @@ def place(made):
     return lambda *_: cluster.RayPool(made.address, 1)
 
 
-def start(folder, *options, cells="light"):
+def start(folder, *options, cells="light", **more):
     """The leaderboard that `kills` kills, in a process of its own."""
     (folder / "board.yaml").write_text(kills.BOARD)
     command = [sys.executable, "-W", "ignore", kills.__file__, "board", cells, str(folder / "board.yaml"), *options]
-    environment = {**os.environ, kills.MARK: str(folder), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, kills.MARK: str(folder), "OMP_NUM_THREADS": "1", "HOME": str(folder), **more}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
@@ -183,6 +183,15 @@ def test_what_no_machine_has_is_said_once_and_waited_for(made, tmp_path, monkeyp
     asked = "asks for 2 CPU, 4000000000 memory: no machine of the cluster has that; it waits for one"
     assert capsys.readouterr().err.count(asked) == 1
     made.remove_node(lent[0])
+
+
+def test_a_cluster_that_does_not_trust_the_run_is_said(made, tmp_path):
+    """Else it would wait for ever for what tasks say."""
+    trust = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of nobody, which is a word as good as any other"}
+    code, out, said = end_of(start(tmp_path, "--ray", made.address, "--out", str(tmp_path / "out"), **trust))
+    assert (code, out) == (2, "")
+    expected = "--ray: a task has ended and was not heard: expected the RAY_AUTH_MODE of the cluster here"
+    assert said == f"ftml-bench: error: {expected}\n"
 
 
 @LINUX
