@@ -21,7 +21,7 @@ from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record
 from tests.report import browser as browsers
 from tests.report.browser import opened, picture, share
-from tests.report.test_report import FROM_SCRATCH, FTML, write_run
+from tests.report.made import FROM_SCRATCH, FTML, write_run
 
 RESULTS = Path(__file__).parents[2] / "leaderboards/results"
 # SHA-256 of dist/uPlot.iife.min.js in uplot 1.6.32 of npm.

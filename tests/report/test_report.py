@@ -5,7 +5,6 @@ import io
 import json
 import math
 import shutil
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -13,95 +12,20 @@ import yaml
 from ftml_bench import report
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
-from ftml_bench.report import benchmark, figures, tables
+from ftml_bench.report import figures, tables
 from ftml_bench.results.cells import HALVES, mean
 from ftml_bench.results.looks import looks
 from ftml_bench.results.statistics import Estimate, estimate, results
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import record
-from ftml_bench.runs.reading import read_runs
-from ftml_bench.runs.record import RunWriter
-
-CONTENT = {
-    "name": "small",
-    "description": "a < b & c",
-    "seeds": [0, 1, 2],
-    "benchmarks": {
-        "digits": {
-            "benchmark": "RainbowDigits",
-            "steps": 5,
-            "optimizer": {"name": "Adam"},
-            "strategies": {
-                "FTML": {},
-                "Scratch x10": {"strategy": "FromScratch", "step_factor": 10},
-                "FromScratch": {},
-            },
-        }
-    },
-}
-# Accuracies at 10 and at 20 (= N) datapoints of four rounds; γ = 80 %.
-FTML = [
-    [(0.5, 0.7), (0.5, 0.8), (0.8, 0.9), (0.9, 0.9)],  # datapoints to γ: 20 (censored), 20, 10, 10
-    [(0.8, 0.8), (0.5, 0.5), (0.5, 0.7), (0.8, 0.6)],  # 10, 20 (censored), 20 (censored), 10
-]
-FROM_SCRATCH = [
-    [(0.5, 0.7)] * 4,  # 20 in all, censored
-    [(0.5, 0.7)] * 3 + [(0.8, 0.8)],  # 20, 20, 20, 10
-    [(0.5, 0.7)] * 4,
-]
-
-
-HASH = definitions.from_dict(CONTENT, "small").hash
-
-
-def write_run(folder, rounds, *, status="finished", metric="accuracy", judged=True, **fields):
-    """A run of arrivals of 10; `rounds` holds a performance for each arrival of each round."""
-    protocol = {
-        "threshold": [metric, 0.8] if judged else None,
-        "metric": metric,
-        "checkpoints": [10],
-        "rounds": 4,
-        "datapoints_per_round": 20,
-        "batch_norm": "support",
-    }
-    writer = RunWriter.start(folder, {"definition": HASH, "protocol": protocol})
-    steps = 0
-    for number, values in enumerate(rounds):
-        for arrival, value in enumerate(values, 1):
-            steps += 5
-            row = {
-                "round": number,
-                "evaluated_round": number,
-                "datapoints": 10 * arrival,
-                "loss": 1.5 if metric == "accuracy" else value,
-                "accuracy": value if metric == "accuracy" else None,
-                "steps": steps,
-                "gradient_evaluations": 31_000 * steps,
-            }
-            writer.append(row, 0.5 * steps)
-            if number > 0:  # an earlier round, evaluated as well: no part of any table
-                writer.append(row | {"evaluated_round": 0, "accuracy": 1.0, "loss": 0.0}, 0.5 * steps)
-    writer.finish(status, **fields)
-
-
-@pytest.fixture
-def root(tmp_path):
-    """FTML's seed 2 diverged in the third round, no cell of "Scratch x10" is there."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    (folder / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
-    for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
-        for seed, rounds in enumerate(seeds):
-            write_run(folder / f"digits/{row}/seed-{seed}", rounds)
-    write_run(folder / "digits/FTML/seed-2", [*FTML[0][:2], (math.nan,)], status="diverged", diverged_round=2)
-    return folder
-
-
-def line(text, name, heading):
-    """The cells of a row in the table below a heading of the Markdown."""
-    below = text.split(f"### {heading}\n")[1]
-    found = next(line for line in below.splitlines() if line.startswith(f"| {name}"))
-    return [cell.strip() for cell in found.replace("\u00a0", " ").strip("|").split("|")]
+from tests.report.made import (
+    CONTENT,
+    FTML,
+    HASH,
+    line,
+    read,
+    write_run,
+)
 
 
 def test_the_table_of_results(root):
@@ -223,7 +147,7 @@ def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(ro
     write_run(root / "digits/FTML/seed-0", FTML[0][:3])
     file = root / "digits/FTML/seed-0/record.json"
     file.write_text(file.read_text().replace('"rounds": 4', '"rounds": 3'))
-    found = results(*_read(root))[0].rows[0].cells[0]
+    found = results(*read(root))[0].rows[0].cells[0]
     assert [mean(found.to_threshold, half) for half in HALVES] == [20, 15]
 
 
@@ -322,7 +246,7 @@ def test_the_running_mean_uses_the_rounds_that_exist():
 
 
 def test_the_figure_has_the_papers_three_panels_and_survival(root):
-    result = results(*_read(root))[0]
+    result = results(*read(root))[0]
     figure = figures._figure(result, looks(definitions.load(str(root / "leaderboard.yaml")).benchmarks))
     assert [panel.get_title() for panel in figure.axes] == [
         "Datapoints to γ (80 % accuracy)",
@@ -341,66 +265,3 @@ def _without_hashes(folder):
     """As records were before they held hashes of their tables."""
     file = folder / "record.json"
     file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "tables"}))
-
-
-def _read(root):
-    definition, runs, _ = read_runs(root)
-    return definition, runs, root
-
-
-@pytest.fixture
-def unjudged(tmp_path):
-    """The same runs on a benchmark without γ."""
-    folder = tmp_path / "unjudged"
-    folder.mkdir()
-    (folder / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
-    for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
-        for seed, rounds in enumerate(seeds):
-            write_run(folder / f"digits/{row}/seed-{seed}", rounds, judged=False)
-    return folder
-
-
-def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
-    text = report.write(unjudged)
-    markdown = (unjudged / "leaderboard.md").read_text()
-    assert line(markdown, "FTML", "digits: RainbowDigits") == [
-        "FTML *",
-        "**0.300 ± 0.050**",
-        "**0.250 ± 0.100**",
-        "**0.225 ± 0.125**",
-    ]
-    assert line(markdown, "strategy", "digits: RainbowDigits")[1:] == ["error area", "error at 10", "error at 20"]
-    cells = line(markdown, "FromScratch", "digits: FTML minus the others")[1:]
-    assert [cell.split(" ")[0] for cell in cells] == ["-0.075", "-0.175", "-0.050"]
-    assert "over the second half of the rounds (rounds 1–2 → 3–4)" in markdown
-    page = (unjudged / "report.html").read_text().split("<details")[0]  # definitions stand below
-    for written in (text, markdown, (unjudged / "leaderboard.csv").read_text(), page):
-        assert "γ" not in written
-        assert "fall" not in written
-        assert "threshold" not in written
-        assert "censored" not in written
-
-
-def test_without_a_threshold_figure_and_differences_show_every_checkpoint(unjudged):
-    result = results(*_read(unjudged))[0]
-    assert result.threshold is None
-    # One between the first and the last, as the paper's Figure 4 has.
-    for row in result.rows:
-        for cell in row.cells.values():
-            cell.errors[15] = [0.25] * 4
-    result = replace(result, checkpoints=[10, 15, 20])
-    figure = figures._figure(result, looks(definitions.load(str(unjudged / "leaderboard.yaml")).benchmarks))
-    assert [panel.get_title() for panel in figure.axes] == [
-        *(f"Error rate after {n} datapoints" for n in (10, 15, 20)),
-        "Error rate, mean over the logarithm of datapoints",
-    ]
-    assert figure.axes[0].lines[0].get_ydata().tolist() == pytest.approx([0.35, 0.5, 0.35, 0.15])
-    assert figure.axes[1].lines[0].get_ydata().tolist() == [0.25] * 4
-    columns = ["strategy", "error area", "error at 10", "error at 15", "error at 20"]
-    assert benchmark.tables(result)[1].columns == columns
-
-
-def test_runs_with_and_without_a_threshold_are_not_mixed(unjudged):
-    write_run(unjudged / "digits/FTML/seed-0", FTML[0])
-    with pytest.raises(UsageError, match="its 'threshold' differs"):
-        report.write(unjudged)

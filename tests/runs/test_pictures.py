@@ -9,7 +9,7 @@ from ftml_bench import report
 from ftml_bench.report.standing import faults
 from ftml_bench.runs import pictures
 from ftml_bench.runs.definition import from_dict
-from tests.report.test_report import root  # noqa: F401
+from tests.report.made import made_in
 
 
 def board(benchmark, **settings):
@@ -44,7 +44,8 @@ def test_a_stream_that_cannot_be_drawn_is_no_reason_to_have_no_report(tmp_path, 
     assert not (tmp_path / "figures").exists()
 
 
-def test_the_page_shows_it_and_verify_compares_it(root):  # noqa: F811
+def test_the_page_shows_it_and_verify_compares_it(tmp_path):
+    root = made_in(tmp_path)
     report.write(root)
     assert "its tasks" not in (root / "report.html").read_text()
     file = root / "figures/digits-tasks.png"

@@ -9,7 +9,14 @@ from avalanche.benchmarks import benchmark_from_datasets, nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
 from torchvision.datasets import CIFAR100
 
+from ftml_bench.benchmarks import RainbowDigits
 from tests.strategies.avalanche.small import points
+
+
+@pytest.fixture(scope="module")
+def few_digits():
+    """Three rounds of 24 digits: three arrivals of 8 each."""
+    return RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=20)
 
 
 @pytest.fixture(scope="module")

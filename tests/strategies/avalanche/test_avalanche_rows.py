@@ -1,4 +1,4 @@
-"""Avalanche's own strategies on arrivals: the budget, what they train on, the workarounds, and what is refused."""
+"""Avalanche's own strategies on arrivals: the budget, what they train on, costs, and what is refused."""
 
 import random
 
@@ -8,78 +8,28 @@ import torch
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.templates import SupervisedTemplate
-from torch import nn
 
-from ftml_bench import registry
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.protocol import run
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, from_dict
-from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.cost import Cost
 from ftml_bench.strategies.avalanche.stock import on_arrivals
-
-# Every strategy that docs/extending-strategy.md lists, with the keywords that it cannot do without.
-STRATEGIES = {
-    "avalanche.training:Naive": {},
-    "avalanche.training:Cumulative": {},
-    "avalanche.training:Replay": {"mem_size": 20},
-    "avalanche.training:GDumb": {"mem_size": 20},
-    "avalanche.training:EWC": {"ewc_lambda": 10.0},
-    "avalanche.training:SynapticIntelligence": {"si_lambda": 10.0},
-    "avalanche.training:LwF": {"alpha": 1.0, "temperature": 2.0},
-    "avalanche.training:MAS": {},
-    "avalanche.training:AGEM": {"patterns_per_exp": 5},
-    "avalanche.training:DER": {"mem_size": 20, "batch_size_mem": 4},
-    "avalanche.training:ER_ACE": {"mem_size": 20, "batch_size_mem": 4},
-    "avalanche.training:MIR": {"mem_size": 20, "subsample": 10, "batch_size_mem": 4},
-    "avalanche.training:MER": {"mem_size": 20, "batch_size_mem": 4, "n_inner_steps": 1},
-    "avalanche.training.supervised.lamaml:LaMAML": {},
-    "avalanche.training.supervised.lamaml_v2:LaMAML": {"buffer_mb_size": 4},
-}
-
-
-class Net(nn.Sequential):
-    """Small, with a norm layer and dropout: it draws in training and has state."""
-
-    def __init__(self):
-        super().__init__(nn.Flatten(), nn.Linear(588, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=20)
-
-
-def settings(name, model=None, lr=0.01, **changes):
-    torch.manual_seed(0)
-    model = (nn.Sequential(nn.Flatten(), nn.Linear(588, 10)) if "MER" in name else Net()) if model is None else model
-    given = {
-        "model": model,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=lr),
-        "criterion": nn.CrossEntropyLoss(),
-        "train_mb_size": 8,
-        "eval_mb_size": 20,
-        "evaluator": EvaluationPlugin(),
-        **STRATEGIES[name],
-    }
-    return {**given, **changes}
-
-
-def build(name, steps=2, seed=0, **changes):
-    return on_arrivals(registry.load("strategy", name))(steps=steps, seed=seed, **settings(name, **changes))
-
-
-def parameters(strategy):
-    return torch.cat([p.detach().flatten() for p in strategy.model.parameters()])
+from tests.strategies.avalanche.stock import (
+    STRATEGIES,
+    Net,
+    build,
+    parameters,
+    stock,
+)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_runs_within_its_budget_and_the_same_seed_gives_the_same(name, digits):
+def test_a_strategy_runs_within_its_budget_and_the_same_seed_gives_the_same(name, few_digits):
     strategy = build(name)
-    evaluations = run(strategy, digits, arrivals=8, progress=False)
+    evaluations = run(strategy, few_digits, arrivals=8, progress=False)
     assert [e.steps for e in evaluations] == [2 * (i + 1) for i in range(9)]
     assert strategy.clock.train_iterations == 18
     assert strategy.clock.train_exp_counter == 3  # experiences are rounds
@@ -87,7 +37,7 @@ def test_a_strategy_runs_within_its_budget_and_the_same_seed_gives_the_same(name
     torch.rand(3)  # whatever happened in the process before
     random.random()
     again = build(name)
-    for round in digits.train_stream:  # without any evaluation
+    for round in few_digits.train_stream:  # without any evaluation
         for arrival in arrivals(round, 8):
             again.train(arrival, eval_streams=[])
     assert torch.equal(parameters(strategy), parameters(again))
@@ -98,40 +48,17 @@ def test_a_strategy_runs_within_its_budget_and_the_same_seed_gives_the_same(name
 MENDED = ("SynapticIntelligence", "MIR", "LwF", "lamaml_v2:LaMAML")
 
 
-class StopAfter(SupervisedPlugin):
-    """Ends an experience after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.steps = steps
-
-    def after_training_iteration(self, strategy, **kwargs):
-        if strategy.clock.train_exp_iterations + 1 >= self.steps:  # the clock ticks after the plugins
-            strategy.stop_training()
-
-
-def stock(name, *, steps, seed, **changes):
-    """Avalanche's class as it is, with `steps` steps an experience, and the random states that `on_arrivals` seeds."""
-    changes = {"train_epochs": steps, "plugins": [StopAfter(steps)], **changes}
-    strategy = registry.load("strategy", name)(**settings(name, **changes))
-    seed = derive(seed, "stock")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    return strategy
-
-
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if not name.endswith(MENDED)])
-def test_with_a_round_an_arrival_it_is_avalanches_own_training(name, digits):
+def test_with_a_round_an_arrival_it_is_avalanches_own_training(name, few_digits):
     ours = build(name, steps=5, seed=5)
-    ours.train(digits.train_stream, eval_streams=[])
+    ours.train(few_digits.train_stream, eval_streams=[])
     theirs = stock(name, steps=5, seed=5)
-    for round in digits.train_stream:  # one by one, since a stop would hold for the next one too
+    for round in few_digits.train_stream:  # one by one, since a stop would hold for the next one too
         theirs.train(round, eval_streams=[])
     assert torch.equal(parameters(ours), parameters(theirs))
 
 
-def test_a_minibatch_is_drawn_from_the_rounds_data_so_far(digits):
+def test_a_minibatch_is_drawn_from_the_rounds_data_so_far(few_digits):
     seen = []
 
     class Look(SupervisedPlugin):
@@ -139,156 +66,17 @@ def test_a_minibatch_is_drawn_from_the_rounds_data_so_far(digits):
             seen.append((strategy.experience.current_experience, len(strategy.experience.dataset), len(strategy.mb_y)))
 
     strategy = build("avalanche.training:Naive", plugins=[Look()], steps=3)
-    run(strategy, digits, arrivals=[4, 10], progress=False)
+    run(strategy, few_digits, arrivals=[4, 10], progress=False)
     # minibatches of 8: an epoch has 4, then 8 + 6, then 8 + 8 + 8
     of_a_round = [(4, 4), (4, 4), (4, 4), (14, 8), (14, 6), (14, 8), (24, 8), (24, 8), (24, 8)]
     assert seen == [(t, size, drawn) for t in range(3) for size, drawn in of_a_round]
     assert (strategy.cost.images, strategy.cost.gradient_evaluations) == (3 * 58, 3 * 58)
 
 
-def test_memories_hold_every_point_once(digits):
-    for name, memory in {
-        "Cumulative": lambda s: s.dataset,
-        "Replay": lambda s: s.plugins[0].storage_policy.buffer,
-        "GDumb": lambda s: s.plugins[0].storage_policy.buffer,
-        "DER": lambda s: s.storage_policy.buffer,
-        "ER_ACE": lambda s: s.storage_policy.buffer,
-        "MIR": lambda s: s.plugins[0].storage_policy.buffer,
-        "MER": lambda s: s.buffer.storage_policy.buffer,
-    }.items():
-        larger = {} if name == "Cumulative" else {"mem_size": 1000}
-        strategy = build(f"avalanche.training:{name}", **larger)
-        run(strategy, digits, arrivals=8, progress=False)
-        kept = torch.stack([item[0] for item in memory(strategy)])
-        there = torch.stack([x for round in digits.train_stream for x, *_ in round.dataset])
-        assert sorted(kept.flatten(1).sum(1).tolist()) == sorted(there.flatten(1).sum(1).tolist()), name
-
-
-def test_gdumb_starts_anew_with_a_round_not_with_an_arrival(digits):
-    strategy = build("avalanche.training:GDumb", lr=1e-9)  # as good as no training: what changes is the reset
-    run(strategy, digits, arrivals=8, progress=False)
-    first = parameters(strategy)
-    strategy = build("avalanche.training:GDumb", lr=0.1)
-    distances = []
-    for round in digits.train_stream:
-        for arrival in arrivals(round, 8):
-            strategy.train(arrival, eval_streams=[])
-            distances.append(float((parameters(strategy) - first).norm()))
-            assert {id(p) for g in strategy.optimizer.param_groups for p in g["params"]} == {
-                id(p) for p in strategy.model.parameters()
-            }
-    for t in range(3):
-        assert distances[3 * t] < distances[3 * t + 1] < distances[3 * t + 2]
-
-
-def test_ewc_keeps_a_copy_a_round_and_its_penalty_is_in_the_update(digits):
-    """The update of one step of SGD against the gradient by hand: loss + lambda * sum F (w - w*)^2."""
-    plain, lr, strength = nn.Sequential(nn.Flatten(), nn.Linear(588, 10)), 0.01, 50.0
-    strategy = build("avalanche.training:EWC", model=plain, lr=lr, steps=2, ewc_lambda=strength)
-    first, second, _ = digits.train_stream
-    for arrival in arrivals(first, 8):
-        strategy.train(arrival, eval_streams=[])
-    assert list(strategy.plugins[0].saved_params) == [0]
-    consolidated = {n: p.detach().clone() for n, p in plain.named_parameters()}
-    fisher = dict.fromkeys(consolidated, 0.0)
-    order = torch.cat([a.stacked.rows for a in arrivals(first, 8)])
-    place = {int(row): i for i, row in enumerate(first.stacked.rows)}
-    x, y = first.stacked.take(torch.tensor([place[int(row)] for row in order]))
-    for batch, labels in zip(x.float().div(255).split(8), y.split(8), strict=True):
-        grads = torch.autograd.grad(nn.functional.cross_entropy(plain(batch), labels), plain.parameters())
-        fisher = {n: f + g**2 / 3 for (n, f), g in zip(fisher.items(), grads, strict=True)}
-    for n, importance in strategy.plugins[0].importances[0].items():
-        torch.testing.assert_close(importance.data, fisher[n])
-
-    updates = []
-
-    class Look(SupervisedPlugin):
-        def before_update(self, strategy, **kwargs):
-            loss = nn.functional.cross_entropy(plain(strategy.mb_x), strategy.mb_y)
-            penalty = sum((fisher[n] * (p - consolidated[n]) ** 2).sum() for n, p in plain.named_parameters())
-            by_hand = torch.autograd.grad(loss + strength * penalty, plain.parameters())
-            updates.append([(p.grad.clone(), g) for p, g in zip(plain.parameters(), by_hand, strict=True)])
-
-    strategy.plugins.insert(0, Look())
-    strategy.train(next(arrivals(second, 8)), eval_streams=[])
-    assert len(updates) == 2
-    for pairs in updates:
-        for applied, by_hand in pairs:
-            torch.testing.assert_close(applied, by_hand)
-
-
-def test_synaptic_intelligence_has_a_path_on_a_cpu_and_it_is_of_the_round(digits):
-    """The importances against the definition: sum of gradient times step, over the squared way of the round."""
-    name, plain = "avalanche.training:SynapticIntelligence", nn.Sequential(nn.Flatten(), nn.Linear(588, 10))
-    steps = []
-
-    class Look(SupervisedPlugin):
-        def before_update(self, strategy, **kwargs):
-            self.before = parameters(strategy)
-
-        def after_update(self, strategy, **kwargs):
-            gradient = torch.cat([p.grad.flatten() for p in strategy.model.parameters()])
-            steps.append(gradient * (parameters(strategy) - self.before))
-
-    strategy = build(name, model=plain, plugins=[Look()])
-    start = parameters(strategy)
-    for arrival in arrivals(digits.train_stream[0], 8):
-        strategy.train(arrival, eval_streams=[])
-    by_hand = torch.stack(steps).sum(0) / ((parameters(strategy) - start) ** 2 + 1e-7)
-    plugin = next(p for p in strategy.plugins if hasattr(p, "ewc_data"))
-    kept = torch.cat([plugin.ewc_data[1][n].data for n, _ in plain.named_parameters()])
-    torch.testing.assert_close(kept, (-by_hand).clamp(max=0.001), rtol=1e-3, atol=1e-5)
-    assert float(kept.max()) > 0
-
-    # the bug that is worked round: when this fails, `_SI` may go
-    theirs = stock(name, steps=6, seed=0)
-    theirs.train(digits.train_stream[0], eval_streams=[])
-    plugin = next(p for p in theirs.plugins if hasattr(p, "ewc_data"))
-    assert all(float(p.data.abs().max()) == 0 for p in plugin.ewc_data[1].values())
-
-
-def test_agem_goes_on_where_rounds_are_more_than_its_sample(digits):
-    changes = {"sample_size": 1}
-    plain = [nn.Sequential(nn.Flatten(), nn.Linear(588, 10)) for _ in range(2)]  # a norm layer needs two points
-    run(build("avalanche.training:AGEM", model=plain[0], **changes), digits, arrivals=24, progress=False)
-    theirs = stock("avalanche.training:AGEM", steps=1, seed=0, model=plain[1], **changes)
-    theirs.train(digits.train_stream[0], eval_streams=[])
-    theirs.train(digits.train_stream[1], eval_streams=[])
-    with pytest.raises(ValueError, match="batch_size"):  # when this fails, `_AGEM` may go
-        theirs.train(digits.train_stream[2], eval_streams=[])
-
-
-def test_mir_replays_though_every_minibatch_has_all_classes():
-    benchmark = RainbowDigits(rounds=2, images_per_round=100, held_out_per_round=20)
-    changes = {"train_mb_size": 100, "mem_size": 20, "batch_size_mem": 4}
-    ours, theirs = (
-        build("avalanche.training:MIR", **changes),
-        stock("avalanche.training:MIR", steps=2, seed=0, **changes),
-    )
-    for strategy in (ours, theirs):
-        strategy.train(benchmark.train_stream[0], eval_streams=[])
-    assert ours.plugins[0].replay_loader is not None
-    mir = next(p for p in theirs.plugins if hasattr(p, "replay_loader"))
-    assert mir.replay_loader is None  # when this fails, `_MIR` may go
-
-
-def test_lwf_distils_the_classes_of_all_rounds(digits):
-    ours, theirs = build("avalanche.training:LwF"), stock("avalanche.training:LwF", steps=2, seed=0)
-    for round in digits.train_stream:
-        ours.train(round, eval_streams=[])
-        theirs.train(round, eval_streams=[])
-    classes = set(torch.cat([e.stacked.y for e in digits.train_stream]).tolist())
-    of_first = set(digits.train_stream[0].stacked.y.tolist())
-    assert of_first < classes
-    assert next(p for p in ours.plugins if hasattr(p, "lwf")).lwf.prev_classes_by_task[0] == classes
-    # when this fails, `_LwF` may go
-    assert next(p for p in theirs.plugins if hasattr(p, "lwf")).lwf.prev_classes_by_task[0] == of_first
-
-
-def test_costs_by_hand(digits):
+def test_costs_by_hand(few_digits):
     def cost(name, **changes):
         strategy = build(next(full for full in STRATEGIES if full.endswith(f":{name}")), **changes)
-        strategy.train(digits.train_stream[:2], eval_streams=[])
+        strategy.train(few_digits.train_stream[:2], eval_streams=[])
         return strategy.cost.steps, strategy.cost.images, strategy.cost.gradient_evaluations
 
     # 2 steps a round of 8 points
@@ -303,30 +91,30 @@ def test_costs_by_hand(digits):
     # the same in the second form; from the second round on 4 of its memory, which are in each of 5 outer passes
     full = "avalanche.training.supervised.lamaml_v2:LaMAML"
     strategy = build(full, train_mb_size=10)
-    strategy.train(digits.train_stream[:2], eval_streams=[])
+    strategy.train(few_digits.train_stream[:2], eval_streams=[])
     inner, outer = 2 * 2 * 10 * 2, 2 * 5 * (10 + 14)
     assert strategy.cost == Cost(steps=4, images=2 * (10 + 14), gradient_evaluations=inner + outer)
     assert cost("MER", n_inner_steps=3) == (4, 3 * (32 + 2 * 4), 3 * (32 + 2 * 4))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_evaluation_changes_nothing(name, digits):
+def test_evaluation_changes_nothing(name, few_digits):
     strategy = build(name)
-    strategy.train(next(arrivals(digits.train_stream[0], 8)), eval_streams=[])
+    strategy.train(next(arrivals(few_digits.train_stream[0], 8)), eval_streams=[])
     before = [*strategy.model.state_dict().values(), *strategy.optimizer.state_dict()["state"]]
     before = [value.clone() if torch.is_tensor(value) else value for value in before]
     random_states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     model = strategy.model
-    first = strategy.eval(digits.test_stream)
+    first = strategy.eval(few_digits.test_stream)
     assert strategy.model is model
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == random_states
     after = [*strategy.model.state_dict().values(), *strategy.optimizer.state_dict()["state"]]
     for a, b in zip(before, after, strict=True):
         assert torch.equal(a, b) if torch.is_tensor(a) else a == b
-    assert strategy.eval(digits.test_stream) == first
+    assert strategy.eval(few_digits.test_stream) == first
 
 
-def test_no_point_is_seen_before_it_arrives(digits):
+def test_no_point_is_seen_before_it_arrives(few_digits):
     """With the rest of the round and all later rounds spoilt, the first arrival's training is the same."""
     spoilt = RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=20)
     rows = next(arrivals(spoilt.train_stream[0], 8)).stacked.rows
@@ -334,12 +122,12 @@ def test_no_point_is_seen_before_it_arrives(digits):
     base[[row for row in range(len(base)) if row not in set(rows.tolist())]] = 255
     for name in ("Naive", "Replay", "EWC", "GDumb"):
         a, b = build(f"avalanche.training:{name}"), build(f"avalanche.training:{name}")
-        a.train(next(arrivals(digits.train_stream[0], 8)), eval_streams=[])
+        a.train(next(arrivals(few_digits.train_stream[0], 8)), eval_streams=[])
         b.train(next(arrivals(spoilt.train_stream[0], 8)), eval_streams=[])
         assert torch.equal(parameters(a), parameters(b))
 
 
-def test_a_plain_strategy_of_ones_own_runs_too(digits):
+def test_a_plain_strategy_of_ones_own_runs_too(few_digits):
     class Mine(SupervisedTemplate):
         def __init__(self, *, patience=3, **others):
             super().__init__(**others)
@@ -348,7 +136,7 @@ def test_a_plain_strategy_of_ones_own_runs_too(digits):
     model = Net()
     given = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "evaluator": EvaluationPlugin()}
     strategy = on_arrivals(Mine)(steps=3, patience=7, train_mb_size=4, **given)
-    run(strategy, digits, arrivals=12, progress=False)
+    run(strategy, few_digits, arrivals=12, progress=False)
     assert (strategy.patience, strategy.cost.steps, type(strategy).__name__) == (7, 18, "Mine")
     with pytest.raises(TypeError, match="patiense"):
         on_arrivals(Mine)(steps=3, patiense=7, **given)
@@ -369,13 +157,13 @@ def test_what_cannot_be_run_is_refused_by_name(strategy, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_budget_that_cannot_be_spent_is_an_error(digits):
+def test_a_budget_that_cannot_be_spent_is_an_error(few_digits):
     class Lazy(SupervisedPlugin):
         def before_training_epoch(self, strategy, **kwargs):
             strategy.stop_training()
 
     with pytest.raises(UsageError, match="Naive took 0 steps instead of 2"):
-        build("avalanche.training:Naive", plugins=[Lazy()]).train(digits.train_stream[0], eval_streams=[])
+        build("avalanche.training:Naive", plugins=[Lazy()]).train(few_digits.train_stream[0], eval_streams=[])
 
 
 def definition(rows, **changes):

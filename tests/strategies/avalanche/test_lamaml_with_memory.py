@@ -10,7 +10,7 @@ from torch import nn
 from ftml_bench.benchmarks import Sinusoids, arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.stock import on_arrivals
-from tests.strategies.avalanche.test_avalanche_rows import Net, build, digits, parameters, stock  # noqa: F401
+from tests.strategies.avalanche.stock import Net, build, parameters, stock
 
 NAME = "avalanche.training.supervised.lamaml_v2:LaMAML"
 
@@ -25,27 +25,27 @@ class Labelled(nn.Module):
 
 
 @pytest.mark.parametrize("n", [4, 5])  # slices of 2 points, and one of none
-def test_with_a_model_that_takes_labels_it_is_avalanches_own_training(n, digits):  # noqa: F811
+def test_with_a_model_that_takes_labels_it_is_avalanches_own_training(n, few_digits):
     torch.manual_seed(0)
     ours = build(NAME, steps=5, seed=5, n_inner_updates=n)
     theirs = stock(NAME, steps=5, seed=5, n_inner_updates=n, model=Labelled(Net()))
     theirs.model.load_state_dict(ours.model.state_dict())
-    for round in digits.train_stream:
+    for round in few_digits.train_stream:
         ours.train(round, eval_streams=[])
         theirs.train(round, eval_streams=[])
     assert torch.equal(parameters(ours), parameters(theirs))
 
 
-def test_the_bug_that_is_worked_round(digits):  # noqa: F811
+def test_the_bug_that_is_worked_round(few_digits):
     """When this fails, `_WithLabels` may go."""
     with pytest.raises(TypeError, match="positional argument"):
-        stock(NAME, steps=1, seed=0).train(digits.train_stream[0], eval_streams=[])
+        stock(NAME, steps=1, seed=0).train(few_digits.train_stream[0], eval_streams=[])
 
 
-def test_its_memory_is_of_the_rounds_before(digits):  # noqa: F811
+def test_its_memory_is_of_the_rounds_before(few_digits):
     strategy = build(NAME, max_buffer_size=1000)
     seen = []
-    for round in digits.train_stream:
+    for round in few_digits.train_stream:
         for arrival in arrivals(round, 8):
             strategy.train(arrival, eval_streams=[])
             seen.append(len(strategy.buffer))
