@@ -93,8 +93,6 @@ class JointLearner(Learner):
         is_frozen = self.batch_norm == "running" and not all(module.training for module in self.model.modules())
         if is_frozen or is_multi_task_module(self.model):
             return None
-        if self._plain_pass.model is not self.model:
-            self._plain_pass = PlainPass(self.model)
         return self._plain_pass(self.mb_x, groups=self._groups, keeps_running=True)
 
     def _step_cost(self) -> tuple[int, int]:

@@ -33,9 +33,8 @@ class MAMLPlusPlus(LearnedRates):
         super().__init__(**learner)
         self.multi_loss_steps = multi_loss_steps
         self.first_order_steps = first_order_steps
-        self._earlier = torch.empty(
-            0
-        )  # outputs of the minibatch after all inner steps but the last, (K - 1, T * Q, ...)
+        # outputs of the minibatch after all inner steps but the last, (K - 1, T * Q, ...)
+        self._earlier = torch.empty(0)
 
     def _rate_steps(self) -> int:
         return max(1, self.engine.inner_steps)

@@ -20,7 +20,7 @@ class PlainPass:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        self._model = model
         self._engine: TriedEngine | None = None
         self._is_left = False  # since it has turned out not to be exact
 
@@ -37,14 +37,14 @@ class PlainPass:
             return None
         try:
             if self._engine is None:
-                self._engine = TriedEngine([NativeEngine], self.model, _no_loss, _SETTINGS)
-            own = dict(self.model.named_parameters()) if parameters is None else parameters
+                self._engine = TriedEngine([NativeEngine], self._model, _no_loss, _SETTINGS)
+            own = dict(self._model.named_parameters()) if parameters is None else parameters
             outputs = self._engine.outputs(own, x.unflatten(0, (groups, -1)))
         except UsageError:
             self._is_left = True
             return None
         if keeps_running:
-            keep_running(self.model, self._engine.moments)
+            keep_running(self._model, self._engine.moments)
         return outputs.flatten(0, 1)
 
 

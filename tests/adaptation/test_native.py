@@ -259,3 +259,25 @@ def test_an_older_processor_gets_the_form_that_it_takes(monkeypatch):
         assert "avx512" not in asked
     finally:
         library.library.cache_clear()
+
+
+@needs_library
+@pytest.mark.parametrize("what", ["query", "query's tasks", "targets", "weights", "channels"])
+def test_what_does_not_fit_is_not_read_beyond_its_end(what):
+    """A pool over all places takes maps of any size, so that nothing else would notice."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)).double()
+    x, y, query_x = meta_batch((2, 8, 8))
+    parameters = dict(model.named_parameters())
+    if what == "query":
+        query_x = query_x[..., :5]
+    elif what == "query's tasks":
+        query_x = query_x[:1]
+    elif what == "targets":
+        y = y[:, :2]
+    elif what == "weights":
+        parameters["3.weight"] = parameters["3.weight"][:, :1]
+    else:
+        x, query_x = x[:, :, :1], query_x[:, :, :1]
+    engine = NativeEngine(model, nn.CrossEntropyLoss(), **INNER)
+    with pytest.raises(UsageError, match=r"takes support and query points|takes 3.weight in|to 0, which takes 2"):
+        engine.predict(parameters, (x, y), query_x)

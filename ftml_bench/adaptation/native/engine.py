@@ -60,7 +60,9 @@ class NativeEngine(BatchedEngine):
             raise UntreatableError(self.name, "takes no criterion with parameters of its own")
         self._programs: dict[Any, Program] = {}
         self._moments: dict[str, Moments] | None = None  # of the last call
-        self._own_names = list(self._copies(dict(self.model.named_parameters()), 1))  # behind the common layers
+        parameters = dict(self.model.named_parameters())
+        self._own_names = list(self._copies(parameters, 1))  # behind the common layers
+        self._shapes = {name: p.shape for name, p in parameters.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "library": None}  # which cannot be copied
@@ -155,12 +157,26 @@ class NativeEngine(BatchedEngine):
             raise UntreatableError(self.name, "takes no derivative in targets")
         if not x.numel() or not query_x.numel():
             raise UntreatableError(self.name, "takes no empty sets")
+        self._see_that_shapes_fit(weights, x, y, query_x, each)
         call = Call(self, weights, x, y, query_x, rates=rates, memory=memory, each=each)
         outputs = _Native.apply(call, x, y, query_x, *weights.values(), *of_rates)
         self._moments = call.moments
         if y is not None:
             self.chosen_memory = call.memory
         return outputs
+
+    def _see_that_shapes_fit(self, weights: Weights, x: Tensor, y: Tensor | None, query_x: Tensor, each: bool) -> None:
+        """The compiled part would read beyond what does not fit.
+
+        :raises UntreatableError: if something does not.
+        """
+        tasks, points = x.shape[0], x.shape[2:]
+        if len(query_x) != tasks or query_x.shape[2:] != points or (y is not None and y.shape[:2] != x.shape[:2]):
+            raise UntreatableError(self.name, "takes support and query points of one shape, and as many targets")
+        for name, weight in weights.items():
+            own = self._shapes[name]
+            if weight.shape != ((tasks, *own) if each else own):
+                raise UntreatableError(self.name, f"takes {name} in the model's shape {tuple(own)} only")
 
     def program(self, shape: tuple[int, ...], wanted: set[str]) -> Program:
         """The layers behind the common ones as a program.

@@ -26,7 +26,7 @@ class Program:
     :param shape: of a point: (features,) or (channels, height, width).
     :param adapted: names of the parameters that inner steps change.
     :param wanted: names of further ones that a derivative is wanted of.
-    :raises ValueError: if the outputs are maps, or a window is larger than its map.
+    :raises ValueError: if the outputs are maps, a window is larger than its map, or a layer takes other channels.
     """
 
     def __init__(self, layers: Layers, shape: Shape, adapted: list[str], wanted: set[str]) -> None:
@@ -65,6 +65,11 @@ class Program:
         self._reals.append((a, b))
         self._shape = shape
 
+    def _takes(self, channels: int, name: str) -> None:
+        """See that a layer is given the channels (or features) that its weights are for."""
+        if self._shape[0] != channels:
+            raise ValueError(f"gives {self._shape[0]} channels to {name or 'the model itself'}, which takes {channels}")
+
     def _parameter(self, layer_name: str, layer: nn.Module, local: str) -> int:
         """The place of a layer's parameter, -1 if it has none of this name."""
         p = getattr(layer, local)
@@ -80,6 +85,7 @@ class Program:
         return len(self.names) - 1
 
     def _convolution(self, name: str, layer: nn.Conv2d) -> None:
+        self._takes(layer.in_channels, name)
         numbers = [*layer.kernel_size, *layer.stride, *layer.padding, *layer.dilation]
         reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation, strict=True)]
         sides = _slid(self._shape[1:], reach, layer.stride, layer.padding)
@@ -87,10 +93,12 @@ class Program:
         self._add(CONVOLUTION, (layer.out_channels, *sides), numbers, *parts)
 
     def _linear(self, name: str, layer: nn.Linear) -> None:
+        self._takes(layer.in_features, name)
         parts = (self._parameter(name, layer, "weight"), self._parameter(name, layer, "bias"))
         self._add(CONVOLUTION, (layer.out_features,), (1, 1, 1, 1, 0, 0, 1, 1), *parts)
 
     def _norm(self, name: str, layer: TaskBatchNorm, behind: int = NOTHING, slope: float = 0.0) -> None:
+        self._takes(layer.num_features, name)
         parts = (self._parameter(name, layer, "weight"), self._parameter(name, layer, "bias"))
         self.norms.append((name, self._shape[0], math.prod(self._shape[1:])))
         self._add(NORM, self._shape, (behind,), *parts, a=layer.eps, b=slope)
