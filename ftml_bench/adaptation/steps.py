@@ -187,7 +187,8 @@ class WrittenSteps(InnerLoop):
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        leaves = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in fast.items()}
+        # what asks for no gradient is adapted all the same
+        leaves = {n: p.detach().clone().requires_grad_(p.requires_grad or n in self.adapted) for n, p in fast.items()}
         with replayed(random_state(x.device), x.device), torch.enable_grad():
             with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 loss = self._loss(leaves, x, y)

@@ -217,3 +217,29 @@ def test_rates_of_another_shape_are_refused():
     engine = make_engine("auto", model, nn.MSELoss(), inner_lr=0.1, inner_steps=1)
     with pytest.raises(UsageError, match=r"has the shape \(7,\): expected one number, or the parameter's shape"):
         engine.predict(dict(model.named_parameters()), (x, y), query, rule=InnerRule(rates))
+
+
+@pytest.mark.parametrize("name", ["loop", "vmap", "batched"])
+def test_weights_that_ask_for_no_gradient_are_adapted_towards_an_anchor_that_does(name):
+    """As fast weights are that are pulled towards slow ones."""
+    model = model_of()
+    x, y, query, target = data()
+    fast = {n: p.detach().clone() for n, p in model.named_parameters()}
+    anchor = {n: (p.detach() + 0.1).requires_grad_() for n, p in model.named_parameters()}
+    engine = make_engine(name, model, nn.MSELoss(), inner_lr=0.1, inner_steps=STEPS)
+    outputs = engine.predict(fast, (x, y), query, rule=InnerRule(penalty=0.5, anchor=anchor))
+    assert engine.chosen["engine"] == name
+    found = torch.autograd.grad(((outputs - target) ** 2).sum(), list(anchor.values()))
+
+    def loss():
+        return float(((by_hand(model, fast, x, y, query, lambda *_: 0.1, 0.5, anchor)[-1] - target) ** 2).sum())
+
+    for leaf, gradient in zip(anchor.values(), found, strict=True):
+        losses = []
+        for length in (1e-5, -1e-5):
+            with torch.no_grad():
+                leaf += length
+                losses.append(loss())
+                leaf -= length
+        difference = (losses[0] - losses[1]) / 2e-5
+        assert abs(float(gradient.sum()) - difference) < 1e-6 * max(1, abs(difference))
