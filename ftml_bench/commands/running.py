@@ -91,10 +91,12 @@ def _run_and_report(
         raise UsageError(f"--data: there is no folder {options.data}")
     root: Path = options.out or Path("runs", definition.name)
     from ftml_bench.runs import schedule
+    from ftml_bench.runs.signals import put_off
 
     schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
     redo = schedule.cells_named(definition, root, redo_names)
-    from ftml_bench.runs import cell, pictures
+    with put_off():
+        from ftml_bench.runs import cell, pictures
 
     schedule.check_versions(definition, root, cell.versions(definition), redo)
     cell.check(definition, options.data)
@@ -134,7 +136,10 @@ def _on_cluster(address: str, options: argparse.Namespace) -> Place:
 def _report_text(root: Path) -> str:
     import shutil
 
-    from ftml_bench import report
+    from ftml_bench.runs.signals import put_off
+
+    with put_off():
+        from ftml_bench import report
 
     return report.write(root, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
 

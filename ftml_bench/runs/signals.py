@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+
 
 class Stopped(KeyboardInterrupt):
     """A signal came that ends a process."""
@@ -42,3 +44,24 @@ def as_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Inside, signals that end a process wait for the end of the block, as for that of an import.
+
+    An exception in the middle of the import of a compiled module leaves it half made: others then fail in it, or crash.
+    """
+    before = {}
+    came: list[int] = []
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in ENDING if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

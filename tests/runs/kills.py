@@ -68,9 +68,12 @@ def board(cells: str, *arguments: str) -> int:
             check=lambda *_: None,
         )
         sys.modules["ftml_bench.runs.cell"] = nothing  # type: ignore[assignment]
+        drawing = SimpleNamespace(draw_tasks=lambda *_: None)
+        sys.modules["ftml_bench.runs.pictures"] = drawing  # type: ignore[assignment]
         import ftml_bench.runs
 
         ftml_bench.runs.cell = nothing  # type: ignore[attr-defined]
+        ftml_bench.runs.pictures = drawing  # type: ignore[attr-defined]
         running._report_text = lambda root: ""
     return cli.main(["leaderboard", *arguments, "--quiet"])
 

@@ -279,3 +279,31 @@ def test_a_class_that_ends_the_process_when_it_is_built_is_no_success(tmp_path, 
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "foreign_class.py:4 ended the command by SystemExit(0)" in said
+
+
+IMPORTING = """
+import os, signal
+from ftml_bench.runs.signals import as_ctrl_c, put_off
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+for number in (signal.SIGTERM, signal.SIGINT):
+    try:
+        with as_ctrl_c():
+            with put_off():
+                os.kill(os.getpid(), number)
+                print("imported", flush=True)
+            print("goes on")
+    except KeyboardInterrupt as error:
+        print(type(error).__name__, error, flush=True)
+with put_off():
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("imported", flush=True)
+print("goes on")
+"""
+
+
+def test_a_signal_waits_for_the_end_of_an_import():
+    found = subprocess.run(
+        [sys.executable, "-c", IMPORTING], capture_output=True, text=True, preexec_fn=signals_as_usual
+    )
+    assert found.stdout == "imported\nStopped SIGTERM\nimported\nKeyboardInterrupt \nimported\n"
+    assert found.returncode == -signal.SIGTERM
