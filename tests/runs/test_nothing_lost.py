@@ -232,14 +232,16 @@ def test_a_folder_that_is_removed_is_said_once_and_the_other_cells_go_on(what, t
         def tell(done, total):
             if (cell.row, cell.seed, done, begun.count("FTML")) == ("FTML", 3, 3, 1):
                 target = folder / what if what == "curve.csv" else root / what
-                shutil.rmtree(target) if target.is_dir() else target.unlink()
+                while target.is_dir():  # TensorBoard's thread may write into it meanwhile
+                    shutil.rmtree(target, ignore_errors=True)
+                target.unlink(missing_ok=True)
 
         return run_cell(definition, cell, folder, data, tell, device)
 
     monkeypatch.setattr(cells, "run_cell", removed)
     outcomes = schedule.run_cells(board(), root, jobs=1, data=None, quiet=True)
     said = capsys.readouterr().err
-    assert said.count("; what this stops is tried again after the others\n") == (2 if what == "." else 1)
+    assert said.count("; what this stops is tried again after the others\n") == (2 if what == "." else 1), outcomes
     if what == ".":
         assert [outcome.status for outcome in outcomes] == ["failed", "failed"]
         assert outcomes[1].message == f"{root}: was removed while it was run (3 times)"
