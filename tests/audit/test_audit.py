@@ -319,7 +319,7 @@ def test_linear_regression_is_as_the_closed_forms_say():
 def test_what_engines_are_chosen():
     for name, values in COMMITTED["values"].items():
         way = name.split()[2:]
-        rules = {"FTML-heads": "loop", "FOML": "vmap", "IMAML": "batched", "MAMLPlusPlus": "batched"}
+        rules = {"FTML-heads": "loop", "FOML": "batched", "IMAML": "batched", "MAMLPlusPlus": "batched"}
         engine = rules.get(name.split()[1], "native")
         chosen = [
             part.replace("auto/", f"{engine}/").replace("/auto", "/adjoint" if engine == "vmap" else "/unroll")
