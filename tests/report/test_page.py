@@ -56,7 +56,7 @@ def root(tmp_path_factory):
     root.mkdir()
     (root / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.report.test_report.HASH", definitions.from_dict(CONTENT, "small").hash)
+        patch.setattr("tests.report.made.HASH", definitions.from_dict(CONTENT, "small").hash)
         for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
             for seed, rounds in enumerate(seeds):
                 write_run(root / f"digits/{row}/seed-{seed}", rounds)
