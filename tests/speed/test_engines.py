@@ -150,4 +150,4 @@ def numbers(count):
 
 
 def test_memory_is_what_a_call_adds_at_most():
-    assert processes._peak_of(numbers, {"count": 16 * 2**20}) == pytest.approx(64, abs=4)
+    assert processes.peaks(numbers, [{"count": 16 * 2**20}]) == [pytest.approx(64, abs=4)]
