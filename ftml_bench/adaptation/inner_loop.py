@@ -151,18 +151,6 @@ class InnerLoop:
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
-        return self._adapt(parameters, x, y, steps, rule)
-
-    def _adapt(
-        self,
-        parameters: Parameters,
-        x: Input,
-        y: Tensor,
-        steps: int,
-        rule: InnerRule,
-        outputs: Outputs | None = None,
-    ) -> dict[str, Tensor]:
-        """`adapt`; the model's outputs may be computed otherwise than by the model."""
         beside = rule.tensors(parameters, self.adapted)
         return update_procedure(
             self.model,
@@ -175,7 +163,6 @@ class InnerLoop:
             adapted=self.adapted,
             clip=self.inner_clip,
             penalised=rule.penalty_on(beside, self.adapted),
-            outputs=outputs,
         )
 
     def adapt_each(

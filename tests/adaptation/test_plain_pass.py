@@ -101,6 +101,21 @@ def test_the_update_procedure_is_that_of_the_model(clip):
         assert not torch.equal(found[name], parameters[name])
 
 
+@pytest.mark.parametrize("adapted", ["all", "last_layer"])
+def test_the_update_procedures_of_several_tasks_side_by_side_are_those_of_each(adapted):
+    model, shape = stack("RainbowNet")
+    x, y = (part.unflatten(0, (3, 4)) for part in rows(shape))
+    parameters = dict(model.named_parameters())
+    engine = make_engine("native", model, nn.CrossEntropyLoss(), inner_lr=0.1, inner_steps=1, adapted=adapted)
+    alone = [engine.adapt(parameters, *task, 3) for task in zip(x, y, strict=True)]
+    together = engine.adapt_each(parameters, x, y, 3)
+    for found, expected in zip(together, alone, strict=True):
+        assert found.keys() == parameters.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in parameters)
+        unchanged = {name for name in parameters if torch.equal(found[name], parameters[name])}
+        assert unchanged == set(parameters) - set(engine.adapted)
+
+
 def test_support_statistics_of_a_meta_batch_without_a_pass_of_their_own():
     model, shape = stack("RainbowNet")
     x, y = (part.unflatten(0, (3, 4)) for part in rows(shape))

@@ -28,6 +28,7 @@ class Call:
     """One meta-batch: what the library is told about it, and the memory that it works in.
 
     :param y: the support sets' targets; None: no inner steps, x is not looked at.
+    :param steps: inner steps; None: the engine's.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Call:
         query_x: Tensor,
         *,
         rates: Sequence[Weights] = (),
+        steps: int | None = None,
         memory: str = "auto",
         each: bool = False,
     ) -> None:
@@ -50,6 +52,7 @@ class Call:
         self.wanted = wanted = {name for name, w in weights.items() if grad and w.requires_grad}
         self.wants_x = grad and (x.requires_grad or query_x.requires_grad)
         self.rates = rates
+        self.full_rates: list[Tensor | None] = []
         wants_rates = grad and any(rate.requires_grad for step in rates for rate in step.values())
         self.wants_gradients = bool(wanted) or self.wants_x or wants_rates
         self.program = program = engine.program(tuple(x.shape[2:]), wanted)
@@ -61,10 +64,12 @@ class Call:
         job.nops, job.nparameters, job.shapes = len(program.ops), len(program.shapes), program.shapes.ctypes.data
         job.wants_x = self.wants_x
         job.tasks, job.support, job.query = len(x), x.shape[1], query_x.shape[1]
-        job.steps, job.rides = (0, False) if y is None else (engine.inner_steps, engine.rows_ride)
+        job.steps = 0 if y is None else engine.inner_steps if steps is None else steps
+        job.rides = y is not None and engine.rows_ride
         job.second_order = engine.second_order
         job.clip, job.wants_rates = engine.inner_clip or 0.0, wants_rates
-        self._tell_rates(engine)
+        if job.steps:
+            self._tell_rates(engine)
         job.threads = torch.get_num_threads()
         self.called_back: CalledBack | None = None
         if y is not None:
@@ -129,6 +134,21 @@ class Call:
             assert self.called_back.error is not None
             raise self.called_back.error
 
+    def _run_without_draws(self) -> None:
+        before = random_state(self.x.device) if self.called_back else None
+        self.run()
+        if before is not None and before != random_state(self.x.device):
+            raise UntreatableError(self.engine, "takes no criterion that draws")
+
+    def adapted(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """The weights of those names after the last step, (T, *weight)."""
+        by_name = dict(zip(self.program.names, self.weights, strict=True))
+        adapted = {name: self.x.new_empty(len(self.x), *by_name[name].shape) for name in names}
+        pointers = _pointers([adapted.get(name) for name in self.program.names])
+        self.job.adapted = pointers.ctypes.data
+        self._run_without_draws()
+        return adapted
+
     def forward(self) -> Tensor:
         """The outputs (T, Q, F); beside them `moments`, by norm layer, of the first pass."""
         outputs = self.x.new_empty(self.shape)
@@ -141,10 +161,7 @@ class Call:
             for (name, _, places), both in zip(self.program.norms, found, strict=True)
         }
         self.job.outputs = outputs.data_ptr()
-        before = random_state(outputs.device) if self.called_back else None
-        self.run()
-        if before is not None and before != random_state(outputs.device):
-            raise UntreatableError(self.engine, "takes no criterion that draws")
+        self._run_without_draws()
         return outputs
 
     def backward(

@@ -118,16 +118,27 @@ class NativeEngine(BatchedEngine):
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> dict[str, Tensor]:
         """See `Engine.adapt`."""
-        # By the model where steps are not plain ones, since `predict` may have to leave such steps to another engine.
         if self.common or not isinstance(x, Tensor) or not rule.is_plain:
             return super().adapt(parameters, x, y, steps, rule=rule)
-        return self._adapt(parameters, x, y, steps, rule, lambda weights: self.outputs(weights, x[None])[0])
+        [adapted] = self.adapt_each(parameters, x[None], y[None], steps)
+        return adapted
 
     def adapt_each(
         self, parameters: Parameters, x: Tensor, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
     ) -> list[dict[str, Tensor]]:
         """See `Engine.adapt_each`."""
-        return [self.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
+        if self.common or not rule.is_plain:
+            return [self.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
+        self._refuse_shapes(x)
+        weights = self._own_weights(parameters)
+        with torch.no_grad():
+            self._see_that_it_fits(weights, x, y, x)
+            adapted = Call(self, weights, x, y, x[:, :1], steps=steps).adapted(self.adapted)
+        unchanged = {name: p.detach() for name, p in parameters.items()}
+        return [
+            {name: adapted[name][t] if name in adapted else p.clone() for name, p in unchanged.items()}
+            for t in range(len(x))
+        ]
 
     def _own_weights(self, parameters: Parameters) -> Weights:
         return {name: parameters[name] for name in self._own_names}
@@ -148,16 +159,7 @@ class NativeEngine(BatchedEngine):
         :param y: None: before any inner step; x is not looked at.
         """
         of_rates = [rate for step in rates for rate in step.values()]
-        tensors = [x, query_x, *weights.values(), *of_rates]
-        if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
-            raise UntreatableError(self.name, "takes dense tensors of one precision on a CPU only")
-        if x.dtype not in PRECISIONS:
-            raise UntreatableError(self.name, f"takes float32 and float64 only, not {x.dtype}")
-        if y is not None and y.requires_grad:
-            raise UntreatableError(self.name, "takes no derivative in targets")
-        if not x.numel() or not query_x.numel():
-            raise UntreatableError(self.name, "takes no empty sets")
-        self._see_that_shapes_fit(weights, x, y, query_x, each)
+        self._see_that_it_fits(weights, x, y, query_x, of_rates, each)
         call = Call(self, weights, x, y, query_x, rates=rates, memory=memory, each=each)
         outputs = _Native.apply(call, x, y, query_x, *weights.values(), *of_rates)
         self._moments = call.moments
@@ -165,11 +167,28 @@ class NativeEngine(BatchedEngine):
             self.chosen_memory = call.memory
         return outputs
 
-    def _see_that_shapes_fit(self, weights: Weights, x: Tensor, y: Tensor | None, query_x: Tensor, each: bool) -> None:
+    def _see_that_it_fits(
+        self,
+        weights: Weights,
+        x: Tensor,
+        y: Tensor | None,
+        query_x: Tensor,
+        of_rates: Sequence[Tensor] = (),
+        each: bool = False,
+    ) -> None:
         """The compiled part would read beyond what does not fit.
 
-        :raises UntreatableError: if something does not.
+        :raises UntreatableError: if something does not, in precision, place or shape.
         """
+        tensors = [x, query_x, *weights.values(), *of_rates]
+        if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
+            raise UntreatableError(self.name, "takes dense tensors of one precision on a CPU only")
+        if x.dtype not in PRECISIONS:
+            raise UntreatableError(self.name, f"takes float32 and float64 only, not {x.dtype}")
+        if y is not None and torch.is_grad_enabled() and y.requires_grad:
+            raise UntreatableError(self.name, "takes no derivative in targets")
+        if not x.numel() or not query_x.numel():
+            raise UntreatableError(self.name, "takes no empty sets")
         tasks, points = x.shape[0], x.shape[2:]
         if len(query_x) != tasks or query_x.shape[2:] != points or (y is not None and y.shape[:2] != x.shape[:2]):
             raise UntreatableError(self.name, "takes support and query points of one shape, and as many targets")

@@ -58,6 +58,7 @@ class Job(ctypes.Structure):
         ("gradient_query", c_void_p),
         ("statistics", c_void_p),
         ("gradient_rates", c_void_p),
+        ("adapted", c_void_p),
     ]
 
 

@@ -44,6 +44,7 @@ struct Job {
   void *gradient_x, *gradient_query;
   void* const* statistics;         // by norm layer: mean and variance, (tasks, 2, channels), of the first pass; or null
   void* const* gradient_rates;     // by step and parameter, of all tasks together; null if none is wanted
+  void* const* adapted;            // by parameter: the weights after the last step, (tasks, ...); then no query; or null
 };
 
 // Whether passes of steps keep the gradients that they find: to tell what was cut, or for the derivative in the rates.

@@ -16,6 +16,12 @@ template <class T> void put(const Parameter& p, const T* from, T* w) {
     w[p.at + ((size_t)t * inputs + c) * p.stride + o] = *from++;
 }
 
+template <class T> void unpack(const Parameter& p, const T* from, T* to) {
+  const int inputs = std::max(p.inputs, 1);
+  for (int o = 0; o < p.outputs; o++) for (int c = 0; c < inputs; c++) for (int t = 0; t < p.taps; t++)
+    *to++ = from[p.at + ((size_t)t * inputs + c) * p.stride + o];
+}
+
 template <class T> struct Worker {
   const Job& job;
   const Plan<T>& plan;
@@ -31,7 +37,7 @@ template <class T> struct Worker {
         loss(job, plan.out()), S(job.support), Q(job.query), K(job.steps) {
     x = Buffer<T>((S + Q) * plan.in.size());
     tapes = Buffer<T>(steps.size + query.size);
-    if (!job.kept) kept = Buffer<T>((K + 1) * plan.weights);
+    if (!job.kept) kept = Buffer<T>(2 * plan.weights);
     g = Buffer<T>(plan.weights);
     hv = Buffer<T>(plan.weights);
     if (job.wants_x) gx = Buffer<T>(2 * (S + Q) * plan.in.size());
@@ -42,7 +48,10 @@ template <class T> struct Worker {
     if (task < job.taped) return (T*)job.tapes[task] + k * steps.size;
     return k == K ? tapes + steps.size : tapes + 0;
   }
-  T* weights(int64_t task, int64_t k) { return job.kept ? (T*)job.kept + (task * (K + 1) + k) * plan.weights : kept + k * plan.weights; }
+  // before step k; where no way back will ask for them, those before the step and after it in turns
+  T* weights(int64_t task, int64_t k) {
+    return job.kept ? (T*)job.kept + (task * (K + 1) + k) * plan.weights : kept + k % 2 * plan.weights;
+  }
   const T* query_rows() const { return job.rides ? x : x + S * plan.in.size(); }
   int first() const { return job.rides ? S : Q; }
 
@@ -70,6 +79,7 @@ template <class T> struct Worker {
       for (const Parameter& p : plan.parameters) if (p.adapted)
         for (size_t i = p.at; i < p.at + p.size(); i++) next[i] -= r[i] * clipped(found[i]);
     }
+    if (job.adapted) return give_adapted(task, weights(task, K));
     T* at = tape(task, K);
     passes.forward(query, at, weights(task, K), query_rows(), first());
     if (K == 0) note_statistics(task, query, at, job.statistics);
@@ -170,18 +180,19 @@ template <class T> struct Worker {
       for (int c = 0; c < m.c; c++) to[c * places + p] = from[c];
   }
 
+  void give_adapted(int64_t task, const T* w) {
+    for (size_t i = 0; i < plan.parameters.size(); i++) if (job.adapted[i]) {
+      const Parameter& p = plan.parameters[i];
+      unpack<T>(p, w, (T*)job.adapted[i] + task * p.outputs * std::max(p.inputs, 1) * p.taps);
+    }
+  }
+
   void pack(int64_t task, T* w) {
     std::fill(w, w + plan.weights, T(0));
     for (size_t i = 0; i < plan.parameters.size(); i++)
       put<T>(plan.parameters[i], (const T*)job.weights[i] + task * job.weight_steps[i], w);
   }
 };
-
-template <class T> void unpack(const Parameter& p, const T* gradient, T* to) {
-  const int inputs = std::max(p.inputs, 1);
-  for (int o = 0; o < p.outputs; o++) for (int c = 0; c < inputs; c++) for (int t = 0; t < p.taps; t++)
-    *to++ = gradient[p.at + ((size_t)t * inputs + c) * p.stride + o];
-}
 
 template <class T> struct Sizes {
   std::shared_ptr<const Plan<T>> plan;
