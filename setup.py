@@ -91,7 +91,7 @@ setup(
     ext_modules=[native(form) for form in FORMS],
     package_data={
         "ftml_bench": ["py.typed"],
-        "ftml_bench.leaderboards": ["*.yaml"],
+        "ftml_bench.leaderboards": ["*.yaml", "ablations/*.yaml"],
         "ftml_bench.report": ["*.mplstyle", "site/*", "site/uplot/*"],
     },
     install_requires=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.stacked import StackedDataset
@@ -28,6 +28,14 @@ def task_order(seed: int, stream: str, rounds: int) -> list[Transformation]:
     """The transformations of the rounds: the first `rounds` of a random order of all 56."""
     order = permutation(len(TRANSFORMATIONS), seed, stream, "tasks")
     return [TRANSFORMATIONS[i] for i in order[:rounds].tolist()]
+
+
+def smoothed_cross_entropy(label_smoothing: float) -> nn.CrossEntropyLoss:
+    """The streams' loss; a UsageError if it cannot be smoothed so much."""
+    is_number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
+    if not is_number or not 0 <= label_smoothing < 1:
+        raise UsageError(f"label_smoothing {label_smoothing!r}: expected a number from 0 to below 1")
+    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 
 
 def permutation(n: int, seed: int, stream: str, what: str) -> Tensor:

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.benchmarks.checks import check_int
-from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render, task_order
+from ftml_bench.benchmarks.rainbow import (
+    check_image_size,
+    permutation,
+    render,
+    smoothed_cross_entropy,
+    task_order,
+)
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
 
@@ -45,6 +51,8 @@ class RainbowDigits(TaskStream):
         images_per_round: int = 100,
         held_out_per_round: int = HELD_OUT_POOL,
         image_size: int = 14,
+        order: int | None = None,
+        label_smoothing: float = 0.1,
     ) -> None:
         """
         :param seed: decides the split, the order of the tasks and every round's draw. With another number of rounds the
@@ -53,6 +61,8 @@ class RainbowDigits(TaskStream):
         :param images_per_round: datapoints of each round, 1 to 1,440.
         :param held_out_per_round: held-out images of each round, 1 to 357.
         :param image_size: side of the images in pixels, 14 or 28: the digits' 8 x 8 pixels enlarged (bilinear).
+        :param order: decides the order of the tasks alone; None: `seed` does.
+        :param label_smoothing: of the cross entropy that is trained and reported, from 0 to below 1.
         :raises UsageError: for arguments outside these ranges.
         """
         seed = check_int("seed", seed)
@@ -64,7 +74,7 @@ class RainbowDigits(TaskStream):
         grey, labels = read_digits()
         grey = resize(grey, self.image_size)
         pool, held_out_pool = permutation(len(grey), seed, "rainbow-digits", "split").split([TRAIN_POOL, HELD_OUT_POOL])
-        transformations = task_order(seed, "rainbow-digits", rounds)
+        transformations = task_order(seed if order is None else check_int("order", order), "rainbow-digits", rounds)
         sources = {
             "train": [
                 pool[permutation(TRAIN_POOL, seed, "rainbow-digits", f"round {t}")[:images_per_round]]
@@ -79,7 +89,7 @@ class RainbowDigits(TaskStream):
             threshold=("accuracy", 0.8),
             checkpoints=reachable([20, 40, 100], images_per_round),
             arrivals=20,
-            criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
+            criterion=smoothed_cross_entropy(label_smoothing),
             inner_lr=0.1,
             update_steps=20,
         )

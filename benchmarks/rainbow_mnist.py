@@ -8,7 +8,13 @@ from torch import nn
 
 from ftml_bench.benchmarks.checks import check_int, check_total
 from ftml_bench.benchmarks.data.mnist import TEST_IMAGES, TRAIN_IMAGES, read_mnist
-from ftml_bench.benchmarks.rainbow import check_image_size, permutation, render, task_order
+from ftml_bench.benchmarks.rainbow import (
+    check_image_size,
+    permutation,
+    render,
+    smoothed_cross_entropy,
+    task_order,
+)
 from ftml_bench.benchmarks.stream import TaskStream, carry, reachable
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, resize
 
@@ -34,6 +40,8 @@ class RainbowMNIST(TaskStream):
         images_per_round: int = 900,
         held_out_per_round: int = 178,
         image_size: int = 28,
+        order: int | None = None,
+        label_smoothing: float = 0.1,
         root: str | os.PathLike[str] | None = None,
     ) -> None:
         """
@@ -43,6 +51,8 @@ class RainbowMNIST(TaskStream):
         :param images_per_round: datapoints of each round; rounds x images_per_round is 60,000 at most.
         :param held_out_per_round: held-out images of each round; rounds x held_out_per_round is 10,000 at most.
         :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
+        :param order: decides the order of the tasks alone; None: `seed` does.
+        :param label_smoothing: of the cross entropy that is trained and reported, from 0 to below 1.
         :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :raises UsageError: for arguments outside these ranges, or if MNIST is missing or damaged.
         """
@@ -56,7 +66,7 @@ class RainbowMNIST(TaskStream):
         check_total(rounds, "held_out_per_round", sizes["test"], TEST_IMAGES, "MNIST's test set")
         self.image_size = check_image_size(image_size)
 
-        transformations = task_order(seed, "rainbow-mnist", rounds)
+        transformations = task_order(seed if order is None else check_int("order", order), "rainbow-mnist", rounds)
         datasets, sources = {}, {}
         for split, size in sizes.items():
             grey, labels = read_mnist(split, root)
@@ -70,7 +80,7 @@ class RainbowMNIST(TaskStream):
             threshold=("accuracy", 0.9),
             checkpoints=reachable([100, 900], sizes["train"]),
             arrivals=20,
-            criterion=nn.CrossEntropyLoss(label_smoothing=0.1),
+            criterion=smoothed_cross_entropy(label_smoothing),
             inner_lr=0.1,
             update_steps=5,
         )

@@ -22,6 +22,7 @@ class About(NamedTuple):
 
 
 LEADERBOARDS = {
+    "ablations/baselines": About("1, reckoned", _MNIST, "do two choices in the baselines decide how they compare?"),
     "avalanche": About("0.3", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
     "cifar100": About(
         _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"

@@ -197,10 +197,15 @@ def from_dict(content: Any, where: str) -> Definition:
 
 
 def _packaged() -> dict[str, str]:
-    """Name -> text of the definitions that come with the package."""
+    """Name -> text of the definitions that come with the package; those in a folder are called folder/name."""
     folder = importlib.resources.files("ftml_bench.leaderboards")
-    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in files}
+    folders = {"": folder, "ablations/": folder / "ablations"}
+    return {
+        within + file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8")
+        for within, place in folders.items()
+        for file in place.iterdir()
+        if file.name.endswith(".yaml")
+    }
 
 
 def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
