@@ -70,11 +70,13 @@ class RainbowDigits(TaskStream):
         images_per_round = check_int("images_per_round", images_per_round, least=1, most=TRAIN_POOL)
         held_out_per_round = check_int("held_out_per_round", held_out_per_round, least=1, most=HELD_OUT_POOL)
         self.image_size = check_image_size(image_size)
+        order = seed if order is None else check_int("order", order)
+        criterion = smoothed_cross_entropy(label_smoothing)
 
         grey, labels = read_digits()
         grey = resize(grey, self.image_size)
         pool, held_out_pool = permutation(len(grey), seed, "rainbow-digits", "split").split([TRAIN_POOL, HELD_OUT_POOL])
-        transformations = task_order(seed if order is None else check_int("order", order), "rainbow-digits", rounds)
+        transformations = task_order(order, "rainbow-digits", rounds)
         sources = {
             "train": [
                 pool[permutation(TRAIN_POOL, seed, "rainbow-digits", f"round {t}")[:images_per_round]]
@@ -89,7 +91,7 @@ class RainbowDigits(TaskStream):
             threshold=("accuracy", 0.8),
             checkpoints=reachable([20, 40, 100], images_per_round),
             arrivals=20,
-            criterion=smoothed_cross_entropy(label_smoothing),
+            criterion=criterion,
             inner_lr=0.1,
             update_steps=20,
         )

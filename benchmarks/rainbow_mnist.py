@@ -65,13 +65,15 @@ class RainbowMNIST(TaskStream):
         check_total(rounds, "images_per_round", sizes["train"], TRAIN_IMAGES, "MNIST's training set")
         check_total(rounds, "held_out_per_round", sizes["test"], TEST_IMAGES, "MNIST's test set")
         self.image_size = check_image_size(image_size)
+        order = seed if order is None else check_int("order", order)
+        criterion = smoothed_cross_entropy(label_smoothing)
 
-        transformations = task_order(seed if order is None else check_int("order", order), "rainbow-mnist", rounds)
+        transformations = task_order(order, "rainbow-mnist", rounds)
         datasets, sources = {}, {}
         for split, size in sizes.items():
             grey, labels = read_mnist(split, root)
-            order = permutation(len(grey), seed, "rainbow-mnist", split)
-            sources[split] = order[: rounds * size].split(size)
+            images = permutation(len(grey), seed, "rainbow-mnist", split)
+            sources[split] = images[: rounds * size].split(size)
             datasets[split] = render(resize(grey, self.image_size), labels, sources[split], transformations)
         super().__init__(
             title="Rainbow MNIST",
@@ -80,7 +82,7 @@ class RainbowMNIST(TaskStream):
             threshold=("accuracy", 0.9),
             checkpoints=reachable([100, 900], sizes["train"]),
             arrivals=20,
-            criterion=smoothed_cross_entropy(label_smoothing),
+            criterion=criterion,
             inner_lr=0.1,
             update_steps=5,
         )

@@ -22,7 +22,16 @@ class About(NamedTuple):
 
 
 LEADERBOARDS = {
-    "ablations/baselines": About("1, reckoned", _MNIST, "do two choices in the baselines decide how they compare?"),
+    "ablations/arrival_size": About("0.1", _NONE, "does it matter by how many points data arrive?"),
+    "ablations/baselines": About("0.7", _MNIST, "do two choices in the baselines decide how they compare?"),
+    "ablations/inner_rate": About("0.1", _NONE, "how much does the inner learning rate decide?"),
+    "ablations/inner_steps": About("0.1", _NONE, "how many inner steps, in training and at evaluation?"),
+    "ablations/label_smoothing": About("0.1", _NONE, "does smoothing the labels help?"),
+    "ablations/meta_batch": About("0.1", _NONE, "how many tasks does a meta-step take?"),
+    "ablations/meta_steps": About("0.2", _NONE, "how many meta-steps does an arrival take?"),
+    "ablations/second_order": About("0.1", _NONE, "what do second derivatives buy?"),
+    "ablations/set_sizes": About("0.1", _NONE, "how many points do support and query sets take?"),
+    "ablations/task_order": About("0.1", _NONE, "how much does the order of the tasks decide?"),
     "avalanche": About("0.3", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
     "cifar100": About(
         _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"

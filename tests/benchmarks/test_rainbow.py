@@ -216,6 +216,18 @@ class TestRainbowDigits:
         assert short.test_stream[0].sources.tolist() == digits.test_stream[0].sources[:50].tolist()
         assert short.checkpoints == [20, 40]
 
+    def test_another_order_is_of_the_tasks_alone(self, digits):
+        other = RainbowDigits(order=7)
+        assert torch.equal(sources(other.train_stream), sources(digits.train_stream))
+        assert [e.transformation for e in other.train_stream] == [
+            e.transformation for e in RainbowDigits(seed=7).train_stream
+        ]
+        assert fingerprint(RainbowDigits(order=0)) == fingerprint(digits)
+
+    def test_labels_are_smoothed_as_much_as_is_said(self, digits):
+        assert digits.criterion.label_smoothing == 0.1
+        assert RainbowDigits(label_smoothing=0).criterion.label_smoothing == 0
+
     def test_its_network_takes_its_images(self, digits):
         x = torch.stack([digits.test_stream[0].dataset[i][0] for i in range(4)])
         torch.manual_seed(0)
@@ -255,6 +267,10 @@ def test_real_digits():
         (RainbowDigits, {"images_per_round": 1441}, "images_per_round 1441: expected 1 or more, 1440 at most"),
         (RainbowDigits, {"held_out_per_round": 358}, "held_out_per_round 358: expected 1 or more, 357 at most"),
         (RainbowDigits, {"seed": None}, "seed None: expected a whole number"),
+        (RainbowDigits, {"order": "x"}, "order 'x': expected a whole number"),
+        (RainbowMNIST, {"order": 0.5}, "order 0.5: expected a whole number"),
+        (RainbowDigits, {"label_smoothing": 1}, "label_smoothing 1: expected a number from 0 to below 1"),
+        (RainbowMNIST, {"label_smoothing": "x"}, "label_smoothing 'x': expected a number from 0 to below 1"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused_before_any_data_are_read(benchmark, arguments, message, tmp_path):
