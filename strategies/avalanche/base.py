@@ -168,6 +168,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         self.experience = self._arrival()
         self._check_points()
         self.current_round = self.buffer.add(self.experience)
+        at_hand = sum(len(self.buffer.rounds[number]) for number in self._rounds())
+        self.cost.points_kept = max(self.cost.points_kept or 0, at_hand)
         super()._before_training_exp(**kwargs)
         self._refuse_replaced_parts()
 

@@ -147,7 +147,16 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
         self.experience = copy(self.arrival)
         self.experience._dataset = self._seen  # Avalanche gives it no setter
         self._stop_training = False  # where the steps ended with an epoch, it still stands
+        self._note_memory()
         super()._before_training_exp(**kwargs)
+
+    def _note_memory(self) -> None:
+        """The round at hand and the memory, where it is one of Avalanche's storage policies."""
+        parts = (self, getattr(self, "buffer", None), *self.plugins)
+        policies = [part.storage_policy for part in parts if hasattr(part, "storage_policy")]
+        if policies:
+            at_hand = len(self._seen) + sum(len(policy.buffer) for policy in policies)
+            self.cost.points_kept = max(self.cost.points_kept or 0, at_hand)
 
     def make_train_dataloader(self, drop_last: bool = False, **kwargs: Any) -> None:
         """As Avalanche's, but no data are dropped: a small arrival may be less than a minibatch."""
