@@ -78,7 +78,7 @@ def of_all(benchmark: str) -> str:
 
 def seed(benchmark: str, row: str, name: str, where: str, number: int, decimals: int) -> str:
     """A number of one seed."""
-    return f"{statistics.fmean(values(benchmark, row, name, where)[number]):.{decimals}f}"
+    return f"{of_seeds(benchmark, row, name, where)[number]:.{decimals}f}"
 
 
 def percent(benchmark: str, row: str, name: str, where: str) -> str:
