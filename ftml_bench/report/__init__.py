@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ftml_bench.report import figures, measures, page
+from ftml_bench.report import figures, measures, overview, page
 from ftml_bench.report.contents import compute
 from ftml_bench.results.looks import looks
 from ftml_bench.runs import record
@@ -25,6 +25,8 @@ def write(root: Path, width: int | None = None) -> str:
     for result in contents.results:
         figures.draw(result, look, root / "figures")
         measures.draw(result, look, root / "figures")
+    if contents.results:
+        overview.draw(contents.results, look, root / "figures")
     record.write_whole(root / "leaderboard.md", contents.markdown())
     record.write_whole(root / "leaderboard.csv", contents.csv())
     record.write_whole(root / "seeds.csv", contents.seeds_csv())

@@ -206,16 +206,21 @@ def _errors(result: BenchmarkResult) -> Table:
 
 def _costs(result: BenchmarkResult) -> Table:
     ruled = any(row.batch_norm for row in result.rows)
-    columns = ["strategy", "steps", "gradient evaluations", "seconds", "seeds"] + (["batch norm"] if ruled else [])
+    kept = {row.row.name: row.over_seeds(lambda cell: cell.points_kept).mean for row in result.rows}
+    memory = ["points kept"] if any(mean is not None for mean in kept.values()) else []
+    columns = ["strategy", "steps", "gradient evaluations", *memory, "seconds", "seeds"]
+    columns += ["batch norm"] if ruled else []
     rows = []
     for row in result.rows:
         seconds = row.over_seeds(lambda cell: cell.seconds).mean
         line = [row.row.name, human(row.over_seeds(lambda cell: cell.steps).mean)]
         line += [human(row.over_seeds(lambda cell: cell.gradient_evaluations).mean)]
+        line += [human(kept[row.row.name])] if memory else []
         line += [NONE if seconds is None else f"{seconds:.1f}"]
         line.append(f"{len(row.cells)} of {len(result.seeds)}" if row.notes else str(len(row.cells)))
         rows.append(line + ([row.batch_norm or NONE] if ruled else []))
     notes = ["Of one run, all rounds: means over seeds."]
+    notes[0] += " Points kept: the most that training could draw from at a time." if memory else ""
     return Table(f"{result.spec.name}: what it took", columns, rows, notes)
 
 

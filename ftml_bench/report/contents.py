@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ftml_bench.errors import printable
-from ftml_bench.report import benchmark, figures, measures, numbers, tables
+from ftml_bench.report import benchmark, figures, measures, numbers, overview, tables
 from ftml_bench.report.remarks import remarks
 from ftml_bench.report.tables import Table
 from ftml_bench.results import statistics
@@ -55,6 +55,8 @@ class Contents:
         lines += [f"{remark}\n" for remark in self.remarks]
         if self.problems:
             lines += ["Cells without a result:\n", *(f"- {tables.markdown(problem)}" for problem in self.problems), ""]
+        if self.results:
+            lines += [f"![{overview.NAME}](figures/{overview.NAME}.png)\n", f"{overview.CAPTION}\n"]
         for result, some, names in zip(self.results, self.tables, self.figures(), strict=True):
             lines.append(f"## {result.spec.name}\n")
             lines += [f"![{name}](figures/{name.replace(' ', '%20')}.png)\n" for name in names]

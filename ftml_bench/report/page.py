@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from ftml_bench.report import charts, downloads, figures, making
+from ftml_bench.report import charts, downloads, figures, making, overview
 from ftml_bench.report.contents import Contents
 from ftml_bench.report.tables import NONE, Table, unbroken
 from ftml_bench.results.looks import looks
@@ -50,6 +50,8 @@ def render(contents: Contents, folder: Path) -> str:
     return _template("page.html").render(
         contents=contents,
         benchmarks=benchmarks,
+        overview=Markup(picture(folder / f"{overview.NAME}.svg", definition.name)) if contents.results else "",
+        overview_caption=overview.CAPTION,
         facts=making.of_all(definition, runs),
         archive=downloads.address(contents),
         definition=yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True),
@@ -79,7 +81,11 @@ def picture(file: Path, title: str) -> str:
         address = f"data:image/svg+xml,{quote(text, safe=_SAFE)}"
     else:
         address = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
-    shown = {"measures": "what was measured, over rounds", "tasks": "the first data of the first rounds"}
+    shown = {
+        "measures": "what was measured, over rounds",
+        "tasks": "the first data of the first rounds",
+        overview.NAME: "how fast every row learns, and what it takes",
+    }
     what = shown.get(file.stem.rpartition("-")[2], "how fast each round is learned, over rounds")
     return _template("picture.html").render(address=address, alt=f"{title}: {what}", tasks=file.suffix == ".png")
 

@@ -50,6 +50,7 @@ class CellSummary:
     :param errors: checkpoint -> error of each round (1 - accuracy, or the loss). The last checkpoint is N.
     :param first_arrival: datapoints at the first evaluation of a round, below which none can reach γ.
     :param steps: training steps in all; `gradient_evaluations` and `seconds` likewise.
+    :param points_kept: the most datapoints that training could draw from at a time; None: not known.
     :param measures: what else was measured: name (in `ftml_bench.metrics.measures.CURVES`) -> round -> value.
     """
 
@@ -65,6 +66,7 @@ class CellSummary:
     gradient_evaluations: int
     seconds: float
     measures: dict[str, dict[int, float]] = field(default_factory=dict)
+    points_kept: int | None = None
 
     @property
     def half(self) -> int:
@@ -126,6 +128,7 @@ def summarize(run: Run, threshold: Threshold | None, checkpoints: list[int], fol
         gradient_evaluations=run.curve[-1].gradient_evaluations,
         seconds=run.seconds,
         measures=run.measures,
+        points_kept=run.record.get("cost", {}).get("points_kept"),
     )
 
 

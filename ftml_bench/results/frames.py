@@ -162,14 +162,15 @@ class Results:
         return _frame([*KEYS, "minus", "quantity", *columns, "leads", "seeds", "verdict"], self._paired(to))
 
     def costs(self) -> pd.DataFrame:
-        """A line a run that has finished, comparators included: seed, steps, gradient_evaluations, seconds, device,
-        engine."""
+        """A line a run that has finished, comparators included: seed, steps, gradient_evaluations, points_kept (the
+        most that training could draw from at a time, where that is known), seconds, device, engine."""
         return _frame(
-            [*KEYS, "seed", "steps", "gradient_evaluations", "seconds", "device", "engine"],
+            [*KEYS, "seed", "steps", "gradient_evaluations", "points_kept", "seconds", "device", "engine"],
             (
                 [
                     *(*_keys(board, cell), cell.seed, run.curve[-1].steps, run.curve[-1].gradient_evaluations),
-                    *(run.seconds, run.record.get("device"), run.record.get("engine")),
+                    *(run.record.get("cost", {}).get("points_kept"), run.seconds),
+                    *(run.record.get("device"), run.record.get("engine")),
                 ]
                 for board in self.boards
                 for cell, run in board.runs

@@ -119,6 +119,8 @@ def numbers(result: BenchmarkResult) -> dict[str, Number]:
         found |= {f"{name.lower()}_{half}": value for half, value in halves(name, curve).items()}
     found["steps"] = lambda cell: cell.steps
     found["gradient_evaluations"] = lambda cell: cell.gradient_evaluations
+    if any(cell.points_kept is not None for row in result.rows for cell in row.cells.values()):
+        found["points_kept"] = lambda cell: cell.points_kept
     found["seconds"] = lambda cell: cell.seconds
     return found
 

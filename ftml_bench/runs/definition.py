@@ -185,7 +185,7 @@ def from_dict(content: Any, where: str) -> Definition:
     values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description", "resources"))
     benchmarks = values.mapping(content["benchmarks"], f"{where}: benchmarks")
     # beside those that have the benchmark's own name
-    figures = [f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks")]
+    figures = ["overview", *(f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks"))]
     values.folder_names(benchmarks, f"{where}: benchmarks", taken=[*_RESULTS, *figures])
     return Definition(
         name=values.folder_name(content["name"], f"{where}: name"),

@@ -206,7 +206,7 @@ class TestReport:
         assert "### waves: round by round" in markdown
         assert "![waves-measures](figures/waves-measures.png)" in markdown
         assert (root / "figures/waves-measures.svg").is_file()
-        assert (root / "report.html").read_text().count("<img") == 2
+        assert (root / "report.html").read_text().count("<img") == 3  # of all rows, of the rounds, of what was measured
         rows = list(csv.DictReader(io.StringIO((root / "leaderboard.csv").read_text())))
         found = {(row["row"], row["quantity"]): float(row["mean"]) for row in rows if not row["minus"]}
         definition, runs, _ = read_runs(root)

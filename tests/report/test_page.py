@@ -160,7 +160,7 @@ def test_arrow_keys_read_every_value(page):
 
 
 def test_curves_over_datapoints_and_over_gradient_evaluations(page):
-    plot, caption = page.locator(".plot.main"), page.locator("figcaption").first
+    plot, caption = page.locator(".plot.main"), page.locator(".charts figcaption").first
     assert "Faint: mean of each round over 2 to 3 seeds" in caption.inner_text()
     page.get_by_label("datapoints", exact=True).check()
     page.get_by_label("Curve").select_option(label="error over datapoints, last third of the rounds")

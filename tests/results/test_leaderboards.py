@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 
@@ -105,7 +106,9 @@ def check_costs(benchmark, row, column):
         return str(len(frame))
     if column == "batch norm":
         return protocol_of(benchmark, row)["batch_norm"]
-    mean = frame[column.replace(" ", "_")].mean()
+    mean = frame[column.replace(" ", "_")].dropna().mean()
+    if math.isnan(mean):
+        return "–"
     if column == "seconds" or mean < 999.5:
         return f"{mean:.1f}" if column == "seconds" else f"{mean:.0f}"
     return f"{mean / 1e3:.1f}k" if mean < 999_950 else f"{mean / 1e6:.1f}M"

@@ -1,0 +1,58 @@
+"""The figure of all rows: what its markers stand at, by hand."""
+
+import pytest
+import yaml
+
+from ftml_bench.errors import UsageError
+from ftml_bench.report import contents, overview
+from ftml_bench.results.looks import looks
+from ftml_bench.runs import definition as definitions
+from tests.report.made import CONTENT, FROM_SCRATCH, FTML, made_in, write_run
+
+
+def drawn(root):
+    found = contents.compute(root)
+    return overview._figure(found.results, looks(found.definition.benchmarks))
+
+
+def markers(panel):
+    """(x, y, fill) of every marker."""
+    return {
+        (round(float(line.get_xdata()[0]), 4), round(float(line.get_ydata()[0]), 4), line.get_fillstyle())
+        for line in panel.lines
+        if line.get_marker() not in ("", "None", "|")
+    }
+
+
+def test_halves_of_the_rounds_stand_on_a_rows_line(tmp_path):
+    efficiency, area, spent = drawn(made_in(tmp_path)).axes
+    assert markers(efficiency) == {
+        (17.5, 0, "none"),  # FTML's two seeds: 20, 20 and 10, 20
+        (12.5, 0, "full"),  # 10, 10 and 20, 10
+        (20.0, 2, "none"),  # FromScratch
+        (18.3333, 2, "full"),  # 20, 20; 20, 10; 20, 20
+    }
+    names = [label.get_text() for label in efficiency.get_yticklabels()]
+    assert names == ["FTML  1", "Scratch x10  2", "FromScratch  3"]
+    assert efficiency.get_ylim()[0] > efficiency.get_ylim()[1]  # the first on top
+    assert {fill for _, _, fill in markers(area)} == {"full"}
+    # 40 steps of 31,000 evaluations; how much is kept no run says
+    assert {(x, y) for x, y, _ in markers(spent)} == {(1_240_000, 12.5), (1_240_000, 18.3333)}
+    assert [text.get_text() for text in spent.texts] == ["1", "3"]
+
+
+def test_what_is_kept_has_a_panel_where_a_row_says_so(tmp_path):
+    root = tmp_path / "runs"
+    root.mkdir()
+    (root / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
+    for row, rounds, kept in (("FTML", FTML[0], 80), ("FromScratch", FROM_SCRATCH[0], None)):
+        write_run(root / f"digits/{row}/seed-0", rounds, cost={"points_kept": kept})
+    *_, kept = drawn(root).axes
+    assert kept.get_title(loc="left") == "over points kept"
+    assert {(x, y) for x, y, _ in markers(kept)} == {(80, 10)}
+
+
+def test_no_benchmark_takes_the_place_of_its_file():
+    taken = {**CONTENT, "benchmarks": {"overview": CONTENT["benchmarks"]["digits"]}}
+    with pytest.raises(UsageError, match="overview"):
+        definitions.from_dict(taken, "small")
