@@ -21,6 +21,7 @@ _OF_PROTOCOL = (
     "version",
     "benchmark_version",
     "renderer",
+    "image_set",
 )
 
 Facts = dict[str, str]

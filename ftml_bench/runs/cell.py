@@ -267,6 +267,7 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "benchmark_settings": _plain({**_defaults(type(benchmark), {"seed", "root", "cache"}), **spec.settings}),
         # with versions, where a stream renders its images: scores on two renderers must not be mixed
         "renderer": getattr(benchmark, "renderer", None),
+        "image_set": getattr(benchmark, "image_set", None),  # images of others, by name and hash
         "strategy": row.strategy,
         "rounds": len(benchmark.train_stream),
         "datapoints_per_round": len(benchmark.train_stream[0].dataset),
