@@ -126,11 +126,8 @@ def _group(path: Path, key: Any, value: Any) -> Group:
     y = y.reshape(-1)
     if x.size != len(y) * _SIDE * _SIDE * 3 or x.shape[-3:] != (_SIDE, _SIDE, 3):
         raise UsageError(f"{where}: images {x.shape}, labels {y.shape}: expected (n, {_SIDE}, {_SIDE}, 3) and (n,)")
-    if (
-        not np.issubdtype(x.dtype, np.number)
-        or not np.issubdtype(y.dtype, np.number)
-        or not np.isin(y, range(10)).all()
-    ):
+    are_numbers = all(np.issubdtype(part.dtype, np.number) for part in (x, y))
+    if not are_numbers or not np.isin(y, range(10)).all():
         raise UsageError(f"{where}: expected numbers, and labels from 0 to 9")
     x = x.reshape(-1, _SIDE, _SIDE, 3)
     if x.dtype != np.uint8:

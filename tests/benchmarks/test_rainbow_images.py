@@ -123,7 +123,7 @@ def test_what_is_neither_is_refused_in_one_line_and_nothing_in_it_is_obeyed(writ
 
 
 def test_more_than_a_group_holds_is_refused(sets):
-    with pytest.raises(UsageError, match="images_per_round 25 \\+ held_out_per_round 8 = 33, but group .* has 30"):
+    with pytest.raises(UsageError, match=r"images_per_round 25 \+ held_out_per_round 8 = 33, but group .* has 30"):
         RainbowMNIST(images=sets / "all.pkl", rounds=2, images_per_round=25, held_out_per_round=8)
-    with pytest.raises(UsageError, match="rounds 12: .* has 11 groups"):
+    with pytest.raises(UsageError, match=r"rounds 12: .* has 11 groups"):
         RainbowMNIST(images=sets / "all.pkl", rounds=12, images_per_round=5, held_out_per_round=5)
