@@ -38,14 +38,15 @@ def columns(results: Iterable[BenchmarkResult], rows: Iterable[Settings]) -> Sum
     for one in rows:
         for name, value in one.items():
             values.setdefault(name, []).append(value)
-    titles = {
-        tag(quantity): f"{quantity.title}, {quantity.judged.replace('_', ' ')}"
-        for result in results
-        for quantity in quantities(result)
-    }
+    titles: dict[str, list[str]] = {}  # an area is one of errors here, of losses there
+    for result in results:
+        for quantity in quantities(result):
+            title = f"{quantity.title}, {quantity.judged.replace('_', ' ')}"
+            titles.setdefault(tag(quantity), []).append(title)
+    metrics = {name: " or ".join(dict.fromkeys(some)) for name, some in titles.items()}
     experiment = api_pb2.Experiment(
         hparam_infos=[_column(name, some) for name, some in values.items()],
-        metric_infos=[summary_v2.Metric(tag, display_name=title).as_proto() for tag, title in titles.items()],
+        metric_infos=[summary_v2.Metric(name, display_name=title).as_proto() for name, title in metrics.items()],
     )
     content = plugin_data_pb2.HParamsPluginData(experiment=experiment)
     return Summary.Value(

@@ -13,6 +13,10 @@ from torch.utils.tensorboard import SummaryWriter
 from ftml_bench import report
 from ftml_bench.metrics.curves import Threshold
 from ftml_bench.metrics.rounds import DatapointsToThreshold, FinalPerformance, LearningCurve, PerformanceAtCheckpoint
+from ftml_bench.report import hparams, tensorboard
+from ftml_bench.report.contents import compute
+from ftml_bench.runs.definition import Cell
+from ftml_bench.runs.record import Run
 
 SETTINGS = {"inner_lr": 0.1, "engine": "auto", "second_order": True, "task_sampler": None, "adapted": ["head", "norm"]}
 
@@ -59,6 +63,11 @@ def settings(folder):
     return metadata.parse_session_start_info_plugin_data(content)
 
 
+def write(board):
+    """What a report does for TensorBoard, and nothing else of it."""
+    tensorboard.write(compute(board), board)
+
+
 def test_every_cell_has_its_results(board):
     report.write(board)
     found = {tag: curve for tag, curve in scalars(board / "digits/FTML/seed-1").items() if tag.startswith("results/")}
@@ -76,7 +85,7 @@ def test_every_cell_has_its_results(board):
 
 
 def test_every_cell_has_its_settings(board):
-    report.write(board)
+    write(board)
     found = settings(board / "digits/FTML/seed-1")
     assert {name: value.number_value for name, value in found.hparams.items() if value.HasField("number_value")} == {
         "inner_lr": 0.1,
@@ -98,23 +107,50 @@ def test_every_cell_has_its_settings(board):
     assert found.group_name == f"digits/FTML/seed-1 (small, {record['started']})"
 
 
+def test_the_columns_are_settings_that_differ_first_and_what_rows_are_compared_by(board):
+    write(board)
+    content = opened(board / "digits").SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    found = metadata.parse_experiment_plugin_data(content)
+    infos = {info.name: info for info in found.hparam_infos}
+    assert {name for name, info in infos.items() if info.differs} == {"row", "seed"}
+    assert (infos["seed"].domain_interval.min_value, infos["seed"].domain_interval.max_value) == (0, 2)
+    assert list(infos["row"].domain_discrete) == ["FTML", "FromScratch"]
+    assert {info.name.tag: info.display_name for info in found.metric_infos} == {
+        "results/datapoints_to_threshold_second_half": "datapoints to γ, second half",
+        "results/datapoints_to_stay_second_half": "reaches and stays, second half",
+        "results/area_all_rounds": "error area, all rounds",
+        "results/error_at_10_second_half": "error at 10, second half",
+        "results/error_at_20_second_half": "error at 20, second half",
+    }
+
+
+def test_a_setting_is_of_one_kind_in_all_rows():
+    """TensorBoard has columns of numbers, of texts and of what is true or not, and no other."""
+    given = {"all": "all", "some": 5, "none": None, "true": True}
+    protocols = {row: {"settings": {"size": value}} for row, value in given.items()}
+    runs = {Cell("a", row, 0): Run({"protocol": protocol}, [], 1.0) for row, protocol in protocols.items()}
+    found = hparams.settings(runs)
+    assert [one.get("size") for one in found.values()] == ["all", "5", None, "true"]
+    assert [one["seed"] for one in found.values()] == [0] * 4
+
+
 def test_a_cell_that_diverged_has_settings_and_no_results(board):
-    report.write(board)
+    write(board)
     assert settings(board / "digits/FTML/seed-2").hparams["seed"].number_value == 2
     assert list(scalars(board / "digits/FTML/seed-2")) == ["Final_Accuracy"]
 
 
 def test_a_row_has_the_mean_of_its_finished_seeds(board):
     """Of what both have, at what is x of both; nothing of a row whose cells have written nothing."""
-    report.write(board)
+    write(board)
     assert scalars(board / "digits/FTML/mean") == {"Final_Accuracy": dict.fromkeys((1, 2, 3), 0.125)}
     assert not (board / "digits/FromScratch/mean").exists()
 
 
 def test_a_mean_of_before_does_not_stay(board):
-    report.write(board)
+    write(board)
     shutil.rmtree(board / "digits/FTML/seed-1")
-    report.write(board)
+    write(board)
     assert list((board / "digits/FTML/mean").iterdir()) == []
 
 
@@ -122,21 +158,21 @@ def test_written_again_it_takes_the_place_of_what_was_there(board):
     def files():
         return sorted(path.relative_to(board) for path in board.rglob("*tfevents*"))
 
-    report.write(board)
+    write(board)
     before = files(), scalars(board / "digits/FTML/seed-0"), scalars(board / "digits/FTML/mean")
-    report.write(board)
+    write(board)
     assert (files(), scalars(board / "digits/FTML/seed-0"), scalars(board / "digits/FTML/mean")) == before
 
 
 def test_events_of_before_are_read_where_they_lay(board):
-    report.write(board)
+    write(board)
     before = scalars(board / "digits/FTML/mean")
     for seed in range(2):
         folder = board / f"digits/FTML/seed-{seed}"
         (folder / "tb").mkdir()
         for file in folder.glob("events.*"):
             file.rename(folder / "tb" / file.name)
-    report.write(board)
+    write(board)
     assert scalars(board / "digits/FTML/mean") == before
 
 
@@ -154,7 +190,7 @@ def charts(folder):
 
 
 def test_the_panels_are_of_tags_that_cells_write(board):
-    report.write(board)
+    write(board)
     metrics = {
         "Datapoints to γ, by round": DatapointsToThreshold(Threshold("accuracy", 0.8)),
         "Accuracy after 10 datapoints, by round": PerformanceAtCheckpoint(10, "accuracy"),
@@ -169,7 +205,7 @@ def test_pictures(board):
 
     (board / "figures").mkdir()
     Image.new("RGB", (30, 20), "red").save(board / "figures/digits-tasks.png")
-    report.write(board)
+    write(board)
     found = opened(board / "digits")
     assert found.Tags()["images"] == ["Tasks", "Rounds_Short_Of_Threshold"]
     (tasks,), (survival,) = (found.Images(tag) for tag in found.Tags()["images"])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from itertools import accumulate
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -20,8 +20,18 @@ from tests.report.test_tensorboard import charts, scalars
 OF_TENSORBOARD = (  # its own, and what it imports has to say
     r"TensorBoard \S+ at http://\S+ \(Press CTRL\+C to quit\)",
     r"TensorFlow installation not found - running with reduced feature set\.",
+    r"NOTE: Using experimental fast data loading logic\. To disable, pass",
+    r'    "--load_fast=false" and report issues on GitHub\. More details:',
+    r"    https://github\.com/tensorflow/tensorboard/issues/4784",
+    r"TensorBoard caught SIGTERM; exiting\.\.\.",
     r"",
 )
+GROUPS = {
+    "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+    "aggregationType": "AGGREGATION_AVG",
+    "startIndex": 0,
+    "sliceSize": 100,
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +69,8 @@ def test_every_panel_has_curves(boards):
     for tag in tags:
         assert [name for name in cells if re.match(tag, name)] == [name for name in mean if re.match(tag, name)]
         assert len([name for name in cells if re.match(tag, name)]) == 1
-    assert list(cells["Final_Loss"]) == [1, 2]
-    assert list(cells["Loss_Over_Datapoints"]) == [4, 8, 12, 16, 20, 24]
+    assert list(cells["Final_Loss/eval_phase/test_stream"]) == [1, 2]
+    assert list(cells["Loss_Over_Datapoints/eval_phase/test_stream"]) == [4, 8, 12, 16, 20, 24]
 
 
 def test_the_regret_against_a_comparator_is_there(boards):
@@ -80,19 +90,30 @@ def test_three_boards_in_tensorboard(boards):
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
             address = _when(lambda: re.search(r"http://\S+", log.read_text()))[0]
-            ask = lambda what: json.load(urlopen(f"{address}data/{what}"))  # noqa: E731
             cells = [f"waves/{row}/seed-{seed}" for row in ("FTML", "FromScratch") for seed in (0, 1)]
             means = [f"waves/{row}/mean" for row in ("FTML", "FromScratch")]
             comparators = [f"waves/in hindsight/seed-{seed}" for seed in (0, 1)]
             runs = [f"{board}/{run}" for board in "abc" for run in ["waves", *cells, *means, *comparators]]
-            _when(lambda: set(ask("runs")) == set(runs))
-            (category,) = ask("plugin/custom_scalars/layout")["category"]
+            _when(lambda: set(_asked(f"{address}data/runs")) == set(runs))
+            (category,) = _when(lambda: _asked(f"{address}data/plugin/custom_scalars/layout"))["category"]
             assert len(category["chart"]) == 5
-            ask_hparams = f"plugin/hparams/experiment"
+            sessions = {f"{board}/{cell}": 5 for board in "abc" for cell in cells}
+            _when(lambda: _metrics(address) == sessions)
         finally:
             process.terminate()
     lines = log.read_text().splitlines()
     assert [line for line in lines if not any(re.fullmatch(known, line) for known in OF_TENSORBOARD)] == []
+
+
+def _metrics(address):
+    """How many of the table's metrics every cell has, by run."""
+    groups = _asked(f"{address}data/plugin/hparams/session_groups", GROUPS)["sessionGroups"]
+    return {session["name"]: len(session["metricValues"]) for group in groups for session in group["sessions"]}
+
+
+def _asked(address, request=None):
+    body = None if request is None else json.dumps(request).encode()
+    return json.load(urlopen(Request(address, body, {"Content-Type": "application/json"})))
 
 
 def _when(found):
