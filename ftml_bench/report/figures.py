@@ -57,6 +57,14 @@ def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
     return text
 
 
+def open_rounds(result: BenchmarkResult, look: dict[str, Look]) -> Figure:
+    """The panel of the rounds of the last third that have not reached γ, alone; the benchmark has a γ."""
+    figure, axes = panels(1)
+    figure.set_size_inches(5.5, 3.4)
+    _open_rounds(axes[0], result, look)
+    return figure
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Matplotlib with the style of our figures, until the end of the block."""

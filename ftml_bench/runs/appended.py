@@ -12,6 +12,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.runs.storage import StorageError, storing
 
 TABLES = ("curve.csv", "timing.csv", "measures.csv")
+EVENTS = "events.out.tfevents.*"  # as TensorBoard's writer calls them
 
 #: Of each file, by its path within the cell's folder: length in bytes, and SHA-256 of that much of it.
 Contents = dict[str, list[Any]]
@@ -132,5 +133,10 @@ def cut_back(folder: Path, then: Contents) -> None:
             path.unlink()
 
 
+def event_files(folder: Path) -> list[Path]:
+    """What a cell has written for TensorBoard, oldest first; cells of before have it in `tb`."""
+    return [path for where in ("tb", ".") for path in sorted(folder.glob(f"{where}/{EVENTS}"))]
+
+
 def _appended(folder: Path) -> list[Path]:
-    return [path for path in (*(folder / name for name in TABLES), *sorted(folder.glob("tb/**/*"))) if path.is_file()]
+    return [path for path in (*(folder / name for name in TABLES), *event_files(folder)) if path.is_file()]

@@ -179,7 +179,7 @@ def _running(
         strategy = build()
     if isinstance(strategy, MetaLearner):
         strategy.execution.together = together
-    with closing(Events(folder / "tb")) as events:
+    with closing(Events(folder)) as events:
         strategy.evaluator.loggers.append(events)
         expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
         total = len(expected)

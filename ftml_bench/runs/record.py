@@ -5,7 +5,7 @@
 replaced as a whole. The tables are appended row by row and flushed, so that a run that was cut off keeps what it had.
 Nothing in `curve.csv` depends on the clock. `measures.csv` is there if anything beside loss and accuracy was measured
 (`ftml_bench.metrics.measures`). While the cell runs there is also `state.pt`, from which it goes on if it is
-interrupted: the tables, and the events in `tb`, are then cut back to what they were when it was saved. All are on the
+interrupted: the tables, and TensorBoard's events, are then cut back to what they were when it was saved. All are on the
 disk before the record says that the run has ended.
 
 People count rounds from 1, Avalanche its experiences from 0, and so do these tables: their columns say so
@@ -107,8 +107,9 @@ class RunWriter:
                 raise KeyError(f"the header of a run needs {key!r}")
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _forget(folder, SAVED_STATE, "measures.csv", "error.txt")
-        shutil.rmtree(folder / "tb", ignore_errors=True)  # old events would be drawn beside the new ones
+            events = [path.name for path in folder.glob("*tfevents*")]  # old ones would be drawn beside the new ones
+            _forget(folder, SAVED_STATE, "measures.csv", "error.txt", *events)
+        shutil.rmtree(folder / "tb", ignore_errors=True)  # where they lay before
         return cls(folder, {"status": "running", **provenance(), **header}, new=True)
 
     @classmethod

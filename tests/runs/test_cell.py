@@ -70,7 +70,7 @@ def test_a_cell_leaves_its_files(tmp_path):
     assert protocol["settings"]["update_steps"] == 20
     assert protocol["settings"]["support_size"] == 10
     assert protocol["batch_norm"] is None  # the network has no norm layers
-    assert list((tmp_path / "tb").iterdir())
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_the_same_cell_twice_gives_the_same_bytes(tmp_path):
@@ -105,9 +105,11 @@ def test_a_loss_that_becomes_nan_is_recorded_as_diverged_with_its_round(tmp_path
 
 def test_an_earlier_attempts_events_do_not_stay(tmp_path):
     (tmp_path / "tb").mkdir()
-    (tmp_path / "tb/old").write_text("events of an attempt that was cut off")
+    old = [tmp_path / name for name in ("events.out.tfevents.1", "results.tfevents", "tb/events.out.tfevents.1")]
+    for file in old:
+        file.write_text("events of an attempt that was cut off")
     run(tmp_path)
-    assert not (tmp_path / "tb/old").exists()
+    assert not any(file.exists() for file in old)
 
 
 @pytest.mark.parametrize(

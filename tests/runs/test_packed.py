@@ -16,8 +16,7 @@ from tests.runs.made import DEFINITION, write_all
 def root(tmp_path):
     folder = write_all(tmp_path / "board")
     report.write(folder)
-    (folder / "waves/FTML/seed-0/tb").mkdir()
-    (folder / "waves/FTML/seed-0/tb/events").write_text("large")
+    (folder / "waves/FTML/seed-0/events.out.tfevents.1").write_text("large")
     return folder
 
 
@@ -31,7 +30,7 @@ def test_what_is_packed_is_unpacked_byte_for_byte(root, tmp_path):
         found = files(folder)
         environment = json.loads(found.pop("environment.json"))
     expected = files(root)
-    del expected["waves/FTML/seed-0/tb/events"]
+    del expected["waves/FTML/seed-0/events.out.tfevents.1"]
     assert found == expected
     assert any(line.startswith("torch ") for line in environment["packages"])
     assert not folder.exists()

@@ -73,11 +73,20 @@ def tables(folder):
     return {name: (folder / name).read_bytes() for name in ("curve.csv", "measures.csv") if (folder / name).is_file()}
 
 
+def names(folder):
+    """Of its files but those of events, which have the time in them."""
+    return sorted(path.name for path in folder.iterdir() if "tfevents" not in path.name)
+
+
 def events(folder):
     """{tag: [(x, value), ...]} of all event files, sorted: files of one second have no order."""
-    found = EventAccumulator(str(folder / "tb"), size_guidance={"scalars": 0})
-    found.Reload()
-    return {tag: sorted((e.step, e.value) for e in found.Scalars(tag)) for tag in found.Tags()["scalars"]}
+    curves = {}
+    for where in {file.parent for file in folder.rglob("*tfevents*")}:
+        found = EventAccumulator(str(where), size_guidance={"scalars": 0})
+        found.Reload()
+        for tag in found.Tags()["scalars"]:
+            curves.setdefault(tag, []).extend((e.step, e.value) for e in found.Scalars(tag))
+    return {tag: sorted(values) for tag, values in curves.items()}
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row != "in hindsight"])
@@ -99,9 +108,25 @@ def test_an_interrupted_cell_has_the_files_of_one_that_was_not(row, tmp_path, ca
     assert again["cost"] == whole["cost"]
     assert again["started"] == first["started"]
     assert len(again["resumed"]) == 2
-    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "whole").iterdir())
-    assert "state.pt" not in [p.name for p in folder.iterdir()]
+    assert names(folder) == names(tmp_path / "whole")
+    assert "state.pt" not in names(folder)
     assert capsys.readouterr().err == ""
+
+
+def test_a_cell_whose_events_lie_where_they_did_before_goes_on(tmp_path):
+    """Until then they lay in a folder of their own, and the saved state names them there."""
+    run(tmp_path / "whole")
+    folder = tmp_path / "again"
+    interrupted(folder, stop=4)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    contents = state["more"]["contents"]
+    (folder / "tb").mkdir()
+    for file in folder.glob("*tfevents*"):
+        file.rename(folder / "tb" / file.name)
+        contents[f"tb/{file.name}"] = contents.pop(file.name)
+    torch.save(state, folder / "state.pt")
+    assert run(folder) == [4, 5, 6]
+    assert events(folder) == events(tmp_path / "whole")
 
 
 def test_the_seconds_are_those_of_all_attempts(tmp_path, monkeypatch):
