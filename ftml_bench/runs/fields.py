@@ -95,21 +95,19 @@ class Keywords(Model):
 
     given: ClassVar[frozenset[str]] = frozenset()  # what the suite itself passes
 
-    __pydantic_extra__: dict[str, Plain]
-
     @pydantic.model_validator(mode="after")
     def _sound(self) -> Keywords:
         for key, value in (self.model_extra or {}).items():
             if key in self.given:
                 raise ValueError(f"{key!r} cannot be set here: the cell gives it itself")
-            named = _SIZES if _SIZE_NAME.fullmatch(key) else _RATES if _RATE_NAME.fullmatch(key) else None
+            kind = _SIZES if _SIZE_NAME.fullmatch(key) else _RATES if _RATE_NAME.fullmatch(key) else _PLAIN
             for one in value if isinstance(value, list) and value else [value]:
-                if named and one is not None:
-                    named.validate_python({key: one})
+                if one is not None:
+                    kind.validate_python({key: one})
         return self
 
 
-_SIZES, _RATES = pydantic.TypeAdapter(dict[str, Size]), pydantic.TypeAdapter(dict[str, Rate])
+_SIZES, _RATES, _PLAIN = (pydantic.TypeAdapter(dict[str, kind]) for kind in (Size, Rate, Plain))
 
 
 def as_written(model: type[Model]) -> BeforeValidator:
