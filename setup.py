@@ -103,7 +103,7 @@ setup(
         "pandas>=2.1",
         "pillow>=10.0",
         "portalocker>=3.0",
-        "pydantic>=2.6",
+        "pydantic>=2.10",
         "pyyaml>=6.0",
         "scikit-learn>=1.5",
         "scipy>=1.12",

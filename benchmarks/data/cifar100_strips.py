@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ftml_bench.benchmarks.data.cifar100 import CLASSES, SUBSET_IMAGES, read_cifar100, strip_file, subset_of_whole
 from ftml_bench.errors import UsageError
+from ftml_bench.files import replacing
 
 
 def write_strips(folder: Path, root: str | os.PathLike[str] | None = None) -> Path:
@@ -37,11 +38,10 @@ def write_strips(folder: Path, root: str | os.PathLike[str] | None = None) -> Pa
 
 
 def _write(path: Path, images: Tensor) -> None:
-    """One strip of (N, 3, 32, 32) uint8; whole under its name or not at all."""
+    """One strip of (N, 3, 32, 32) uint8."""
     from PIL import Image
 
     pixels = images.permute(0, 2, 3, 1).flatten(0, 1).numpy()  # (N * 32, 32, 3)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    # Method 4: the larger ones save 0.2 % and take 4 to 30 times as long.
-    Image.fromarray(pixels).save(temporary, "WEBP", lossless=True, quality=100, method=4)
-    temporary.replace(path)
+    with replacing(path) as file:
+        # Method 4: the larger ones save 0.2 % and take 4 to 30 times as long.
+        Image.fromarray(pixels).save(file, "WEBP", lossless=True, quality=100, method=4)

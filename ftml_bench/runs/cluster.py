@@ -97,6 +97,7 @@ class RayPool:
         self._ray.shutdown()  # ends the tasks of this run, on all machines
         for root in {task.root for task in self._running.values()}:
             locking.await_writers(root)
+        self._running.clear()
 
     def _next(self, stream: Any) -> Message:
         exceptions = self._ray.exceptions

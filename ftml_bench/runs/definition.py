@@ -10,16 +10,21 @@ import hashlib
 import importlib.resources
 import itertools
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from ftml_bench import registry
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.metrics.measures import MEASURES
-from ftml_bench.runs import values
-from ftml_bench.runs.resources import USUAL, Resources, resources_of
+from ftml_bench.runs import fields, values
+from ftml_bench.runs.fields import Rate, Several, Size, Text
+from ftml_bench.runs.resources import USUAL, Resources
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html", "figures")
@@ -28,61 +33,160 @@ _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv"
 GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: a strategy with its settings.
+def _registered(kind: str) -> AfterValidator:
+    return AfterValidator(lambda name: registry.resolve(kind, name) and name)
 
-    :param name: unique in its benchmark, and the name of its folder.
-    :param strategy: a name that `registry.resolve` knows.
-    :param optimizer: {"name": a class of torch.optim, keyword: value, ...}, complete: the benchmark's, with the
-        keywords that the row changes, or the one that the row names. "then": {"after_steps": n, "lr": value} changes
-        the learning rate after n training steps of the whole stream.
-    :param settings: keywords of the strategy's constructor.
-    :param model: a model of its own, {"name": ..., keyword: value, ...}; None: the benchmark's.
-    :param comparator: no competitor: trained on all rounds beforehand, it stands for the best meta-learner in
-        hindsight.
-    :param resources: what it asks of a machine of a cluster, but for what the leaderboard says for all.
+
+def _one_of(kind: str, names: Collection[str], name: str) -> str:
+    if name not in names:
+        raise unknown(kind, name, names)
+    return name
+
+
+def _increasing(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    for before, after in itertools.pairwise(sizes):
+        if after <= before:
+            raise ValueError(f"expected increasing numbers, got {after} after {before}")
+    return sizes
+
+
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ValueError(f"{seed} stands there more than once")
+    return seeds
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _possible(threshold: tuple[str, float]) -> tuple[str, float]:
+    if threshold[0] == "accuracy" and threshold[1] > 1:
+        raise ValueError(f"an accuracy lies in (0, 1], got {threshold[1]:g} (80 % is 0.8)")
+    return threshold
+
+
+Metric = Annotated[Text, AfterValidator(partial(_one_of, "metric", LARGER_IS_BETTER))]
+Measure = Annotated[Text, AfterValidator(partial(_one_of, "measure", MEASURES))]
+Threshold = Annotated[
+    tuple[Metric, Rate],
+    Field(strict=True),
+    fields.AS_TUPLE,
+    fields.expected("[metric, value] such as [accuracy, 0.8]"),
+    AfterValidator(_possible),
+]
+
+
+class Then(fields.Model):
+    """Changes the learning rate once."""
+
+    after_steps: Size = Field(description="training steps of the whole stream before it changes")
+    lr: Rate = Field(description="the learning rate from there on")
+
+
+class OptimizerKeys(fields.Keywords):
+    """An outer optimiser. Every other key is a keyword of its class."""
+
+    given = frozenset({"params"})
+
+    name: Text = Field(description="a class of torch.optim")
+    then: Then = Field(None, description="another learning rate later on")
+    clip: Rate = Field(None, description="every entry of the gradients is cut to [-clip, clip]")
+
+
+class ModelKeys(fields.Keywords):
+    """A model. Every other key is a keyword of its constructor."""
+
+    name: Annotated[Text, _registered("model")] = Field(description="as `ftml-bench list` says, or module:Class")
+
+
+class StreamKeys(fields.Keywords):
+    """Keywords of a stream's constructor."""
+
+    given = frozenset({"seed"})
+
+
+Optimizer = Annotated[dict[str, Any], fields.as_written(OptimizerKeys)]
+Net = Annotated[dict[str, Any], fields.as_written(ModelKeys)]
+Asked = Annotated[Resources, fields.MAY_BE_EMPTY]
+
+
+class Row(fields.Named, fields.Keywords):
+    """A row of the table: a strategy with its settings. Every other key is a keyword of the strategy's constructor.
+
+    Its optimiser is complete: the benchmark's with the keywords that the row changes, or the one that the row names.
     """
 
-    name: str
-    strategy: str
-    optimizer: dict[str, Any]
-    settings: dict[str, Any]
-    model: dict[str, Any] | None = None
-    comparator: bool = False
-    resources: Resources = USUAL
+    given = frozenset(GIVEN_BY_CELL - {"model", "optimizer"})
+    seldom = frozenset({"model", "comparator", "resources"})
+
+    # The row's name, if it says none.
+    strategy: Annotated[Text, _registered("strategy")] = Field(description="as `ftml-bench list` says, or module:Class")
+    optimizer: Optimizer = Field(description="what is other than the benchmark's, or one with a name of its own")
+    model: Net | None = Field(None, description="a model of its own; else the benchmark's")
+    comparator: fields.Flag = Field(
+        False, description="no competitor: trained on all rounds beforehand, the best meta-learner in hindsight"
+    )
+    resources: Asked = Field(USUAL, description="what it asks for, but for what the leaderboard says for all")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords of the strategy's constructor."""
+        return self.model_extra or {}
 
 
-@dataclass(frozen=True)
-class BenchmarkSpec:
-    """A benchmark of a leaderboard and its rows. None: what the benchmark itself proposes.
+class BenchmarkSpec(fields.Named):
+    """A benchmark of a leaderboard and its rows. None: what the benchmark itself proposes."""
 
-    :param name: unique in the leaderboard, and the name of its folder.
-    :param benchmark: a name that `registry.resolve` knows; `settings` are keywords of its constructor.
-    :param model: {"name": a model's name, keyword: value, ...}.
-    :param arrivals: datapoints of every arrival, or of each in turn.
-    :param threshold: (metric, value): the proficiency γ.
-    :param checkpoints: numbers of datapoints, increasing, at which performance is reported.
-    :param steps: training steps an arrival, the same for every row.
-    :param optimizer: the outer optimiser; what a row does not change of it.
-    :param measures: what else is measured round by round: names in `ftml_bench.metrics.measures.MEASURES`.
-    """
+    seldom = frozenset({"measures"})  # so that the hash of every other definition stays
 
-    name: str
-    benchmark: str
-    settings: dict[str, Any]
-    model: dict[str, Any] | None
-    arrivals: int | tuple[int, ...] | None
-    threshold: tuple[str, float] | None
-    checkpoints: tuple[int, ...] | None
-    steps: int
-    optimizer: dict[str, Any]
-    rows: tuple[Row, ...]
-    measures: tuple[str, ...] | None = None
+    benchmark: Annotated[Text, _registered("benchmark")] = Field(
+        description="as `ftml-bench list` says, or module:Class"
+    )
+    settings: Annotated[dict[str, Any], fields.as_written(StreamKeys), fields.MAY_BE_EMPTY] = Field(
+        {}, description="keywords of its constructor"
+    )
+    model: Net | None = Field(None, description="the model of every row that has none of its own")
+    arrivals: fields.OneOrSeveral[Size] | None = Field(None, description="datapoints of every arrival, or each in turn")
+    threshold: Threshold | None = Field(None, description="[metric, value]: the proficiency γ")
+    checkpoints: Annotated[Several[Size], AfterValidator(_increasing)] | None = Field(
+        None, description="numbers of datapoints, increasing, at which performance is reported"
+    )
+    measures: Annotated[Several[Measure], AfterValidator(_once)] | None = Field(
+        None, description="what else is measured round by round"
+    )
+    steps: Size = Field(description="training steps an arrival, the same for every row")
+    optimizer: Optimizer = Field(description="the outer optimiser: what a row does not change of it")
+    strategies: fields.ByName[Row] = Field(description="the rows of the table, by name")
+
+    @field_validator("strategies", mode="before")
+    @classmethod
+    def _in_full(cls, rows: Any, info: ValidationInfo) -> Any:
+        """A row has a strategy and an optimiser, also where it does not say them."""
+        if not isinstance(rows, dict):
+            return rows
+        values.folder_names(rows)
+        full = {}
+        for name, row in rows.items():
+            row = {} if row is None else row
+            if isinstance(row, dict):
+                own = {} if row.get("optimizer") is None else row["optimizer"]
+                # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
+                if isinstance(own, dict) and "name" not in own:
+                    own = {**info.data.get("optimizer", {}), **own}
+                row = {"strategy": name, **row, "optimizer": own}
+            full[name] = row
+        return full
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows in the order of the table."""
+        return tuple(self.strategies.values())
 
     def row(self, name: str) -> Row:
         """The row of that name."""
-        return next(row for row in self.rows if row.name == name)
+        return self.strategies[name]
 
 
 @dataclass(frozen=True)
@@ -102,22 +206,34 @@ class Cell:
         return self.folder.as_posix()
 
 
-@dataclass(frozen=True)
-class Definition:
-    """A leaderboard, checked. Make one with `load` or `from_dict`.
+class Definition(fields.Model):
+    """A leaderboard, checked. Make one with `load` or `from_dict`."""
 
-    :param resources: what a cell asks of a machine of a cluster; a row may say otherwise.
-    """
+    seldom = frozenset({"resources"})
 
-    name: str
-    description: str
-    seeds: tuple[int, ...]
-    benchmarks: tuple[BenchmarkSpec, ...]
-    resources: Resources = USUAL
+    name: fields.FolderName = Field(description="the name of its folder in runs/, too")
+    description: Text = Field("", description="a line for people")
+    seeds: Annotated[Several[fields.Seed], AfterValidator(_different)] = Field(description="every row is run with each")
+    resources: Asked = Field(USUAL, description="what a cell asks of a machine of a cluster")
+    by_name: fields.ByName[BenchmarkSpec] = Field(alias="benchmarks", description="streams by name, each with its rows")
+
+    @field_validator("by_name", mode="before")
+    @classmethod
+    def _folders(cls, benchmarks: Any) -> Any:
+        if isinstance(benchmarks, dict):
+            # beside those that have the benchmark's own name
+            figures = ["overview", *(f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks"))]
+            values.folder_names(benchmarks, taken=[*_RESULTS, *figures])
+        return benchmarks
+
+    @property
+    def benchmarks(self) -> tuple[BenchmarkSpec, ...]:
+        """The benchmarks in the order of the definition."""
+        return tuple(self.by_name.values())
 
     def benchmark(self, name: str) -> BenchmarkSpec:
         """The benchmark of that name."""
-        return next(spec for spec in self.benchmarks if spec.name == name)
+        return self.by_name[name]
 
     def cells(self) -> list[Cell]:
         """All cells, in the definition's order, the seeds of a row together."""
@@ -125,13 +241,7 @@ class Definition:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in a fixed form, defaults written out; `from_dict` makes an equal definition of them."""
-        return {
-            "name": self.name,
-            "description": self.description,
-            "seeds": list(self.seeds),
-            **_resources_to_dict(self.resources),
-            "benchmarks": {spec.name: _spec_to_dict(spec) for spec in self.benchmarks},
-        }
+        return self.model_dump(mode="json", by_alias=True)
 
     @property
     def hash(self) -> str:
@@ -173,7 +283,7 @@ def with_seeds(definition: Definition, seeds: list[int]) -> Definition:
 
     :raises UsageError: no seeds, a negative or a repeated one.
     """
-    return replace(definition, seeds=_seeds(seeds, "seeds"))
+    return from_dict(definition.to_dict() | {"seeds": seeds}, definition.name)
 
 
 def from_dict(content: Any, where: str) -> Definition:
@@ -182,18 +292,10 @@ def from_dict(content: Any, where: str) -> Definition:
     :param where: what to call it in errors: a file or a leaderboard's name.
     :raises UsageError: one line that says where, what came and what was expected.
     """
-    values.check_keys(content, where, required=("name", "seeds", "benchmarks"), optional=("description", "resources"))
-    benchmarks = values.mapping(content["benchmarks"], f"{where}: benchmarks")
-    # beside those that have the benchmark's own name
-    figures = ["overview", *(f"{name}-{what}" for name in benchmarks for what in ("measures", "tasks"))]
-    values.folder_names(benchmarks, f"{where}: benchmarks", taken=[*_RESULTS, *figures])
-    return Definition(
-        name=values.folder_name(content["name"], f"{where}: name"),
-        description=values.string(content.get("description", ""), f"{where}: description"),
-        seeds=_seeds(content["seeds"], f"{where}: seeds"),
-        benchmarks=tuple(_benchmark(name, spec, f"{where}: {name}") for name, spec in benchmarks.items()),
-        resources=_resources(content.get("resources"), where),
-    )
+    try:
+        return Definition.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {fields.in_words(error, content)}") from None
 
 
 def _packaged() -> dict[str, str]:
@@ -206,163 +308,3 @@ def _packaged() -> dict[str, str]:
         for file in place.iterdir()
         if file.name.endswith(".yaml")
     }
-
-
-def _benchmark(name: str, content: Any, where: str) -> BenchmarkSpec:
-    values.check_keys(
-        content,
-        where,
-        required=("benchmark", "steps", "optimizer", "strategies"),
-        optional=("settings", "model", "arrivals", "threshold", "checkpoints", "measures"),
-    )
-    benchmark = values.string(content["benchmark"], f"{where}: benchmark")
-    _known("benchmark", benchmark, where)
-    optimizer = _optimizer(content["optimizer"], f"{where}: optimizer")
-    rows = values.mapping(content["strategies"], f"{where}: strategies")
-    values.folder_names(rows, f"{where}: strategies")
-    return BenchmarkSpec(
-        name=name,
-        benchmark=benchmark,
-        settings=values.settings_of(_given(content.get("settings")), f"{where}: settings", own={"seed"}),
-        model=_model(content.get("model"), where),
-        arrivals=_arrivals(content.get("arrivals"), f"{where}: arrivals"),
-        threshold=_threshold(content.get("threshold"), f"{where}: threshold"),
-        checkpoints=_checkpoints(content.get("checkpoints"), f"{where}: checkpoints"),
-        steps=values.size(content["steps"], f"{where}: steps"),
-        optimizer=optimizer,
-        rows=tuple(_row(row, settings, optimizer, f"{where}: {row}") for row, settings in rows.items()),
-        measures=_measures(content.get("measures"), f"{where}: measures"),
-    )
-
-
-def _row(name: str, content: Any, optimizer: dict[str, Any], where: str) -> Row:
-    settings = dict(values.settings_of(_given(content), where, own=GIVEN_BY_CELL - {"model", "optimizer"}))
-    strategy = values.string(settings.pop("strategy", name), f"{where}: strategy")
-    _known("strategy", strategy, where)
-    comparator = settings.pop("comparator", False)
-    if not isinstance(comparator, bool):
-        raise UsageError(f"{where}: comparator: expected true or false, got {values.shown(comparator)}")
-    own = values.settings_of(_given(settings.pop("optimizer", None)), f"{where}: optimizer", own=set())
-    # Keywords of one optimiser mean nothing to another: a row that names one says all of it.
-    own = own if "name" in own else {**optimizer, **own}
-    model = _model(settings.pop("model", None), where)
-    resources = _resources(settings.pop("resources", None), where)
-    return Row(name, strategy, _optimizer(own, f"{where}: optimizer"), settings, model, comparator, resources)
-
-
-def _given(value: Any) -> Any:
-    """What a key says that may be left empty, as `FTML:` is."""
-    return {} if value is None else value
-
-
-def _model(value: Any, where: str) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    model = values.choice(value, f"{where}: model")
-    _known("model", model["name"], where)
-    return model
-
-
-def _resources(value: Any, where: str) -> Resources:
-    return USUAL if value is None else resources_of(value, f"{where}: resources")
-
-
-def _optimizer(value: Any, where: str) -> dict[str, Any]:
-    optimizer = values.choice(value, where)
-    if "params" in optimizer:
-        raise UsageError(f"{where}: 'params' cannot be set here: they are the model's parameters")
-    if "then" in optimizer:
-        then, at = optimizer["then"], f"{where}: then"
-        values.check_keys(then, at, required=("after_steps", "lr"), optional=())
-        values.size(then["after_steps"], f"{at}: after_steps")
-        if not values.number(then["lr"], f"{at}: lr") > 0:
-            raise UsageError(f"{at}: lr: expected a number above 0, got {then['lr']:g}")
-    if "clip" in optimizer and not values.number(optimizer["clip"], f"{where}: clip") > 0:
-        raise UsageError(f"{where}: clip: expected a number above 0, got {optimizer['clip']:g}")
-    return optimizer
-
-
-def _spec_to_dict(spec: BenchmarkSpec) -> dict[str, Any]:
-    content: dict[str, Any] = {"benchmark": spec.benchmark, "settings": spec.settings, "model": spec.model}
-    content["arrivals"] = list(spec.arrivals) if isinstance(spec.arrivals, tuple) else spec.arrivals
-    content["threshold"] = None if spec.threshold is None else list(spec.threshold)
-    content["checkpoints"] = None if spec.checkpoints is None else list(spec.checkpoints)
-    # What is seldom said is written only where it is, so that the hash of every other definition stays.
-    if spec.measures is not None:
-        content["measures"] = list(spec.measures)
-    rows = {row.name: _row_to_dict(row) for row in spec.rows}
-    return {**content, "steps": spec.steps, "optimizer": spec.optimizer, "strategies": rows}
-
-
-def _row_to_dict(row: Row) -> dict[str, Any]:
-    own: dict[str, Any] = {} if row.model is None else {"model": row.model}
-    if row.comparator:
-        own["comparator"] = True
-    own |= _resources_to_dict(row.resources)
-    return {"strategy": row.strategy, "optimizer": row.optimizer, **own, **row.settings}
-
-
-def _resources_to_dict(resources: Resources) -> dict[str, Any]:
-    said = resources.to_dict()
-    return {"resources": said} if said else {}
-
-
-def _known(kind: str, name: str, where: str) -> None:
-    """Refuses a name that the registry does not know, and says where in the definition it stands."""
-    try:
-        registry.resolve(kind, name)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    seeds = values.filled_list(value, where)
-    for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < values.LARGEST:
-            raise UsageError(f"{where}: expected whole numbers of at least 0, got {values.shown(seed)}")
-    for seed in seeds:
-        if seeds.count(seed) > 1:
-            raise UsageError(f"{where}: {seed} stands there more than once")
-    return tuple(seeds)
-
-
-def _arrivals(value: Any, where: str) -> int | tuple[int, ...] | None:
-    if value is None or isinstance(value, int):
-        return None if value is None else values.size(value, where)
-    return tuple(values.size(size, where) for size in values.filled_list(value, where))
-
-
-def _checkpoints(value: Any, where: str) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    sizes = [values.size(size, where) for size in values.filled_list(value, where)]
-    for before, after in itertools.pairwise(sizes):
-        if after <= before:
-            raise UsageError(f"{where}: expected increasing numbers, got {after} after {before}")
-    return tuple(sizes)
-
-
-def _measures(value: Any, where: str) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    names = [values.string(name, where) for name in values.filled_list(value, where)]
-    for name in names:
-        if name not in MEASURES:
-            raise UsageError(f"{where}: {unknown('measure', name, MEASURES)}")
-    return tuple(dict.fromkeys(names))
-
-
-def _threshold(value: Any, where: str) -> tuple[str, float] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise UsageError(f"{where}: expected [metric, value] such as [accuracy, 0.8], got {values.shown(value)}")
-    metric = values.string(value[0], where)
-    if metric not in LARGER_IS_BETTER:
-        raise UsageError(f"{where}: {unknown('metric', metric, LARGER_IS_BETTER)}")
-    number = values.number(value[1], where)
-    if metric == "accuracy" and not 0 < number <= 1:
-        raise UsageError(f"{where}: an accuracy lies in (0, 1], got {number:g} (80 % is 0.8)")
-    if not number > 0:
-        raise UsageError(f"{where}: expected a number above 0, got {number:g}")
-    return metric, float(number)

@@ -54,21 +54,29 @@ def run_cells(
     :param device: that learners train on, as PyTorch names it.
     :param redo: cells that are done again from their start, whatever they have come to.
     :return: cell, status ("finished", "diverged" or "failed") and message, in the definition's order.
-    :raises UsageError: `root` holds something else, or another process runs it. Nothing in it is changed.
+    :raises UsageError: `root` holds something else, another process runs it, or there is no such place. Nothing in it
+        is changed.
     :raises KeyboardInterrupt: at Ctrl-C, when every cell has stopped.
     """
     check_free(definition, root)
-    with _written(root):
-        root.mkdir(parents=True, exist_ok=True)
-    with locking.alone(root) as holder:
-        return _run_cells(definition, root, holder, place or _here(jobs), data, quiet, device, redo)
+    todo = to_run(definition, root, redo)
+    tried = any(record.has_record(root / cell.folder) for cell in todo)
+    # Before anything is written: there may be no such place.
+    pool = (place if place and todo else _here(jobs))(len(_groups(definition, todo, device)), tried)
+    try:
+        with _written(root):
+            root.mkdir(parents=True, exist_ok=True)
+        with locking.alone(root) as holder:
+            return _run_cells(definition, root, holder, pool, data, quiet, device, redo)
+    finally:
+        pool.cancel()
 
 
 def _run_cells(
     definition: Definition,
     root: Path,
     holder: str,
-    place: Place,
+    pool: Pool,
     data: str | None,
     quiet: bool,
     device: str,
@@ -80,7 +88,6 @@ def _run_cells(
         for cell in outcomes:
             record.tidy(root / cell.folder)
         todo = to_run(definition, root, redo)
-        tried = [cell for cell in todo if record.has_record(root / cell.folder)]
         for cell in todo:
             goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.hash)
             if (root / cell.folder).exists() and not goes_on:
@@ -89,12 +96,11 @@ def _run_cells(
     runners = RUN_CELL, RUN_TOGETHER
     tasks = [Task(definition, tuple(group), root, data, device, runners, holder) for group in groups]
     if tasks:
-        pool = place(len(tasks), bool(tried))
         progress = Progress(definition, todo, kept=len(outcomes), quiet=quiet)
         try:
             outcomes |= {outcome.cell: outcome for outcome in _run_all(tasks, pool, progress)}
         finally:
-            pool.cancel()
+            pool.cancel()  # while the folder is held
             progress.close()
     return [outcomes[cell] for cell in definition.cells()]
 

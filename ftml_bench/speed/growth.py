@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -118,8 +118,9 @@ def of_arrival(rounds: tuple[int, ...], repeats: int) -> Line:
 
 def _arrivals_in(folder: str, rounds: int) -> closing[Generator[None, None, None]]:
     """Has the next arrival of the last round come, train and be evaluated, each time it is asked for one."""
-    paper = definitions.load("rainbow_mnist")
-    short = replace(paper, benchmarks=(replace(paper.benchmarks[0], steps=MEASURED_STEPS),))
+    paper = definitions.load("rainbow_mnist").to_dict()
+    paper["benchmarks"]["rainbow_mnist"]["steps"] = MEASURED_STEPS
+    short = definitions.from_dict(paper, "rainbow_mnist")
     records = Path(mkdtemp(dir=folder))
     return closing(arrivals_of(short, MadeUp(rounds=rounds), rounds - 1, records, Stopwatch(), "cpu"))
 

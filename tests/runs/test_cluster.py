@@ -66,15 +66,14 @@ def test_resources_are_written_down_and_are_no_part_of_what_was_run():
     ("resources", "said"),
     [
         ({"cpu": 1}, "unknown key 'cpu': did you mean 'cpus'?"),
-        ({}, "expected keys with values, got {}"),
         ([1], r"expected keys with values, got \[1\]"),
-        ({"cpus": 0}, "cpus: expected a share of a core of at least 0.01, or a whole number of them, got 0"),
-        ({"cpus": True}, "cpus: expected a share of a core .* got True"),
-        ({"cpus": "1"}, "cpus: expected a share of a core .* got '1'"),
-        ({"cpus": 1.5}, "cpus: expected a share of a core .* got 1.5"),
-        ({"gpus": -1}, "gpus: expected a share of a GPU .* got -1"),
-        ({"gpus": [1]}, r"gpus: expected a share of a GPU .* got \[1\]"),
-        ({"gpus": 1e300}, "gpus: expected a share of a GPU .* got 1e"),
+        ({"cpus": 0}, "cpus: expected a share of at least 0.01, or a whole number, got 0"),
+        ({"cpus": True}, "cpus: expected a share of .* got True"),
+        ({"cpus": "1"}, "cpus: expected a share of .* got '1'"),
+        ({"cpus": 1.5}, "cpus: expected a share of .* got 1.5"),
+        ({"gpus": -1}, "gpus: expected a share of .* got -1"),
+        ({"gpus": [1]}, r"gpus: expected a share of .* got \[1\]"),
+        ({"gpus": 1e300}, "gpus: expected a share of .* got 1e"),
         ({"memory": "2 apples"}, "memory: expected a whole number of bytes, or a text such as 2GB, got '2 apples'"),
         ({"memory": 0}, "memory: expected a whole number of bytes"),
         ({"memory": "9999999999999TB"}, "memory: expected a whole number of bytes"),
@@ -102,6 +101,17 @@ def test_what_no_machine_has_is_refused_where_none_can_come():
 # -- refused before anything is begun
 
 
+def run_on(address, root, board=None):
+    """Runs the small board on the cluster at an address."""
+    return schedule.run_cells(
+        board or from_dict(CONTENT, "small"),
+        root,
+        place=lambda *_: cluster.RayPool(address, 1),
+        data=None,
+        quiet=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -123,10 +133,31 @@ def test_what_cannot_be_had_of_a_cluster_is_one_line(options, said, monkeypatch,
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:99999", "[::1]:1", "no.such.host.invalid:6379"])
-def test_an_address_where_nobody_answers_is_one_line(address, monkeypatch):
+def test_an_address_where_nobody_answers_is_one_line(address, monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "imported", lambda: None)
     with pytest.raises(UsageError, match=f"^--ray {re.escape(address)}: nobody answers there: "):
-        cluster.RayPool(address, 1)
+        run_on(address, tmp_path / "below" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("address", ["auto", cluster.HERE])
+def test_where_ray_finds_no_cluster_or_cannot_begin_one_nothing_is_written(address, monkeypatch, tmp_path):
+    def init(**settings):
+        raise ConnectionError("Could not find any running Ray instance.\nPlease specify the one to connect to")
+
+    ray = SimpleNamespace(init=init, exceptions=SimpleNamespace(RayError=ArithmeticError))
+    monkeypatch.setattr(cluster, "imported", lambda: ray)
+    with pytest.raises(UsageError, match=f"^--ray {address}: Could not find any running Ray instance.$"):
+        run_on(address, tmp_path / "below" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_finished_needs_no_cluster(monkeypatch, tmp_path):
+    board = with_seeds(from_dict(CONTENT, "small"), [0])
+    monkeypatch.setattr(schedule, "RUN_CELL", f"{__name__}:talkative")
+    schedule.run_cells(board, tmp_path, jobs=1, data=None, quiet=True)
+    monkeypatch.setattr(cluster, "imported", lambda: pytest.fail("it was asked for"))
+    assert [outcome.status for outcome in run_on("auto", tmp_path, board)] == ["finished"] * 2
 
 
 def test_without_ray_one_line_names_the_extra(monkeypatch, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -12,6 +13,7 @@ import shutil
 import struct
 import tarfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,12 +279,6 @@ def test_strips_are_mended_where_the_whole_set_lies(root):
     assert not [p for p in root.rglob("*") if p.name.startswith(".")]  # nothing temporary stays
 
 
-def test_strips_that_cannot_be_written(root, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="the strips cannot be written into"):
-        write_strips(tmp_path / "file", root)
-
-
 def test_download_asks_torchvision_and_reads_the_result(files, tmp_path, monkeypatch):
     asked = []
 
@@ -317,6 +313,35 @@ class TestCommand:
         out = capsys.readouterr().out
         assert "cifar100 subset train: 300 images, complete" in out
         assert "cifar100: CIFAR-100 is not in" in out  # the whole set
+
+    def strips_refused(self, root, to, capsys):
+        assert main(["data", "cifar100", "--data", str(root), "--strips", str(to)]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"ftml-bench: error: the strips cannot be written into {to}: ")
+        assert line.count("\n") == 1
+        return line
+
+    @pytest.mark.parametrize("to", ["file", "file/below", "loop", "nowhere", "taken", "/proc/none", "x" * 300])
+    def test_strips_that_have_no_place(self, root, to, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        Path("file").touch()
+        os.symlink("loop", "loop")
+        os.symlink("/proc/none", "nowhere")
+        Path("taken").mkdir()
+        Path("taken/cifar-100-subset").touch()
+        before = sorted(tmp_path.rglob("*"))
+        self.strips_refused(root, to, capsys)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_strips_that_the_disk_has_no_room_for(self, root, tmp_path, monkeypatch, capsys):
+        def full(*arguments, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        write_strips(tmp_path, root)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+        monkeypatch.setattr(Image.Image, "save", full)
+        assert "No space left on device" in self.strips_refused(root, tmp_path, capsys)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")} == before
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
