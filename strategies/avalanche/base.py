@@ -25,6 +25,7 @@ from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
 from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.described import described
 from ftml_bench.strategies.avalanche.evaluation import EvaluatedOnCopies
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords, WrittenKeywords, with_defaults
 from ftml_bench.strategies.avalanche.per_round import PerRound
@@ -90,6 +91,10 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
+
+    def __repr__(self) -> str:
+        points = sum(len(self.buffer.rounds[number]) for number in self.buffer.rounds)
+        return f"<{described(self)}; {len(self.buffer.rounds)} rounds, {points} points in its buffer>"
 
     # -- what a learner is
 
