@@ -130,7 +130,7 @@ def logarithmic(axes: Axes, which: str) -> None:
     """A logarithmic axis "x" or "y" with plain numbers."""
     axis = getattr(axes, f"{which}axis")
     low, high = axis.get_data_interval()
-    if low == high:  # a decade on either side, as Matplotlib takes it, but with a warning
+    if 0 <= high - low <= 1e-9 * high:  # a decade on either side, as Matplotlib takes it, but with a warning
         getattr(axes, f"set_{which}lim")(low / 10, high * 10)
     getattr(axes, f"set_{which}scale")("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
