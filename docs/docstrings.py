@@ -14,9 +14,10 @@ def _escape(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def without_foreign_parameters(cls: type, lines: list[str]) -> list[str]:
-    """A class's docstring without that of a constructor of its base, whose parameters it does not take."""
-    init = vars(cls).get("__init__")
-    foreign = inspect.getdoc(cls.__init__) if init is not None and not init.__doc__ else None
+    """A class's docstring without that of a constructor which is not ours: of Avalanche's, where ours takes others."""
+    init = cls.__init__
+    own = init.__doc__ and getattr(init, "__module__", "").startswith("ftml_bench")
+    foreign = None if own else inspect.getdoc(init)
     return "\n".join(lines).replace(foreign or "\0", "").splitlines()
 
 

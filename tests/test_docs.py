@@ -27,6 +27,7 @@ FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 sys.path.append(str(DOCS))
 import docstrings  # noqa: E402
+import letters  # noqa: E402
 import public_names  # noqa: E402
 
 
@@ -114,3 +115,10 @@ def test_no_public_class_says_its_parameters_in_two_places():
         for cls in filter(inspect.isclass, (getattr(module, public) for public in public_names.names(module))):
             init = vars(cls).get("__init__")
             assert ":param" not in (cls.__doc__ or "") or ":param" not in (getattr(init, "__doc__", "") or ""), cls
+
+
+def test_letters_of_formulas_need_no_mathematics_font():
+    found = letters.plain("<msub><mi>S</mi><mi>γ</mi></msub><mi>min</mi>")
+    letter = '<mi mathvariant="normal" class="letter">{}</mi>'
+    assert found == f"<msub>{letter.format('S')}{letter.format('γ')}</msub><mi>min</mi>"
+    assert ".letter { font-style: italic; }" in (DOCS / "static/site.css").read_text(encoding="utf-8")
