@@ -105,6 +105,7 @@ setup(
         "portalocker>=3.0",
         "pydantic>=2.10",
         "pyyaml>=6.0",
+        "quadprog>=0.1.13",  # of qpsolvers', without which Avalanche warns at its import and has no GEM
         "scikit-learn>=1.5",
         "scipy>=1.12",
         "tensorboard>=2.17",

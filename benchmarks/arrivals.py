@@ -8,9 +8,21 @@ import torch
 from avalanche.benchmarks.scenarios import DatasetExperience, OnlineCLExperience
 
 from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.benchmarks.experiences import place_of
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 from ftml_bench.sizes import cumulative
+
+
+class Arrival(OnlineCLExperience):
+    """Avalanche's, which says what it is."""
+
+    arrival_index: int
+    n_seen_in_round: int
+
+    def __repr__(self) -> str:
+        place = f"arrival {self.arrival_index + 1} of {self.sub_stream_length} in {place_of(self)}"
+        return f"<{place}: {len(self.dataset)} points, {self.n_seen_in_round} so far>"
 
 
 def cumulative_sizes(n: int, sizes: int | Sequence[int]) -> list[int]:
@@ -108,7 +120,7 @@ def _sizes(sizes: int | Sequence[int]) -> list[int]:
 
 def _arrival(experience: DatasetExperience, order: torch.Tensor, ends: list[int], index: int) -> OnlineCLExperience:
     points = order[ends[index - 1] if index else 0 : ends[index]]
-    arrival = OnlineCLExperience(
+    arrival = Arrival(
         dataset=experience.dataset.subset(points.tolist()),
         origin_experience=experience,
         is_first_subexp=index == 0,

@@ -40,6 +40,14 @@ def number_of(experience: DatasetExperience) -> int | None:
         return None
 
 
+def place_of(experience: DatasetExperience) -> str:
+    """Where it is, for people: "round 3 (experience 2) of the train stream of RainbowDigits"."""
+    number, stream = number_of(experience), getattr(experience, "origin_stream", None)
+    if number is None or stream is None:
+        return "round of no stream"
+    return f"round {number + 1} (experience {number}) of the {stream.name} stream of {type(stream.benchmark).__name__}"
+
+
 def identity_of(experience: DatasetExperience) -> tuple[int | None, Hashable]:
     """What tells a round from others: its number in its stream, and its data.
 

@@ -51,6 +51,16 @@ class StackedDataset(Dataset[tuple[Tensor, "int | Tensor"]]):
             raise AttributeError("targets: these are regression data, see y")
         return self.y
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} points: {self.kind}>"
+
+    @property
+    def kind(self) -> str:
+        """What a point is, for people: "inputs (3, 14, 14), classes"."""
+        of_point = tuple(self.y.shape[1:])
+        targets = f"targets {of_point}" if not self.is_classification else f"classes {of_point or ''}".strip()
+        return f"inputs {tuple(self.x.shape[1:])}, {targets}"
+
     def __len__(self) -> int:
         return len(self.rows)
 

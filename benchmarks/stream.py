@@ -16,6 +16,7 @@ from avalanche.benchmarks.utils import (
 from avalanche.benchmarks.utils.transform_groups import TransformGroups
 from torch import Tensor, nn
 
+from ftml_bench.benchmarks.experiences import place_of
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.errors import UsageError
 
@@ -92,6 +93,12 @@ class TaskStream(CLScenario):
         self.update_steps = update_steps
         self.measures = tuple(measures)
 
+    def __repr__(self) -> str:
+        data, test = (_sizes(stream) for stream in (self.train_stream, self.test_stream))
+        level = "" if self.threshold is None else f"; threshold: {' '.join(map(str, self.threshold))}"
+        rounds = f"{len(self.train_stream)} rounds of {data} points and {test} held out"
+        return f"<{type(self).__name__}: {rounds}, {self.train_stream[0].stacked.kind}{level}>"
+
     def model(self) -> nn.Module:
         """A new network for this benchmark; torch's random state decides its parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no model of its own")
@@ -104,7 +111,26 @@ class TaskStream(CLScenario):
 
     def _stream(self, name: str, datasets: Sequence[StackedDataset], none: int) -> EagerCLStream:
         # Avalanche leaves a new-style stream's benchmark unset, and some strategies read it.
-        return EagerCLStream(name, [_experience(t, data, none) for t, data in enumerate(datasets)], benchmark=self)
+        return RoundStream(name, [_experience(t, data, none) for t, data in enumerate(datasets)], benchmark=self)
+
+
+class RoundStream(EagerCLStream):
+    """Avalanche's, which says what it is."""
+
+    def __repr__(self) -> str:
+        return f"<{self.name} stream of {type(self.benchmark).__name__}: {len(self)} rounds of {_sizes(self)} points>"
+
+
+class Round(DatasetExperience):
+    """Avalanche's, which says what it is."""
+
+    def __repr__(self) -> str:
+        return f"<{place_of(self)}: {len(self.dataset)} points, {self.stacked.kind}>"
+
+
+def _sizes(stream: EagerCLStream) -> str:
+    sizes = {len(experience.dataset) for experience in stream}
+    return " to ".join(map(str, sorted({min(sizes), max(sizes)})))
 
 
 def carry(stream: EagerCLStream, **values: Sequence[object]) -> None:
@@ -125,7 +151,7 @@ def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) ->
 
 
 def _experience(index: int, data: StackedDataset, none: int) -> DatasetExperience:
-    experience = DatasetExperience(dataset=avalanche_dataset(index, data), current_experience=index)
+    experience = Round(dataset=avalanche_dataset(index, data), current_experience=index)
     experience.stacked = data
     experience.task_label = index
     experience.task_labels = [index]

@@ -2,15 +2,16 @@
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from letters import plain
 
 
 def _inline(writer, node: nodes.math) -> None:
-    writer.body.append(tex2mathml(node.astext()))
+    writer.body.append(plain(tex2mathml(node.astext())))
     raise nodes.SkipNode
 
 
 def _block(writer, node: nodes.math_block) -> None:
-    writer.body.append(f'<div class="formula">{tex2mathml(node.astext(), as_block=True)}</div>')
+    writer.body.append(f'<div class="formula">{plain(tex2mathml(node.astext(), as_block=True))}</div>')
     raise nodes.SkipNode
 
 

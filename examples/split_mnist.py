@@ -1,5 +1,7 @@
 """FTML in an ordinary Avalanche script: SplitMNIST. Only the import of the strategy differs from a script of Naive."""
 
+import os
+
 import torch
 from avalanche.benchmarks import SplitMNIST
 from avalanche.evaluation.metrics import accuracy_metrics, forgetting_metrics
@@ -10,7 +12,8 @@ from avalanche.training.plugins import EvaluationPlugin
 from ftml_bench.strategies import FTML as Strategy
 
 torch.manual_seed(0)
-benchmark = SplitMNIST(n_experiences=5, return_task_id=True, seed=0)
+folder = os.environ.get("FTML_BENCH_DATA")  # of MNIST, which is fetched if it is not there; None: Avalanche's own
+benchmark = SplitMNIST(n_experiences=5, return_task_id=True, seed=0, dataset_root=folder)
 model = SimpleMLP(num_classes=10)
 strategy = Strategy(
     model=model,

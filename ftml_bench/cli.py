@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from ftml_bench.commands import checking, comparing, listing, running, submittin
 from ftml_bench.commands import data as datasets
 from ftml_bench.commands.options import add_data, add_running, integers, seed
 from ftml_bench.errors import UsageError, printable, unknown
+from ftml_bench.runs.noise import without_noise
 from ftml_bench.runs.signals import Stopped, as_ctrl_c
 
 
@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         129 after SIGTERM and SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Avalanche warns of what the suite leaves out on purpose (loggers); an error of use shall stay one line.
-    warnings.filterwarnings("ignore", module="avalanche")
+    without_noise()  # an error of use shall stay one line
     try:
         _check_surroundings()
         options = _parse(given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UsageError(ValueError):
@@ -16,13 +16,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
-def unknown(kind: str, name: object, names: Iterable[str]) -> UsageError:
-    """The error for a name that is not one of `names`: says what was expected and the nearest valid name."""
-    valid = sorted(names)
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.4)
+def unknown(kind: str, name: object, names: Iterable[str], others: Mapping[str, str] | None = None) -> UsageError:
+    """The error for a name that is not one of `names`: says what was expected and the nearest valid name.
+
+    :param others: names that are known elsewhere, and how they are written here; they are suggested but not listed.
+    """
+    valid, others = sorted(names), others or {}
+    near = difflib.get_close_matches(str(name), [*valid, *others], n=1, cutoff=0.4)
     # Case alone is the commonest slip, and difflib counts case as a difference.
-    near = [n for n in valid if n.lower() == str(name).lower()] or near
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = [n for n in [*valid, *others] if n.lower() == str(name).lower()] or near
+    hint = f"did you mean {others.get(near[0], near[0])!r}? " if near else ""
     return UsageError(f"unknown {kind} {str(name)!r}: {hint}(expected one of: {', '.join(valid)})")
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from avalanche.benchmarks import CLScenario, DatasetExperience, OnlineCLExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.training.templates import SupervisedTemplate
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes

@@ -82,6 +82,20 @@ _KINDS = {
     "benchmark": (BENCHMARKS, "ftml_bench.benchmarks"),
     "model": (MODELS, "ftml_bench.models"),
 }
+# Avalanche's own, which are written "module:Class"; here so that one who leaves the module out is told, at once.
+AVALANCHE = {
+    "strategy": (
+        "avalanche.training",
+        "AETraining AGEM AR1 CWRStar CoPE Cumulative DER ER_ACE EWC ExpertGateStrategy FeatureReplay GDumb GEM "
+        "GSS_greedy GenerativeReplay LFL LearningToPrompt LwF MAS MER MIR Naive PNNStrategy PackNet Replay SCR "
+        "StreamingLDA SynapticIntelligence VAETraining",
+    ),
+    "model": (
+        "avalanche.models",
+        "LeNet5 MTSimpleCNN MTSimpleMLP MTSlimResNet18 MobilenetV1 PNN SimpleCNN SimpleMLP SimpleMLP_TinyImageNet "
+        "SimpleSequenceClassifier",
+    ),
+}
 _MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -107,7 +121,8 @@ def resolve(kind: str, name: str) -> str:
         return name
     known = entries(kind)
     if name not in known:
-        raise unknown(kind, name, known)
+        module, names = AVALANCHE.get(kind, ("", ""))
+        raise unknown(kind, name, known, {own: f"{module}:{own}" for own in names.split()})
     return known[name].target
 
 

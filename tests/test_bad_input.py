@@ -315,3 +315,15 @@ def test_a_record_stays_json():
 
     found = _plain({"a": INF, "b": NAN, "c": 1.5, "d": None, "e": object()})
     assert found == {"a": "inf", "b": "nan", "c": 1.5, "d": None}
+
+
+def test_a_missing_argument_is_named_as_it_is_given(refused, tmp_path):
+    line = refused("run", "RainbowDigits", "avalanche.training:EWC", "--benchmark-set", "rounds=2", "--jobs", "1")
+    assert "RainbowDigits: EWC: it needs 'ewc_lambda': expected --set ewc_lambda=…" in line
+    (tmp_path / "needs.py").write_text(
+        "from ftml_bench.benchmarks import Sinusoids\n"
+        "class Needs(Sinusoids):\n"
+        "    def __init__(self, *, width, seed=0): super().__init__(seed=seed, rounds=width)\n"
+    )
+    line = refused("run", "needs:Needs", "FTML", "--jobs", "1")
+    assert "Needs: needs:Needs: it needs 'width': expected --benchmark-set width=…" in line

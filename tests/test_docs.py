@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import yaml
 
 from ftml_bench import cli
+from ftml_bench.models import MultiHeadNet
 from ftml_bench.runs import definition
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +26,8 @@ PAGES = sorted(path for path in DOCS.rglob("*.md"))
 FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 sys.path.append(str(DOCS))
+import docstrings  # noqa: E402
+import letters  # noqa: E402
 import public_names  # noqa: E402
 
 
@@ -93,3 +97,28 @@ def test_every_package_that_users_import_from_is_on_an_api_page():
     assert packages
     for name in [*packages, "strategies", "benchmarks", "protocol"]:
         assert f"ftml_bench.{name}" in public_names.modules()
+
+
+def test_the_parameters_of_a_class_are_said_once():
+    """Not those of the constructor of Avalanche's that it overrides, too."""
+    own = inspect.getdoc(MultiHeadNet)
+    foreign = inspect.getdoc(MultiHeadNet.__init__)
+    assert "auto_adapt" in foreign
+    lines = [*own.splitlines(), "", *foreign.splitlines(), ""]
+    docstrings._escape(None, "class", "MultiHeadNet", MultiHeadNet, None, lines)
+    assert "\n".join(lines).strip() == own
+
+
+def test_no_public_class_says_its_parameters_in_two_places():
+    for name in public_names.modules():
+        module = importlib.import_module(name)
+        for cls in filter(inspect.isclass, (getattr(module, public) for public in public_names.names(module))):
+            init = vars(cls).get("__init__")
+            assert ":param" not in (cls.__doc__ or "") or ":param" not in (getattr(init, "__doc__", "") or ""), cls
+
+
+def test_letters_of_formulas_need_no_mathematics_font():
+    found = letters.plain("<msub><mi>S</mi><mi>γ</mi></msub><mi>min</mi>")
+    letter = '<mi mathvariant="normal" class="letter">{}</mi>'
+    assert found == f"<msub>{letter.format('S')}{letter.format('γ')}</msub><mi>min</mi>"
+    assert ".letter { font-style: italic; }" in (DOCS / "static/site.css").read_text(encoding="utf-8")

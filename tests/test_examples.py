@@ -47,7 +47,7 @@ def test_sinusoids(short_sinusoids, tmp_path, capsys):
     assert list(tmp_path.glob("runs/example-sinusoids/events*"))
 
 
-def small_split(n_experiences, return_task_id, seed):
+def small_split(n_experiences, return_task_id, seed, dataset_root):
     """Random pictures of ten classes in the place of MNIST."""
     targets = torch.arange(40) % 10
     pictures = TensorDataset(torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)), targets)

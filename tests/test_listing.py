@@ -1,6 +1,7 @@
 """What `ftml-bench list` says of leaderboards against what lies there."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,10 @@ def test_the_core_hours_are_those_of_the_committed_results(name):
     files = (RESULTS / name).rglob("timing.csv")
     seconds = sum(float(list(csv.DictReader(file.open()))[-1]["seconds"]) for file in files)
     assert float(LEADERBOARDS[name].hours) == round(seconds / 3600, 1)
+
+
+def test_the_readme_says_the_same_core_hours():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    sentence = readme.partition("Core-hours of a leaderboard")[2].partition("\n")[0]
+    said = dict(re.findall(r"`(\w+)` (\d+\.\d)(?=[,.])", sentence))
+    assert said == {name: about.hours for name, about in LEADERBOARDS.items() if about.hours[0].isdigit()}

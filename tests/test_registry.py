@@ -1,6 +1,7 @@
 """Names -> classes, without importing them."""
 
 import importlib.metadata
+import inspect
 import subprocess
 import sys
 
@@ -69,3 +70,35 @@ def test_a_module_that_fails_on_import_is_one_line(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match=r"cannot import broken_contribution \(RuntimeError: two lines\)"):
         registry.load("model", "broken_contribution:Net")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "written"),
+    [
+        ("strategy", "Replay", "avalanche.training:Replay"),
+        ("strategy", "ewc", "avalanche.training:EWC"),
+        ("strategy", "Synaptic", "avalanche.training:SynapticIntelligence"),
+        ("model", "SimpleMLP", "avalanche.models:SimpleMLP"),
+    ],
+)
+def test_avalanches_own_are_suggested_as_they_are_written_here(kind, name, written):
+    with pytest.raises(UsageError, match=f"unknown {kind} '{name}': did you mean '{written}'. .expected one of: "):
+        registry.resolve(kind, name)
+
+
+def test_what_is_suggested_of_avalanches_own_is_what_it_has_and_can_be_run():
+    import avalanche.models
+    import avalanche.training
+    from avalanche.training.templates.base_sgd import BaseSGDTemplate
+    from torch import nn
+
+    from ftml_bench.strategies.avalanche.stock_repairs import REFUSED
+
+    named = {kind: set(names.split()) for kind, (_, names) in registry.AVALANCHE.items()}
+    strategies = {
+        name
+        for name, cls in vars(avalanche.training).items()
+        if inspect.isclass(cls) and issubclass(cls, BaseSGDTemplate)
+    }
+    assert named["strategy"] == strategies - set(REFUSED)
+    assert all(issubclass(getattr(avalanche.models, name), nn.Module) for name in named["model"])

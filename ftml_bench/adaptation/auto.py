@@ -46,6 +46,9 @@ class TriedEngine:
         self._composition: Composition
         self._build(model)
 
+    def __repr__(self) -> str:
+        return repr(self._engine)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_engine" not in self.__dict__:
             raise AttributeError(name)

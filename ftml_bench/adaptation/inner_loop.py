@@ -109,6 +109,12 @@ class InnerLoop:
         # Without norm layers the support rows would ride along in the query's forward pass for nothing.
         self.query_needs_support = batch_norm == "support" and has_norm(self.model)
 
+    def __repr__(self) -> str:
+        order = "second order" if self.second_order else "first order"
+        adapted = sum(dict(self.model.named_parameters())[name].numel() for name in self.adapted)
+        steps = f"{self.inner_steps} inner steps of {self.inner_lr:g}, {order}"
+        return f"<engine {self.name} for {type(self.model).__name__}: {steps}, {adapted:,} parameters adapted>"
+
     @property
     def chosen(self) -> dict[str, str]:
         """See `Engine.chosen`."""

@@ -61,15 +61,19 @@ def _lines(chosen: str, options: argparse.Namespace) -> Iterator[str]:
 def _print_text(options: argparse.Namespace) -> None:
     import torch
 
+    from ftml_bench.speed.measuring import at
+
     torch.set_num_threads(options.threads[0] if options.threads else 1)
     if options.run:
         from ftml_bench.speed import arrivals
 
-        print(arrivals.report(repeats=options.repeats, device=options.device))
+        text = arrivals.report(repeats=options.repeats, device=options.device)
     else:
         from ftml_bench.speed import buffers
 
-        print(buffers.report(options.buffer, repeats=options.repeats))
+        text = buffers.report(options.buffer, repeats=options.repeats)
+    at("")
+    print(text)
 
 
 @contextmanager

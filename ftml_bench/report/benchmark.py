@@ -51,8 +51,8 @@ def _results(result: BenchmarkResult) -> Table:
         )
     notes.append(
         f"{result.measure.capitalize()} on held-out data over the second half of the rounds"
-        f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}Means "
-        "± standard errors over seeds; bold: the least, as printed."
+        f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}"
+        f"{result.means.capitalize()}; bold: the least, as printed."
     )
     rows = [list(row) for row in zip(*cells, strict=True)]
     return Table(f"{result.spec.name}: {result.spec.benchmark}", columns, rows, notes, frozenset(bold))
@@ -124,6 +124,10 @@ def _certainty(result: BenchmarkResult, found: list[Comparison]) -> Table:
     return Table(f"{result.spec.name}: what can be said of {quantity.title}", columns, rows, notes)
 
 
+def _mean(result: BenchmarkResult) -> str:
+    return result.means.replace("means", "mean").replace("errors", "error")
+
+
 def certainty(seeds: int, rows: int) -> str:
     """What so many seeds can tell, in a sentence.
 
@@ -158,7 +162,7 @@ def _efficiency(result: BenchmarkResult) -> Table:
         "(Kaplan-Meier, all seeds), the share of rounds that reach γ, and the share that sit on the floor: "
         f"{_floor(result)}, the first arrival, was enough, and nothing less can be seen. Standard errors: "
         "leaderboard.csv.",
-        "Fall: datapoints to γ, first half of the rounds minus second half, mean ± standard error over seeds.",
+        f"Fall: datapoints to γ, first half of the rounds minus second half, {_mean(result)}.",
     ]
     if control:
         notes.append(

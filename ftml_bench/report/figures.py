@@ -46,8 +46,10 @@ def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
     seeds = "no seed" if not counts else " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     text = (
         f"Faint: the mean over seeds ({seeds}) of each round. Strong, with markers: its centred running mean over "
-        f"{WINDOW} rounds. Shaded: ± one standard error over seeds of the running mean."
+        f"{WINDOW} rounds."
     )
+    if counts and counts[-1] > 1:
+        text += " Shaded: ± one standard error over seeds of the running mean."
     if result.threshold is not None:
         text += " Steps: Kaplan-Meier, the rounds of the last third of the stream of all seeds together."
     if any(curve.cumulative for curve in measured(result).values()):
@@ -134,8 +136,11 @@ def over_rounds(axes: Axes, rounds: int) -> None:
 
 def logarithmic(axes: Axes, which: str) -> None:
     """A logarithmic axis "x" or "y" with plain numbers."""
-    getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
+    low, high = axis.get_data_interval()
+    if 0 <= high - low <= 1e-9 * high:  # a decade on either side, as Matplotlib takes it, but with a warning
+        getattr(axes, f"set_{which}lim")(low / 10, high * 10)
+    getattr(axes, f"set_{which}scale")("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())

@@ -38,7 +38,7 @@ def table(result: BenchmarkResult) -> Table | None:
         )
     notes.append(
         f"Mean over rounds 1–{half} → {half + 1}–{rounds}; of the regret, its value after {half} and after {rounds} "
-        "rounds. Means ± standard errors over seeds."
+        f"rounds. {result.means.capitalize()}."
     )
     return Table(f"{result.spec.name}: round by round", ["strategy", *(c.title for c in curves.values())], rows, notes)
 

@@ -67,6 +67,12 @@ class BenchmarkResult:
         return f"{self.threshold.metric} below {self.threshold.value:g}"
 
     @property
+    def means(self) -> str:
+        """What a number of a row is, for people; of one seed it has no error."""
+        several = any(len(row.cells) > 1 for row in self.rows)
+        return "means ± standard errors over seeds" if several else "of one seed, without an error"
+
+    @property
     def control(self) -> RowResult | None:
         """The row that cannot learn across rounds: FromScratch, the one with the fewest steps."""
         rows = [row for row in self.rows if row.row.strategy.split(":")[-1] == "FromScratch"]

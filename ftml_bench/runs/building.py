@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,9 @@ def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScena
     :raises UsageError: for an unknown setting, a value that is refused, missing data.
     """
     cls = registry.load("benchmark", spec.benchmark)
-    benchmark = construct(cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"})
+    benchmark = construct(
+        cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"}, option="--benchmark-set"
+    )
     for name in _ASKED:
         if not hasattr(benchmark, name):
             raise UsageError(f"{_where(spec)}: a {type(benchmark).__name__} has no {name!r}: expected a benchmark")
@@ -118,7 +120,7 @@ def build_strategy(
         "device": device,
         "seed": seed,
     }
-    return construct(cls, settings, where, hidden=GIVEN_BY_CELL)
+    return construct(cls, settings, where, hidden=GIVEN_BY_CELL, option="--set")
 
 
 def _strategy_class(row: Row, where: str) -> type:
@@ -195,11 +197,14 @@ def _try_optimizer(cls: type, settings: dict[str, Any], model: nn.Module, where:
         raise UsageError(f"{where}: it cannot take a step here: {error}") from error
 
 
-def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str]) -> Any:
+def construct(
+    cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str], option: str | None = None
+) -> Any:
     """`cls(**settings)`; a keyword that it does not take, or a value that it refuses, is the user's to mend.
 
     :param where: named in the error.
     :param hidden: settings that are not suggested, since a definition cannot give them.
+    :param option: of the command line by which such a setting can be given; named in the error for a missing one.
     :raises UsageError: for either.
     """
     parameters = parameters_of(cls, where)
@@ -207,6 +212,7 @@ def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hid
     for name in settings:
         if name not in parameters and not open_ended:
             raise unknown(f"setting of {where}", name, set(parameters) - hidden)
+    _refuse_missing(parameters, settings, where, option)
     refuse_wrong_types(cls, {name: value for name, value in settings.items() if name not in hidden}, where)
     try:
         return cls(**settings)
@@ -214,6 +220,20 @@ def construct(cls: Callable[..., Any], settings: dict[str, Any], where: str, hid
         raise UsageError(f"{where}: {error}") from error
     except Exception as error:  # somebody else's constructor may fail in any way
         raise UsageError(f"{where}: {type(error).__name__}: {error}") from error
+
+
+def _refuse_missing(
+    parameters: Mapping[str, inspect.Parameter], settings: dict[str, Any], where: str, option: str | None
+) -> None:
+    """Sees that everything is given that has no default."""
+    for name, parameter in parameters.items():
+        optional = parameter.default is not parameter.empty or parameter.kind in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        )
+        if not optional and name not in settings:
+            given = f"{name}: ..." if option is None else f"{option} {name}=… (in a definition {name}: …)"
+            raise UsageError(f"{where}: it needs {name!r}: expected {given}")
 
 
 def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:

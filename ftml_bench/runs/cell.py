@@ -95,7 +95,8 @@ def run_cell(
     """Run one cell and leave its files in `folder`.
 
     :param data: the data folder; None: the environment's.
-    :param on_evaluation: called after every evaluation with how many are done and how many there will be.
+    :param on_evaluation: called at the start and after every evaluation with how many are done and how many there will
+        be.
     :param device: that the learner trains on. On a GPU convolutions are computed in float32, as on a CPU: PyTorch's
         default, TF32, has errors of 1e-3 in them.
     :return: "finished", or "diverged" if a loss became NaN or infinite, which ends the run there.
@@ -191,6 +192,7 @@ def _running(
 
         writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
         status, fields, done = "finished", {}, begun.done
+        on_evaluation(done, total)
         for evaluation in parts:
             if evaluation is None:
                 yield

@@ -143,6 +143,7 @@ def _run_all(tasks: list[Task], pool: Pool, progress: Progress) -> list[Outcome]
         open_tasks -= 1
         again = []
         for outcome in _of_death(task, found) if isinstance(found, Death) else found:
+            progress.stopped(outcome.cell)
             if outcome.status == STOPPED:
                 reason = outcome.message.rpartition(": ")[2]
                 if reason not in said:
@@ -154,7 +155,7 @@ def _run_all(tasks: list[Task], pool: Pool, progress: Progress) -> list[Outcome]
                     continue
                 outcome = task.fail(outcome.cell, f"{outcome.message} ({TRIES} times)", f"{outcome.message}\n")
             outcomes.append(outcome)
-            progress.ended()
+            progress.ended(outcome.cell)
         if again:
             pool.submit(replace(task, cells=tuple(again)))
             open_tasks += 1

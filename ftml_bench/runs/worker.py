@@ -19,6 +19,7 @@ from multiprocessing.process import BaseProcess
 
 from ftml_bench.runs import locking, progress
 from ftml_bench.runs.definition import Cell
+from ftml_bench.runs.noise import without_noise
 from ftml_bench.runs.storage import of_disk
 from ftml_bench.runs.tasks import STOPPED, Outcome, Task, one_thread
 
@@ -109,6 +110,7 @@ def _serve(connection: Connection) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     one_thread()
+    without_noise()
     progress.say_by(connection.send)
     while True:
         try:

@@ -33,6 +33,7 @@ from ftml_bench.runs.definition import Definition
 from ftml_bench.runs.record import RunWriter
 from ftml_bench.speed.machine import clock_of
 from ftml_bench.speed.made_up import MadeUp
+from ftml_bench.speed.measuring import at
 from ftml_bench.strategies import FTML
 
 EARLY, LATE = 6, 56  # rounds, counted from 1
@@ -133,16 +134,19 @@ def report(*, repeats: int, device: str = "cpu") -> str:
     lines = []
     with TemporaryDirectory() as folder:
         for number in (EARLY, LATE) if on_gpu else ():
+            at(f"the whole round {number}")
             lines.append(_whole_round(paper, benchmark, number, Path(folder, f"whole {number}"), device))
         steps = [
             arrivals_of(paper, benchmark, number - 1, Path(folder, name), watch, device)
             for number, (name, watch) in zip((EARLY, LATE), columns.items(), strict=True)
         ]
         for repeat in range(repeats + 1):
-            for arrival, watch in zip(steps, columns.values(), strict=True):
+            for arrival, (name, watch) in zip(steps, columns.items(), strict=True):
+                at(f"an arrival of {name}", f", {f'repeat {repeat} of {repeats}' if repeat else 'warming up'}")
                 next(arrival)
                 if not repeat:
                     watch.seconds.clear()
+        at(SMALL.partition(",")[0])
         small = columns["a small run"] = Stopwatch(device)
         _small_run(Path(folder, "small"), small, device)
     what = "Wall seconds, waiting for the device at every part" if on_gpu else "CPU seconds"

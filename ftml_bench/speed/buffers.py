@@ -17,6 +17,7 @@ from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.seeding import generator
+from ftml_bench.speed.measuring import at
 
 ROUND = 1_000  # images of a round
 SHAPE = (3, 32, 32)
@@ -39,10 +40,12 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
     images = torch.empty((ROUND, *SHAPE), dtype=torch.uint8)  # one round at a time
     before, _ = megabytes()
     for t in range(rounds):
+        at("filling the buffer in a file", f", round {t + 1} of {rounds}")
         file.add(_experience(t, StackedDataset(images, _fill(images, t), torch.arange(ROUND))))
     (filled, _), most, mapped = megabytes(), 0.0, 0.0
     rng = torch.Generator().manual_seed(0)
-    for _ in range(repeats):
+    for repeat in range(repeats):
+        at("memory while it is drawn from", f", repeat {repeat + 1} of {repeats}")
         for draw in DRAWS.values():
             for _ in range(BATCH):
                 draw(file, rng)
@@ -50,6 +53,7 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
             most, mapped = max(most, own), max(mapped, of_files)
 
     base = torch.empty((rounds * ROUND, *SHAPE), dtype=torch.uint8)
+    at("filling the buffer in memory")
     for t, rows in enumerate(torch.arange(rounds * ROUND).split(ROUND)):
         memory.add(_experience(t, StackedDataset(base, _fill(base[t * ROUND : (t + 1) * ROUND], t), rows)))
     lines = [
@@ -61,6 +65,7 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
         f"{'ms of CPU time a draw':40} {'in memory':>12} {'in a file':>12} {'ratio':>8}",
     ]
     for name, draw in DRAWS.items():
+        at(f"timing a {name}")
         pairs = [draw(buffer, torch.Generator().manual_seed(1)) for buffer in (memory, file)]
         if not all(torch.equal(a, b) for a, b in zip(*pairs, strict=True)):
             raise RuntimeError(f"{name}: the buffers draw different points")

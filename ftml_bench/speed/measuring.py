@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 Clock = Callable[[], float]
+_place = ""
 
 
-def at(place: str) -> None:
-    """Say where it is, in a line of the terminal that the next one overwrites; an empty one clears it."""
+def at(place: str, detail: str = "") -> None:
+    """Say where it is: on a terminal in a line that the next one overwrites, an empty one clears it; elsewhere in a
+    line for every new place, since details, such as repeats, are many."""
+    global _place
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{place[:78]}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{f'{place}{detail}'[:78]}", end="", file=sys.stderr, flush=True)
+    elif place and place != _place:
+        print(place, file=sys.stderr, flush=True)
+    _place = place or _place
 
 
 def interleaved(
@@ -26,7 +32,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for repeat in range(-warm_ups, repeats):
         for way, call in ways.items():
-            at(f"{place}: {way}, {f'repeat {repeat + 1} of {repeats}' if repeat >= 0 else 'warming up'}")
+            at(place, f": {way}, {f'repeat {repeat + 1} of {repeats}' if repeat >= 0 else 'warming up'}")
             start = clock()
             call()
             if repeat >= 0:

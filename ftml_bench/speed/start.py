@@ -59,7 +59,7 @@ def report(*, repeats: int, definition: str = "quick", jobs: tuple[int, ...] = J
 def _stages(repeats: int) -> Iterator[str]:
     found = []
     for repeat in range(repeats):
-        at(f"imports, repeat {repeat + 1} of {repeats}")
+        at("imports", f", repeat {repeat + 1} of {repeats}")
         found.append(json.loads(_cold("imports")))
     yield from table(["", "CPU seconds"])
     for stage in found[0]:

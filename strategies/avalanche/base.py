@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
+from avalanche.training.plugins import EvaluationPlugin
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
@@ -25,6 +27,7 @@ from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
 from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.described import described
 from ftml_bench.strategies.avalanche.evaluation import EvaluatedOnCopies
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords, WrittenKeywords, with_defaults
 from ftml_bench.strategies.avalanche.per_round import PerRound
@@ -80,6 +83,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
             )
         avalanche["model"] = convert_batch_norm(model)
         avalanche["plugins"] = with_repairs(avalanche.get("plugins"))
+        if avalanche.get("evaluator", ...) is None:
+            avalanche["evaluator"] = _no_evaluator()
         super().__init__(**avalanche)
         self.steps = steps
         self.update_size = update_size
@@ -90,6 +95,10 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
+
+    def __repr__(self) -> str:
+        points = sum(len(self.buffer.rounds[number]) for number in self.buffer.rounds)
+        return f"<{described(self)}; {len(self.buffer.rounds)} rounds, {points} points in its buffer>"
 
     # -- what a learner is
 
@@ -249,6 +258,13 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _replaced(self, part: str, culprits: list[str]) -> UsageError:
         """The error for plugins that put something else in the place of `part`."""
         return UsageError(f"{' or '.join(culprits) or 'something'} {replaced(part, self)}")
+
+
+def _no_evaluator() -> EvaluationPlugin:
+    """What Avalanche takes for None, without its warning that there are no loggers: none were asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No loggers specified", category=UserWarning)
+        return EvaluationPlugin()
 
 
 def _unwrapped(plugin):

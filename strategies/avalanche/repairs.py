@@ -209,14 +209,10 @@ AFTER: dict[type, type[Companion]] = {
 
 
 def with_repairs(plugins: Sequence[BasePlugin] | None) -> list[BasePlugin]:
-    """The plugins, each beside the companions that it needs; also for plugins wrapped in `per_round`.
-
-    :raises UsageError: for a plugin that cannot work here.
-    """
+    """The plugins, each beside the companions that it needs; also for plugins wrapped in `per_round`."""
     repaired: list[BasePlugin] = []
     for plugin in plugins or []:
         inner = plugin.plugin if isinstance(plugin, PerRound) else plugin
-        _refuse(inner)
         for table in (BEFORE, None, AFTER):
             if table is None:
                 repaired.append(plugin)
@@ -224,11 +220,6 @@ def with_repairs(plugins: Sequence[BasePlugin] | None) -> list[BasePlugin]:
             companions = [companion(inner) for kind, companion in table.items() if isinstance(inner, kind)]
             repaired += [per_round(c) if inner is not plugin else c for c in companions]
     return repaired
-
-
-def _refuse(plugin) -> None:
-    if isinstance(plugin, GEMPlugin) and "quadprog" not in qpsolvers.available_solvers:
-        raise UsageError("GEMPlugin projects gradients with quadprog, which is not installed: pip install quadprog")
 
 
 def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:

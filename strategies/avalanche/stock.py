@@ -30,6 +30,7 @@ from ftml_bench.models.copies import copy_of
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.cost import Cost
+from ftml_bench.strategies.avalanche.described import described
 from ftml_bench.strategies.avalanche.stock_repairs import MENDED_PLUGINS, MENDED_STRATEGIES, REFUSED
 
 
@@ -113,6 +114,9 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
             mended = MENDED_PLUGINS.get(type(plugin))
             if mended is not None:
                 plugin.__class__ = mended
+
+    def __repr__(self) -> str:
+        return f"<{described(self)}>"
 
     # -- training
 

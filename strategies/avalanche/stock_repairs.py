@@ -6,7 +6,6 @@ it is about Avalanche 0.6.0, whose code is not changed.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -234,5 +233,3 @@ REFUSED = {
     "ICaRL": "Avalanche 0.6.0 has it for benchmarks of the older kind only",
     "JointTraining": "it trains on all rounds at once; take TrainOnEverything or avalanche.training:Cumulative",
 }
-if importlib.util.find_spec("quadprog") is None:
-    REFUSED["GEM"] = "it needs a solver: pip install quadprog"

@@ -141,6 +141,15 @@ def test_one_seed_has_no_standard_error(root):
     assert line(text, "FromScratch", "digits: what can be said of datapoints to γ")[-1].endswith("with 1 seed")
 
 
+def test_of_one_seed_nothing_has_an_error(root):
+    for folder in root.glob("*/*/seed-[12]"):
+        shutil.rmtree(folder)
+    text = report.write(root)
+    assert "±" not in text
+    assert "Of one seed, without an error" in text
+    assert "±" not in (root / "leaderboard.md").read_text(encoding="utf-8")
+
+
 def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(root):
     for path in root.glob("digits/*/seed-*"):
         shutil.rmtree(path)

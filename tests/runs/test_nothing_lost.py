@@ -207,7 +207,7 @@ def test_a_save_that_fails_keeps_the_last_state_and_the_cell_runs_on(tmp_path, m
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", full_for_a_moment)
-    assert run_cell(folder, lambda done, total: states.append(saved(folder))) == "finished"
+    assert run_cell(folder, lambda done, total: done and states.append(saved(folder))) == "finished"
     assert states == [None, 1, 1, 1, 4, 5]
     said = capsys.readouterr().err
     assert said == (

@@ -56,12 +56,12 @@ def run(folder, row="FTML", *, stop=None):
 
     def on_evaluation(done, total):
         told.append(done)
-        if done == stop:
+        if done == stop and len(told) > 1:  # the first says where it begins
             raise Interruption
 
     torch.rand(3)  # whatever happened in the process before
     cells.run_cell(definition(), Cell("waves", row, 3), folder, None, on_evaluation)
-    return told
+    return told[1:]
 
 
 def interrupted(folder, row="FTML", *, stop):

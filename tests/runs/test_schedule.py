@@ -212,6 +212,6 @@ def test_the_bar_knows_its_length_once_a_cell_of_each_benchmark_has_begun(capsys
     progress.evaluated(board.cells()[1], 5, 20)
     assert (progress._bar.n, progress._bar.total) == (5, 60)
     progress.evaluated(board.cells()[1], 20, 20)
-    progress.ended()
-    assert (progress._bar.n, progress._bar.postfix) == (20, "2/4 cells")
+    progress.ended(board.cells()[1])
+    assert (progress._bar.n, progress._said(80)["end"]) == (20, "2/4 cells")
     progress.close()

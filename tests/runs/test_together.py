@@ -53,9 +53,12 @@ def curve(folder):
 
 def together_in(root, board, *, stop=None):
     """The outcomes of all seeds of FTML; `stop`: interrupt them at that evaluation of seed 1."""
-    told = []
+    told, begun = [], set()
 
     def on_evaluation(cell, done, total):
+        if cell not in begun:  # the first says where it begins
+            begun.add(cell)
+            return
         told.append((cell.seed, done, total))
         if stop is not None and (cell.seed, done) == (1, stop):
             raise KeyboardInterrupt

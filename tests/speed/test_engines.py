@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ftml_bench.speed import engines, peers, processes
-from ftml_bench.speed.measuring import interleaved
+from ftml_bench.speed.measuring import at, interleaved
 from ftml_bench.speed.peers import ALONE, PEERS, Peer
 from ftml_bench.speed.subjects import Subject, subject
 
@@ -151,3 +151,16 @@ def numbers(count):
 
 def test_memory_is_what_a_call_adds_at_most():
     assert processes.peaks(numbers, [{"count": 16 * 2**20}]) == [pytest.approx(64, abs=4)]
+
+
+def test_where_it_is_is_said_a_line_a_place(capsys, monkeypatch):
+    monkeypatch.setattr("ftml_bench.speed.measuring._place", "")
+    ways = dict.fromkeys(("a", "b"), lambda: None)
+    for place in ("here", "there"):
+        interleaved(ways, 3, lambda: 0.0, place)
+        at("")  # a line of the table is printed
+    assert capsys.readouterr().err == "here\nthere\n"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    at("here", ": a, repeat 1 of 3")
+    at("")
+    assert capsys.readouterr().err == "\r\x1b[Khere: a, repeat 1 of 3\r\x1b[K"

@@ -355,7 +355,8 @@ function caption(chart, rows, kind, seeds) {
     : `Strong: mean over ${count}.`;
   const each = seeds ? " Thin: every seed, as the strong line." : "";
   const spent = kind === "spent" ? " x: gradient evaluations so far at the end of each round, mean over seeds." : "";
-  return `${lines} Shaded: ± one standard error over seeds of the strong line.${each}${spent} ` +
+  const shaded = ["1 seed", "no seed"].includes(count) ? "" : " Shaded: ± one standard error over seeds of the strong line.";
+  return `${lines}${shaded}${each}${spent} ` +
     "Drag to zoom, double click to see all.";
 }
 

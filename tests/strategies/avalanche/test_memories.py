@@ -88,13 +88,6 @@ def test_gem_says_that_gradients_are_not_finite():
     assert "\n" not in str(error.value)
 
 
-def test_gem_without_its_solver_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setattr("qpsolvers.available_solvers", [])
-    with pytest.raises(UsageError, match="GEMPlugin projects gradients with quadprog, which is not installed") as error:
-        ftml(GEMPlugin(10, 0.5))
-    assert "\n" not in str(error.value)
-
-
 def test_mir_replays_what_the_meta_step_would_harm_most(stream):
     around = Around()
     plugin = MIRPlugin(batch_size_mem=3, mem_size=30, subsample=8)
