@@ -1,6 +1,6 @@
 """The rows of the tables of keys and columns: names from the code, and what each means.
 
-A line "name: words" explains a name; else the class's `:param name:` does.
+A line "name: words" explains a name; else what its field says does, or the class's `:param name:`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ def rows(source: str, content: str, renamed: str | None = None) -> list[tuple[st
     :raises ValueError: names without words, or words without a name.
     """
     found = _imported(source)
-    names = list(found) if isinstance(found, tuple) else _fields(found)
-    said = [] if isinstance(found, tuple) else PARAM.findall(inspect.getdoc(found) or "")
-    words = {name: " ".join(text.split()) for name, text in said}
+    words = _said(found)
+    names = list(words)
     own = dict(LINE.findall(content))
     if unknown := [name for name in own if name not in names]:
         raise ValueError(f"{source} has no {', '.join(unknown)}")
-    if missing := [name for name in names if name not in words | own]:
+    if missing := [name for name in names if not (words | own)[name]]:
         raise ValueError(f"{source}: nothing is said of {', '.join(missing)}")
     other = {} if renamed is None else _imported(renamed)
     return [(other.get(name, name), (words | own)[name]) for name in names]
@@ -40,5 +39,11 @@ def _imported(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _fields(cls: type) -> list[str]:
-    return list(getattr(cls, "model_fields", None) or vars(cls)["__dataclass_fields__"])
+def _said(found: Any) -> dict[str, str]:
+    """Every name with its words in the code; empty where it says nothing."""
+    if isinstance(found, tuple):
+        return dict.fromkeys(found, "")
+    if fields := getattr(found, "model_fields", None):
+        return {field.alias or name: field.description or "" for name, field in fields.items()}
+    params = {name: " ".join(text.split()) for name, text in PARAM.findall(inspect.getdoc(found) or "")}
+    return {name: params.get(name, "") for name in vars(found)["__dataclass_fields__"]}

@@ -238,7 +238,7 @@ def test_run_takes_module_and_class(tmp_path):
         ("run Sinusoid FTML", "unknown benchmark 'Sinusoid': did you mean 'Sinusoids'?"),
         ("run Sinusoids FTLM", "unknown strategy 'FTLM': did you mean 'FTML'?"),
         ("run Sinusoids FTML --steps 0", "steps: expected a whole number of at least 1, got 0"),
-        ("run Sinusoids FTML --lr -1", "lr: expected a number above 0, got -1"),
+        ("run Sinusoids FTML --lr -1", "lr: expected a finite number above 0, got -1"),
         ("run Sinusoids FTML --arrivals 0", "arrivals: expected a whole number of at least 1, got 0"),
         ("run Sinusoids FTML --seed -1", "--seed: expected a whole number of at least 0, got '-1'"),
         ("run Sinusoids FTML --set rounds", "--set: expected key=value, got 'rounds'"),

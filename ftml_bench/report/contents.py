@@ -56,7 +56,7 @@ class Contents:
         if self.problems:
             lines += ["Cells without a result:\n", *(f"- {tables.markdown(problem)}" for problem in self.problems), ""]
         if self.results:
-            lines += [f"![{overview.NAME}](figures/{overview.NAME}.png)\n", f"{overview.CAPTION}\n"]
+            lines += [f"![{overview.NAME}](figures/{overview.NAME}.png)\n", f"{overview.caption(self.results)}\n"]
         for result, some, names in zip(self.results, self.tables, self.figures(), strict=True):
             lines.append(f"## {result.spec.name}\n")
             lines += [f"![{name}](figures/{name.replace(' ', '%20')}.png)\n" for name in names]

@@ -20,10 +20,6 @@ from ftml_bench.results.quantities import Number, Quantity, quantities
 from ftml_bench.results.statistics import BenchmarkResult, halves, measured
 
 NAME = "overview"  # of its files
-CAPTION = (
-    "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds; full: over "
-    "the second (of an area over all, of a sum its end); bars: ± one standard error over seeds. Costs: of one run."
-)
 _WIDTHS = {"rows": 3.2, "second": 2.4, "gradient evaluations": 2.0, "points kept": 2.0}
 _COSTS: dict[str, Number] = {
     "gradient evaluations": lambda cell: cell.gradient_evaluations,
@@ -41,8 +37,18 @@ class _Shown:
     is_wide: bool  # rows differ by powers of ten
 
 
+def caption(results: Sequence[BenchmarkResult]) -> str:
+    """What the figure shows."""
+    bars = any(len(row.cells) > 1 for result in results for row in result.rows)
+    return (
+        "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds; full: "
+        f"over the second (of an area over all, of a sum its end){'; bars: ± one standard error over seeds' * bars}. "
+        "Costs: of one run."
+    )
+
+
 def draw(results: Sequence[BenchmarkResult], look: dict[str, Look], folder: Path) -> list[Path]:
-    """Writes `overview.svg`, `.png` and `.pdf` into `folder`; `CAPTION` says what they show."""
+    """Writes `overview.svg`, `.png` and `.pdf` into `folder`; `caption` says what they show."""
     with styled():
         return save(_figure(results, look), folder / NAME, KINDS)
 

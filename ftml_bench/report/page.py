@@ -51,7 +51,7 @@ def render(contents: Contents, folder: Path) -> str:
         contents=contents,
         benchmarks=benchmarks,
         overview=Markup(picture(folder / f"{overview.NAME}.svg", definition.name)) if contents.results else "",
-        overview_caption=overview.CAPTION,
+        overview_caption=overview.caption(contents.results),
         facts=making.of_all(definition, runs),
         archive=downloads.address(contents),
         definition=yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True),
