@@ -62,9 +62,8 @@ class RainbowMNIST(TaskStream):
         :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
         :param order: decides the order of the tasks alone; None: `seed` does.
         :param label_smoothing: of the cross entropy that is trained and reported, from 0 to below 1.
-        :param images: a public image set by this name, a folder or a pickle, instead of ours (see
-            :mod:`~ftml_bench.benchmarks.data.rainbow_images`). A round is one of its groups: images_per_round +
-            held_out_per_round of its images.
+        :param images: a public image set by this name, a folder or a pickle, instead of ours (two forms:
+            docs/streams.md). A round is one of its groups: images_per_round + held_out_per_round of its images.
         :param root: the data folder, see :func:`~ftml_bench.benchmarks.data.data_root`.
         :raises UsageError: for arguments outside these ranges, or if MNIST is missing or damaged.
         """

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
@@ -91,8 +91,9 @@ class OptimizerKeys(fields.Keywords):
     given = frozenset({"params"})
 
     name: Text = Field(description="a class of torch.optim")
-    then: Then = Field(None, description="another learning rate later on")
-    clip: Rate = Field(None, description="every entry of the gradients is cut to [-clip, clip]")
+    # Left out or as they say: null is not among what they accept.
+    then: Then = Field(default=cast(Then, None), description="another learning rate later on")
+    clip: Rate = Field(default=cast(Rate, None), description="every entry of the gradients is cut to [-clip, clip]")
 
 
 class ModelKeys(fields.Keywords):

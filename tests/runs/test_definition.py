@@ -338,9 +338,10 @@ def test_with_seeds_checks_them():
 def test_packaged_leaderboards_are_sound():
     for name, description in definitions.available().items():
         leaderboard = definitions.load(name)
-        assert leaderboard.name == name
+        folder, _, last = name.rpartition("/")
+        assert leaderboard.name == last
         assert description
-        for spec in leaderboard.benchmarks:
+        for spec in leaderboard.benchmarks if folder != "ablations" else ():  # which ask what other budgets do
             # Avalanche's own draw what they can: recorded, not equalised.
             ours = [row for row in spec.rows if ":" not in row.strategy]
             if spec.name.endswith(" evaluations"):
