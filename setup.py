@@ -103,7 +103,7 @@ setup(
         "pandas>=2.1",
         "pillow>=10.0",
         "portalocker>=3.0",
-        "pydantic>=2.10",
+        "pydantic>=2.11",
         "pyyaml>=6.0",
         "quadprog>=0.1.13",  # of qpsolvers', without which Avalanche warns at its import and has no GEM
         "scikit-learn>=1.5",

@@ -8,11 +8,13 @@ import sys
 import pytest
 
 from ftml_bench import cli, report
+from ftml_bench.check.contract import Outcome
 from ftml_bench.errors import printable
 from ftml_bench.report.tables import Table, markdown
 from ftml_bench.runs import definition as definitions
-from ftml_bench.runs import record, schedule
+from ftml_bench.runs import progress, record, schedule
 from ftml_bench.speed import engines
+from tests.runs.made import edit, write_all
 
 LIST = [sys.executable, "-m", "ftml_bench.cli", "list"]
 
@@ -55,7 +57,7 @@ def test_an_output_that_knows_ascii_alone(tmp_path):
 def test_texts_are_shown_and_do_nothing_else():
     assert printable("a\x1b[31m\nb\u202e\x00") == "a\\x1b[31m b\\u202e\\x00"
     assert printable("γ ± ü") == "γ ± ü"
-    assert markdown("# <b>[x](y)*_a_ |`") == "\\# &lt;b&gt;\\[x\\](y)\\*\\_a\\_ \\|\\`"
+    assert markdown("# <b>[x](y)*_a_ |`") == "\\# &lt;b>\\[x\\](y)\\*\\_a\\_ \\|\\`"
     assert markdown("two_words, 1.5 (a-b)") == "two_words, 1.5 (a-b)"
 
 
@@ -76,7 +78,7 @@ def test_descriptions_and_reasons_are_escaped_in_reports(tmp_path):
     text = report.write(tmp_path)
     assert "\x1b" not in text
     written = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
-    assert written.count("&lt;script&gt;x&lt;/script&gt;\\\\x1b\\[31m!\\[a\\](http://b)") == 2
+    assert written.count("&lt;script>x&lt;/script>\\\\x1b\\[31m!\\[a\\](http://b)") == 2
     assert "<script>" not in written
     assert json.loads((tmp_path / cell.folder / "record.json").read_text())["reason"] == evil
 
@@ -85,8 +87,42 @@ def test_the_remarks_below_a_table_are_escaped():
     """A row's say why a seed failed, in the words of foreign code."""
     table = Table("t", ["strategy"], [["FTML"]], ["FTML: 1 of 2 seeds failed (seed 0, <b>\x1b[31m![a](http://b)\n|x)"])
     shown = "FTML: 1 of 2 seeds failed (seed 0, {}\\x1b{}31m!{}a{}(http://b) {}x)\n"
-    assert table.markdown().endswith("- " + shown.format("&lt;b&gt;\\", "\\[", "\\[", "\\]", "\\|"))
+    assert table.markdown().endswith("- " + shown.format("&lt;b>\\", "\\[", "\\[", "\\]", "\\|"))
     assert table.text().endswith("* " + shown.format("<b>", "[", "[", "]", "|"))
+
+
+EVIL = "<b>\x1b[31m![a](http://b)\n|_x_"
+AS_MARKDOWN = "&lt;b>\\\\x1b\\[31m!\\[a\\](http://b) \\|\\_x\\_"
+ON_A_TERMINAL = "<b>\\x1b[31m![a](http://b) |_x_"
+
+
+def test_whatever_stands_in_a_table_is_escaped():
+    """Records, which may be a stranger's, say what stands in its cells."""
+    table = Table(EVIL, ["strategy", EVIL], [[EVIL, "-1.5"]], [], bold=frozenset({(0, 0)}))
+    assert table.markdown().splitlines() == [
+        f"### {AS_MARKDOWN}",
+        "",
+        f"| strategy | {AS_MARKDOWN} |",
+        "| --- | --: |",
+        f"| **{AS_MARKDOWN}** | -1.5 |",
+    ]
+    title, _, columns, row = table.text().splitlines()
+    assert title == ON_A_TERMINAL
+    assert columns.split("  ")[-1] == row.split("  ")[0] == ON_A_TERMINAL
+
+
+def test_what_cells_were_run_with_is_escaped(tmp_path):
+    root = write_all(tmp_path / "small")
+    edit(next(root.rglob("record.json")), device=EVIL)
+    assert f"device: cpu in 3; {ON_A_TERMINAL.partition(':')[0]} in 1 " in report.write(root)
+    written = (root / "leaderboard.md").read_text(encoding="utf-8")
+    assert f"device: cpu in 3; {AS_MARKDOWN.partition(':')[0]} in 1 " in written
+
+
+def test_what_is_said_of_a_cell_and_of_a_contract_is_escaped(capsys):
+    progress.say(EVIL)
+    assert capsys.readouterr().err == f"ftml-bench: {ON_A_TERMINAL}\n"
+    assert str(Outcome("it holds", "broken", EVIL)).endswith(f"it holds: {ON_A_TERMINAL}")
 
 
 @pytest.mark.parametrize("command", [["data"], ["data", "mnist"], ["data", "pose"]])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftml_bench.errors import printable
 from ftml_bench.random_state import preserved_random_state
 
 SMALL = {"rounds": 3, "images_per_round": 24, "held_out_per_round": 20}
@@ -29,7 +30,7 @@ class Outcome:
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.verdict:<11} {self.contract}" + (f": {self.why}" if self.why else "")
+        return f"{self.verdict:<11} {self.contract}" + (f": {printable(self.why)}" if self.why else "")
 
 
 class BrokenError(Exception):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ftml_bench.commands.options import key_values
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, printable, unknown
 
 
 def data(options: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def data(options: argparse.Namespace) -> int:
     if options.name and len(errors) == len(asked):
         raise errors[0][1]
     for name, reason in errors:
-        print(f"{name}: {reason}")
+        print(f"{name}: {printable(str(reason))}")
     return 0
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftml_bench.errors import printable
 from ftml_bench.report.tables import NONE, Table
 from ftml_bench.runs import locking, record, schedule, status
 from ftml_bench.runs.definition import Definition
@@ -18,7 +19,7 @@ def show_status(definition: Definition, root: Path) -> int:
     counts = Counter(one.state for one in found)
     print(f"{root}: {len(found)} cells: {', '.join(f'{n} {state}' for state, n in counts.items())}")
     holder = locking.holder(root)
-    print(f"run by {holder}" if holder else "nobody runs it")
+    print(f"run by {printable(holder)}" if holder else "nobody runs it")
     rows = []
     for one in found:
         if one.state in ("finished", "diverged", "open"):

@@ -52,7 +52,7 @@ class Contents:
         definition = self.definition
         lines = [f"# {definition.name}\n"]
         lines += [f"{tables.markdown(definition.description)}\n"] if definition.description else []
-        lines += [f"{remark}\n" for remark in self.remarks]
+        lines += [f"{tables.markdown(remark)}\n" for remark in self.remarks]
         if self.problems:
             lines += ["Cells without a result:\n", *(f"- {tables.markdown(problem)}" for problem in self.problems), ""]
         if self.results:
@@ -75,7 +75,7 @@ class Contents:
     def text(self, width: int | None) -> str:
         """The tables for a terminal of so many columns; None: as wide as they get."""
         text = [table.text(width) for some in self.tables for table in some]
-        text += [f"{remark}\n" for remark in self.remarks]
+        text += [f"{printable(remark)}\n" for remark in self.remarks]
         if self.problems:
             text.append("Cells without a result:\n" + "".join(f"* {printable(problem)}\n" for problem in self.problems))
         return "\n".join(text)

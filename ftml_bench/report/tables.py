@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from ftml_bench.errors import printable
 from ftml_bench.results.statistics import Estimate
 
 NONE = "–"  # no number: no finished seed
 
-_MARKS = re.compile(r"[\\\\`*\[\]|]|(?<!\w)_|_(?!\w)|^[#+>-]|^\d+(?=[.)])")
+_MARKS = r"[\\\\`*\[\]|]|(?<!\w)_|_(?!\w)"
+_MARKS_OF_LINES = r"^[#+>-]|^\d+(?=[.)])"  # they do nothing in a cell
 
 
-def markdown(text: str) -> str:
-    """A text that definitions or errors gave, in one line, so that Markdown shows it and does nothing else."""
-    return _MARKS.sub(r"\\\g<0>", escape(printable(text), quote=False))
+def markdown(text: str, marks: str = f"{_MARKS}|{_MARKS_OF_LINES}") -> str:
+    """A text that definitions, records or errors gave, in one line, so that Markdown shows it and does nothing else."""
+    return re.sub(marks, r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,19 @@ class Table:
 
     def markdown(self) -> str:
         """The table in Markdown."""
+        columns, *rows = ([unbroken(markdown(cell, _MARKS)) for cell in row] for row in [self.columns, *self.rows])
         rows = [
-            [f"**{cell}**" if (i, j) in self.bold else cell for j, cell in enumerate(row)]
-            for i, row in enumerate(self.rows)
+            [f"**{cell}**" if (i, j) in self.bold else cell for j, cell in enumerate(row)] for i, row in enumerate(rows)
         ]
-        lines = [self.columns, ["---"] + ["--:"] * (len(self.columns) - 1), *rows]
-        table = "\n".join(
-            "| " + " | ".join(unbroken(cell.replace("|", "\\|")) for cell in line) + " |" for line in lines
-        )
+        lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         notes = "".join(f"- {markdown(note)}\n" for note in self.notes)
-        return f"### {self.heading}\n\n{table}\n" + (f"\n{notes}" if notes else "")
+        return f"### {markdown(self.heading)}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
     def text(self, width: int | None = None) -> str:
         """The table aligned for a terminal. One wider than `width` characters goes on in further blocks below."""
-        columns = list(zip(self.columns, *self.rows, strict=True))
+        rows = [[printable(cell) for cell in row] for row in [self.columns, *self.rows]]
+        columns = list(zip(*rows, strict=True))
         widths = [max(map(len, column)) for column in columns]
         blocks: list[list[int]] = [[]]
         for index in range(1, len(columns)):
@@ -56,10 +55,10 @@ class Table:
             if width is not None and blocks[-1] and used + 2 + widths[index] > width:
                 blocks.append([])
             blocks[-1].append(index)
-        lines = [self.heading]
+        lines = [printable(self.heading)]
         for block in blocks:
             lines.append("")
-            for row in [self.columns, *self.rows]:
+            for row in rows:
                 cells = [row[0].ljust(widths[0])] + [row[index].rjust(widths[index]) for index in block]
                 lines.append("  ".join(cells).rstrip())
         return (

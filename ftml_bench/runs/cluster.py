@@ -11,17 +11,19 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import pickle
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from ftml_bench import __version__
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import locking
 from ftml_bench.runs.pool import POLL
@@ -57,8 +59,8 @@ class RayPool:
                 why = str(error).strip().splitlines() or [type(error).__name__]
                 raise UsageError(f"--ray {address}: {why[0]}") from error
         # No retries of Ray's: what is run again, the schedule decides.
-        self._serve = ray.remote(num_returns="streaming", max_retries=0)(_serve)
         self._origin = Origin.here()
+        self._serve = ray.remote(num_returns="streaming", max_retries=0)(_server(self._origin.path, __version__))
         self._running: dict[Any, Task] = {}  # by the stream of its messages
         self._told: set[str] = set()  # what was asked for so far
 
@@ -72,7 +74,9 @@ class RayPool:
         where = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0), "memory": asked.get("memory")}
         data = task.data and os.path.abspath(task.data)
         sent = replace(task, root=task.root.absolute(), data=data)
-        self._running[self._serve.options(name=str(task.cells[0]), **where).remote(sent, self._origin)] = task
+        self._running[
+            self._serve.options(name=str(task.cells[0]), **where).remote(pickle.dumps((sent, self._origin)))
+        ] = task
 
     def outcome(self, on_evaluation: OnEvaluation) -> tuple[Task, End] | None:
         """See `Pool`.
@@ -125,7 +129,7 @@ class RayPool:
         if not locking.is_held(task.root, task.holder):  # nor does it here
             reason = f"{task.root}: was removed while it was run"
             return [Outcome(cell, STOPPED, reason) for cell in task.cells]
-        raise UsageError(f"machine {error.ip}: {error.cause}") from error
+        raise UsageError(str(error.cause)) from error
 
     def _see_room(self, task: Task, asked: dict[str, float]) -> None:
         """Says what no machine has: else Ray would wait without a word."""
@@ -219,6 +223,31 @@ class Origin:
 
 
 # -- in a process of Ray's
+
+
+def _server(path: tuple[str, ...], version: str) -> Callable[[bytes], Iterator[Message]]:
+    """What is sent to Ray's processes. It imports nothing before it looks for modules where the run does: Ray has them
+    look into the working folder first, where another version of the suite may lie."""
+
+    def serve(sent: bytes) -> Iterator[Message]:
+        import pickle
+        import socket
+        import sys
+
+        sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+        try:
+            import ftml_bench
+
+            if ftml_bench.__version__ != version:
+                raise ValueError(f"it has ftml-bench {ftml_bench.__version__}, the run {version}: expected the same")
+            from ftml_bench.runs.cluster import _serve
+
+            yield from _serve(*pickle.loads(sent))
+        except Exception as error:
+            raise RuntimeError(f"machine {socket.gethostname()}: {error}") from error
+
+    return serve
+
 
 _worker: Worker | None = None  # kept from task to task: what cells import takes seconds
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ftml_bench.errors import printable
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.pace import Pace
 
@@ -155,7 +156,7 @@ def say_by(how: Callable[[str], Any]) -> None:
 
 
 def _on_the_terminal(text: str) -> None:
-    tqdm.write(f"ftml-bench: {text}", file=sys.stderr)
+    tqdm.write(f"ftml-bench: {printable(text)}", file=sys.stderr)
 
 
 _say: Callable[[str], Any] = _on_the_terminal

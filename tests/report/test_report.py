@@ -32,7 +32,7 @@ def test_the_table_of_results(root):
     report.write(root)
     text = (root / "leaderboard.md").read_text()
     assert line(text, "FTML", "digits: RainbowDigits") == [
-        "FTML *",
+        "FTML \\*",
         "**17.5 ± 2.5 → 12.5 ± 2.5**",  # seeds: 20 -> 10 and 15 -> 15
         "**15.0 ± 5.0**",  # 10, 10 and 20, 20: the last round falls below 80 % again
         "25 %",  # none and one of two

@@ -12,8 +12,7 @@ import pytest
 from ftml_bench import cli
 from ftml_bench.report import overall as shown
 from ftml_bench.results.ranks import overall, profile, rank
-from ftml_bench.runs.definition import from_dict
-from tests.runs.made import DEFINITION, write_all
+from tests.runs.made import changed, write_all
 
 RESULTS = Path(__file__).parents[2] / "leaderboards/results"
 
@@ -49,7 +48,7 @@ def test_a_profile_by_hand():
 
 
 def board(tmp_path, name, shift):
-    return write_all(tmp_path / name, shift, definition=from_dict(DEFINITION.to_dict() | {"name": name}, name))
+    return write_all(tmp_path / name, shift, definition=changed(name=name))
 
 
 def test_two_boards_together(tmp_path, capsys):

@@ -21,6 +21,15 @@ CONTENT = {
     },
 }
 DEFINITION = from_dict(CONTENT, "small")
+
+
+def changed(of_benchmark=(), /, **of_all):
+    """The definition with other values, of its benchmark and of itself."""
+    content = DEFINITION.to_dict() | of_all
+    content["benchmarks"]["waves"] |= dict(of_benchmark)
+    return from_dict(content, "small")
+
+
 PROTOCOL = {
     "benchmark": "Sinusoids",
     "steps": 5,

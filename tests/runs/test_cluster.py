@@ -211,10 +211,10 @@ def test_a_machine_that_does_not_see_the_folder_ends_the_run(tmp_path, hold):  #
         next(cluster._serve(replace(task, root=tmp_path / "elsewhere"), cluster.Origin.here()))
 
     class RayTaskError(Exception):
-        ip, cause = "10.0.0.7", told.value
+        cause = told.value
 
     pool = object.__new__(cluster.RayPool)
-    with pytest.raises(UsageError, match=r"^machine 10.0.0.7: .*/elsewhere is not the folder that is run"):
+    with pytest.raises(UsageError, match=r"/elsewhere is not the folder that is run"):
         pool._of_machine(task, RayTaskError())
     removed = pool._of_machine(replace(task, root=tmp_path / "removed"), RayTaskError())
     assert [(outcome.status, outcome.message.rpartition(": ")[2]) for outcome in removed] == [

@@ -1,16 +1,14 @@
 """`ftml-bench compare`."""
 
-from dataclasses import replace
-
 from ftml_bench import cli
 from ftml_bench.report import comparing
-from tests.runs.made import DEFINITION, edit, write_all
+from tests.runs.made import changed, edit, write_all
 
 TOO_FEW = "cannot be told apart with 6 seeds"
 
 
 def board(tmp_path, name, shift=0.0, seeds=range(6)):
-    return write_all(tmp_path / name, shift, definition=replace(DEFINITION, seeds=tuple(seeds)))
+    return write_all(tmp_path / name, shift, definition=changed(seeds=list(seeds)))
 
 
 def rows(table):
@@ -55,8 +53,7 @@ def test_only_seeds_that_both_have_are_paired(tmp_path):
 
 def test_other_versions_and_settings_are_said(tmp_path):
     old, new = board(tmp_path, "old"), tmp_path / "new"
-    spec = replace(DEFINITION.benchmarks[0], steps=6)
-    write_all(new, definition=replace(DEFINITION, seeds=tuple(range(6)), benchmarks=(spec,)))
+    write_all(new, definition=changed({"steps": 6}, seeds=list(range(6))))
     for file in new.rglob("record.json"):
         edit(file, device="cuda")
     results, versions = comparing.tables(old, new)
@@ -66,8 +63,7 @@ def test_other_versions_and_settings_are_said(tmp_path):
 
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     old, new = board(tmp_path, "old"), tmp_path / "new"
-    spec = replace(DEFINITION.benchmarks[0], settings={"rounds": 4})
-    write_all(new, definition=replace(DEFINITION, benchmarks=(spec,)))
+    write_all(new, definition=changed({"settings": {"rounds": 4}}))
     for arguments in ([str(old), str(new)], [str(old), str(tmp_path)], [str(old)]):
         assert cli.main(["compare", *arguments]) == 2
         assert capsys.readouterr().err.count("\n") == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ftml_bench.errors import UsageError
 from ftml_bench.runs import cluster, record, schedule
 from ftml_bench.runs.definition import from_dict
 from ftml_bench.runs.record import CURVE_COLUMNS, RunWriter
@@ -18,6 +19,7 @@ from tests.runs import kills, kills_on_ray
 from tests.runs.made import CONTENT
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+REPOSITORY = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -192,6 +194,23 @@ def test_a_cluster_that_does_not_trust_the_run_is_said(made, tmp_path):
     assert (code, out) == (2, "")
     expected = "--ray: a task has ended and was not heard: expected the RAY_AUTH_MODE of the cluster here"
     assert said == f"ftml-bench: error: {expected}\n"
+
+
+def test_another_version_of_the_suite_in_the_working_folder_is_not_taken(made, tmp_path, whole, monkeypatch):
+    """Ray has its processes look there first."""
+    (tmp_path / "ftml_bench").mkdir()
+    (tmp_path / "ftml_bench/__init__.py").write_text("raise ImportError('this is another one')")
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "out"
+    code, _, said = end_of(start(tmp_path, "--ray", made.address, "--out", str(root), PYTHONPATH=str(REPOSITORY)))
+    assert (code, said) == (0, "")
+    assert kills.results(root) == whole
+
+
+def test_a_machine_with_another_version_of_the_suite_ends_the_run(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "__version__", "0.0.1")
+    with pytest.raises(UsageError, match=r"^machine .*: it has ftml-bench .*, the run 0.0.1: expected the same$"):
+        schedule.run_cells(from_dict(CONTENT, "small"), tmp_path / "out", place=place(made), data=None, quiet=True)
 
 
 @LINUX
