@@ -91,8 +91,9 @@ class OptimizerKeys(fields.Keywords):
     given = frozenset({"params"})
 
     name: Text = Field(description="a class of torch.optim")
-    then: Then = Field(None, description="another learning rate later on")
-    clip: Rate = Field(None, description="every entry of the gradients is cut to [-clip, clip]")
+    # Missing or said, not null.
+    then: Then = Field(None, description="another learning rate later on")  # type: ignore[assignment]
+    clip: Rate = Field(None, description="every entry of the gradients is cut to [-clip, clip]")  # type: ignore[assignment]
 
 
 class ModelKeys(fields.Keywords):

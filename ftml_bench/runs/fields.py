@@ -107,7 +107,9 @@ class Keywords(Model):
         return self
 
 
-_SIZES, _RATES, _PLAIN = (pydantic.TypeAdapter(dict[str, kind]) for kind in (Size, Rate, Plain))
+_SIZES = pydantic.TypeAdapter(dict[str, Size])
+_RATES = pydantic.TypeAdapter(dict[str, Rate])
+_PLAIN = pydantic.TypeAdapter(dict[str, Plain])
 
 
 def as_written(model: type[Model]) -> BeforeValidator:

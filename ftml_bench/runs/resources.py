@@ -28,9 +28,9 @@ class Resources(Model):
 
     seldom = frozenset({"cpus", "gpus", "memory"})
 
-    cpus: Share | None = Field(None, description="cores (usual: 1); a cell computes with one thread")
-    gpus: Share | None = Field(None, description="of a device that is no CPU (usual: 1)")
-    memory: Memory | None = Field(None, description="bytes (usual: it is not asked)")
+    cpus: Share | None = Field(default=None, description="cores (usual: 1); a cell computes with one thread")
+    gpus: Share | None = Field(default=None, description="of a device that is no CPU (usual: 1)")
+    memory: Memory | None = Field(default=None, description="bytes (usual: it is not asked)")
 
     def but(self, other: Resources) -> Resources:
         """These, but for what the other says."""
