@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
@@ -91,9 +91,9 @@ class OptimizerKeys(fields.Keywords):
     given = frozenset({"params"})
 
     name: Text = Field(description="a class of torch.optim")
-    # Left out or as they say: null is not among what they accept.
-    then: Then = Field(default=cast(Then, None), description="another learning rate later on")
-    clip: Rate = Field(default=cast(Rate, None), description="every entry of the gradients is cut to [-clip, clip]")
+    # Missing or said, not null.
+    then: Then = Field(None, description="another learning rate later on")  # type: ignore[assignment]
+    clip: Rate = Field(None, description="every entry of the gradients is cut to [-clip, clip]")  # type: ignore[assignment]
 
 
 class ModelKeys(fields.Keywords):

@@ -107,9 +107,9 @@ class Keywords(Model):
         return self
 
 
-_SIZES: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(dict[str, Size])
-_RATES: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(dict[str, Rate])
-_PLAIN: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(dict[str, Plain])
+_SIZES = pydantic.TypeAdapter(dict[str, Size])
+_RATES = pydantic.TypeAdapter(dict[str, Rate])
+_PLAIN = pydantic.TypeAdapter(dict[str, Plain])
 
 
 def as_written(model: type[Model]) -> BeforeValidator:

@@ -323,7 +323,7 @@ def test_a_definition_of_the_users_is_not_taken_for_that(content, tmp_path):
 def test_what_gets_a_name_is_on_the_disk(tmp_path, monkeypatch):
     """Every file that is renamed has been synced, its folder after it; the tables before a state or a record."""
     calls = []
-    fsync, replace = os.fsync, os.replace
+    fsync, replace = os.fsync, Path.replace
     names = {}
 
     def synced(descriptor):
@@ -332,13 +332,13 @@ def test_what_gets_a_name_is_on_the_disk(tmp_path, monkeypatch):
         names[name] = os.stat(descriptor).st_size
         fsync(descriptor)
 
-    def replaced(source, target, **settings):
+    def replaced(source, target):
         assert names.get(str(source)) == os.stat(source).st_size, source
         calls.append(("replace", str(target)))
-        replace(source, target, **settings)
+        return replace(source, target)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(Path, "replace", replaced)
     assert run_cell(tmp_path) == "finished"
     renamed = [number for number, (call, _) in enumerate(calls) if call == "replace"]
     assert len(renamed) == 1 + 6 + 1  # two records, six states
