@@ -13,7 +13,7 @@ _UNMEASURED = "days, not measured"
 class About(NamedTuple):
     """What it costs, needs and answers.
 
-    :param hours: core-hours of all cells: the seconds that the committed results name, or that there are none.
+    :param hours: core-hours of all cells of the committed results, or that there are none.
     """
 
     hours: str
@@ -45,7 +45,7 @@ LEADERBOARDS = {
     "hidden_boundaries": About("hours, not measured", _MNIST, "who learns fast where nobody says when a task ends?"),
     "pose": About(_UNMEASURED, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
     "pose_small": About("2.0", _NONE, "the same as pose, on made-up solids"),
-    "quick": About("0.1", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
+    "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
     "rainbow_mnist": About(_UNMEASURED, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
     "rainbow_mnist_cpu": About(
         "hours, not measured", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step and in a round"

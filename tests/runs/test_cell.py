@@ -62,6 +62,7 @@ def test_a_cell_leaves_its_files(tmp_path):
         "steps": 12,
         "images": 12 * 2 * 20,
         "gradient_evaluations": 12 * 2 * (2 * 50 + 10) + 20 * 2 * (4 + 8 + 12),
+        "points_kept": 2 * 12,
     }
     assert result.record["engine"] in ("native", "batched")
     protocol = result.record["protocol"]
