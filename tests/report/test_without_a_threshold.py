@@ -30,7 +30,7 @@ def test_without_a_threshold_the_tables_hold_the_checkpoints_alone(unjudged):
     text = report.write(unjudged)
     markdown = (unjudged / "leaderboard.md").read_text()
     assert line(markdown, "FTML", "digits: RainbowDigits") == [
-        "FTML *",
+        "FTML \\*",
         "**0.300 ± 0.050**",
         "**0.250 ± 0.100**",
         "**0.225 ± 0.125**",

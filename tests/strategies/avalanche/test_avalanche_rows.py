@@ -93,7 +93,9 @@ def test_costs_by_hand(few_digits):
     strategy = build(full, train_mb_size=10)
     strategy.train(few_digits.train_stream[:2], eval_streams=[])
     inner, outer = 2 * 2 * 10 * 2, 2 * 5 * (10 + 14)
-    assert strategy.cost == Cost(steps=4, images=2 * (10 + 14), gradient_evaluations=inner + outer)
+    images = 2 * (10 + 14)
+    # two rounds of 24
+    assert strategy.cost == Cost(steps=4, images=images, gradient_evaluations=inner + outer, points_kept=2 * 24)
     assert cost("MER", n_inner_steps=3) == (4, 3 * (32 + 2 * 4), 3 * (32 + 2 * 4))
 
 
@@ -187,7 +189,12 @@ def test_a_row_of_a_definition_names_the_class_and_its_arguments(tmp_path):
     assert cells.run_cell(made, Cell("digits", "EWC online", 3), tmp_path, None, lambda *_: None) == "finished"
     result = record.read(tmp_path)
     assert [r.steps for r in result.curve] == [2, 4, 6, 8]
-    assert result.record["cost"] == {"steps": 8, "images": 40, "gradient_evaluations": 40 + 2 * 20}
+    assert result.record["cost"] == {
+        "steps": 8,
+        "images": 40,
+        "gradient_evaluations": 40 + 2 * 20,
+        "points_kept": None,
+    }
     assert result.record["protocol"]["batch_norm"] == "running"
     assert result.record["protocol"]["settings"]["decay_factor"] == 0.9
     with pytest.raises(UsageError, match="unknown setting of digits: row 'ewc_lamda': did you mean 'ewc_lambda'"):
