@@ -11,6 +11,15 @@ from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 torch.set_num_threads(1)
 
 
+# Files of few tests that take long: begun last, one of them would keep a process busy when the other has done all.
+FIRST = ("tests/test_tutorial.py", "tests/runs/test_kills.py", "tests/runs/test_on_ray.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Longest first, as far as it is known."""
+    items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+
+
 def pytest_configure(config):
     # Said by Avalanche and by what it imports; nothing that a user of ours can mend.
     for noise in (
