@@ -27,9 +27,15 @@ def provenance() -> dict[str, Any]:
         },
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
         "started": now(),
     }
+
+
+def _without_folders(argument: str) -> str:
+    """An absolute path as its name alone: records go to others, to whom one's folders say nothing."""
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ import ftml_bench
 from ftml_bench import benchmarks, strategies
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import record
+from ftml_bench.runs.provenance import provenance
 from ftml_bench.runs.reading import read_runs
 from ftml_bench.runs.record import CurveRow, RunWriter
 
@@ -205,3 +206,18 @@ def test_what_cannot_be_read_is_not_called_missing(tmp_path):
 def test_a_folder_without_a_leaderboard_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"is no leaderboard's folder: there is no leaderboard.yaml in it"):
         read_runs(tmp_path)
+
+
+def test_a_command_names_no_folder_of_the_machine(monkeypatch):
+    given = [
+        "/usr/bin/ftml-bench",
+        "leaderboard",
+        "/home/me/own.yaml",
+        "--out=/tmp/x",
+        "--seeds",
+        "0,1",
+        "--set",
+        "a=b/c",
+    ]
+    monkeypatch.setattr("sys.argv", given)
+    assert provenance()["command"] == "ftml-bench leaderboard own.yaml --out=x --seeds 0,1 --set a=b/c"
