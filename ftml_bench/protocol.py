@@ -6,6 +6,9 @@ Nothing is hidden: the same, written out, is
         for arrival in arrivals(round, sizes):
             strategy.train(arrival, eval_streams=[])
             strategy.eval([held_out(benchmark, round)])
+
+Two settings make it the protocol of the authors' released code: rounds that are known before the stream begins
+(`WarmUp`), and the next arrival as the test (`score="next_arrival"`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 
 from avalanche.benchmarks import CLScenario, DatasetExperience, OnlineCLExperience
@@ -22,8 +26,10 @@ from tqdm.auto import tqdm
 
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
-from ftml_bench.errors import UsageError
+from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.performance import Performance
+from ftml_bench.sizes import SCORES, scored
 from ftml_bench.strategies.avalanche.cost import Cost
 
 #: Raised whenever the same learner on the same stream could come to other numbers: in what order data arrive, what is
@@ -44,20 +50,93 @@ class Evaluation:
     gradient_evaluations: int  # since the start, update procedures included
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """Rounds that are known before the stream begins: data of the first ones, then training steps on all of them.
+
+    The stream goes on with the round after them; nothing of them is evaluated, and no more of their data arrive.
+
+    :param rounds: how many.
+    :param datapoints: of each, the first to arrive; None: all.
+    :param steps: training steps in all; None: for each round as many as an arrival's.
+    :raises UsageError: for a number below 1.
+    """
+
+    rounds: int
+    datapoints: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "datapoints", "steps"):
+            value = getattr(self, name)
+            if value is not None:
+                check_int(f"warmup_{name}", value, least=1)
+
+    def experiences(self, benchmark: CLScenario, seed: int) -> Iterator[OnlineCLExperience]:
+        """What arrives of them, an arrival a round.
+
+        :raises UsageError: there are no rounds after them, or fewer datapoints in one of them.
+        """
+        stream = benchmark.train_stream
+        if self.rounds >= len(stream):
+            raise UsageError(f"warmup_rounds {self.rounds}: expected fewer than the {len(stream)} rounds of the stream")
+        for round in stream[: self.rounds]:
+            size = len(round.dataset)
+            if self.datapoints is not None and self.datapoints > size:
+                raise UsageError(f"warmup_datapoints {self.datapoints}: a round has {size}")
+            yield next(split_arrivals(round, self.datapoints or size, seed=seed))
+
+
 def held_out(benchmark: CLScenario, round: int | DatasetExperience) -> DatasetExperience:
     """The held-out experience of a round, given as its experience or its number."""
     return benchmark.test_stream[getattr(round, "current_experience", round)]
 
 
 def all_arrivals(
-    benchmark: CLScenario, arrivals: int | Sequence[int], *, seed: int = 0
+    benchmark: CLScenario,
+    arrivals: int | Sequence[int],
+    *,
+    seed: int = 0,
+    warmup: WarmUp | None = None,
+    score: str = "held_out",
 ) -> Iterator[OnlineCLExperience]:
-    """The arrivals of every round, in the order in which the protocol trains on them.
+    """Everything that the protocol trains on, in order: what is known before the stream, then the arrivals.
 
     :param arrivals: sizes, as in `ftml_bench.benchmarks.arrivals`.
     :param seed: of the order in which the data of a round arrive.
     """
-    return (arrival for round in benchmark.train_stream for arrival in split_arrivals(round, arrivals, seed=seed))
+    if warmup is not None:
+        yield from warmup.experiences(benchmark, seed)
+    for arrival, _ in _scored_arrivals(benchmark, arrivals, seed, warmup, score):
+        yield arrival
+
+
+def _scored_arrivals(
+    benchmark: CLScenario, arrivals: int | Sequence[int], seed: int, warmup: WarmUp | None, score: str
+) -> Iterator[tuple[OnlineCLExperience, DatasetExperience]]:
+    """Each arrival of the stream, with the data that score the learner after it."""
+    for round in _scored_rounds(benchmark, warmup):
+        of_round = split_arrivals(round, arrivals, seed=seed)
+        if score == "held_out":
+            yield from ((arrival, held_out(benchmark, round)) for arrival in of_round)
+        else:
+            for arrival, following in itertools.pairwise(of_round):
+                arrival.sub_stream_length -= 1
+                arrival.is_last_subexp = arrival.arrival_index == arrival.sub_stream_length - 1
+                yield arrival, _in_place_of(held_out(benchmark, round), following)
+
+
+def _scored_rounds(benchmark: CLScenario, warmup: WarmUp | None) -> Sequence[DatasetExperience]:
+    return benchmark.train_stream[0 if warmup is None else warmup.rounds :]
+
+
+def _in_place_of(held_out: DatasetExperience, arrival: OnlineCLExperience) -> DatasetExperience:
+    """The held-out experience of a round, with the data of an arrival: for metrics an evaluation like any other."""
+    experience = copy(held_out)
+    # attributes of Avalanche's kind are shared by copies: vars() sets this one's alone
+    own = {"_dataset": arrival.dataset, "stacked": getattr(arrival, "stacked", None)}
+    vars(experience).update({name: value for name, value in own.items() if value is not None})
+    return experience
 
 
 def evaluations(
@@ -67,14 +146,18 @@ def evaluations(
     *,
     seed: int = 0,
     skip: int = 0,
+    warmup: WarmUp | None = None,
+    score: str = "held_out",
 ) -> Iterator[Evaluation]:
     """The protocol as a generator: trains on each arrival, evaluates on the round's held-out data, yields.
 
     :param arrivals: sizes, as in `ftml_bench.benchmarks.arrivals`.
     :param seed: of the order in which the data of a round arrive.
-    :param skip: how many arrivals `strategy` has been trained on; see `ftml_bench.saving`.
+    :param skip: how many arrivals `strategy` has been trained on (after its warm-up); see `ftml_bench.saving`.
+    :param warmup: rounds that are known before the stream begins.
+    :param score: what a round is scored on after an arrival: "held_out" or "next_arrival", see `ftml_bench.sizes`.
     """
-    parts = in_two_parts(strategy, benchmark, arrivals, seed=seed, skip=skip)
+    parts = in_two_parts(strategy, benchmark, arrivals, seed=seed, skip=skip, warmup=warmup, score=score)
     return (evaluation for evaluation in parts if evaluation is not None)
 
 
@@ -85,14 +168,21 @@ def in_two_parts(
     *,
     seed: int = 0,
     skip: int = 0,
+    warmup: WarmUp | None = None,
+    score: str = "held_out",
 ) -> Iterator[Evaluation | None]:
     """`evaluations` with a pause after each training, where it yields None: for learners that train together."""
+    if score not in SCORES:
+        raise unknown("score", score, SCORES)
     probe = _Probe() if hasattr(strategy, "cost") else _CountingProbe()
-    for arrival in itertools.islice(all_arrivals(benchmark, arrivals, seed=seed), skip, None):
+    if warmup is not None and skip == 0:
+        _warm_up(strategy, warmup, benchmark, seed)
+    stream = _scored_arrivals(benchmark, arrivals, seed, warmup, score)
+    for arrival, test in itertools.islice(stream, skip, None):
         with probe.attached(strategy):
             strategy.train(arrival, eval_streams=[])
             yield None
-            strategy.eval([held_out(benchmark, arrival)])
+            strategy.eval([test])
         cost = probe.cost if isinstance(probe, _CountingProbe) else strategy.cost
         yield Evaluation(
             round=arrival.current_experience,
@@ -103,6 +193,23 @@ def in_two_parts(
             steps=cost.steps,
             gradient_evaluations=cost.gradient_evaluations,
         )
+
+
+def _warm_up(strategy: SupervisedTemplate, warmup: WarmUp, benchmark: CLScenario, seed: int) -> None:
+    """Hand the rounds over one by one without a step, and take all steps with the last."""
+    if not hasattr(strategy, "trainable_rounds"):
+        raise UsageError(f"{type(strategy).__name__} has no buffer: no rounds can be known to it beforehand")
+    given = strategy.steps
+    known = list(warmup.experiences(benchmark, seed))
+    steps = warmup.steps
+    if steps is None:
+        steps = sum(given or -(-len(experience.dataset) // strategy.train_mb_size) for experience in known)
+    try:
+        for experience in known:
+            strategy.steps = steps if experience is known[-1] else 0
+            strategy.train(experience, eval_streams=[])
+    finally:
+        strategy.steps = given
 
 
 def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: int) -> Iterator[Evaluation]:
@@ -141,13 +248,19 @@ def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: 
         strategy.plugins.remove(probe)
 
 
-def keys(benchmark: CLScenario, arrivals: int | Sequence[int]) -> list[tuple[int, int, int]]:
+def keys(
+    benchmark: CLScenario,
+    arrivals: int | Sequence[int],
+    *,
+    warmup: WarmUp | None = None,
+    score: str = "held_out",
+) -> list[tuple[int, int, int]]:
     """The evaluations that the protocol makes on a benchmark, in order: (round, evaluated round, datapoints)."""
-    return [
-        (round.current_experience, round.current_experience, size)
-        for round in benchmark.train_stream
-        for size in cumulative_sizes(len(round.dataset), arrivals)
-    ]
+    found = []
+    for round in _scored_rounds(benchmark, warmup):
+        sizes = scored(cumulative_sizes(len(round.dataset), arrivals), score)
+        found += [(round.current_experience, round.current_experience, size) for size in sizes]
+    return found
 
 
 def keys_in_hindsight(benchmark: CLScenario) -> list[tuple[int, int, int]]:
@@ -167,16 +280,20 @@ def run(
     *,
     arrivals: int | Sequence[int] | None = None,
     seed: int = 0,
+    warmup: WarmUp | None = None,
+    score: str = "held_out",
     progress: bool = True,
 ) -> list[Evaluation]:
     """Run the protocol to its end with a progress bar.
 
     :param arrivals: sizes; None: the benchmark's own.
+    :param warmup: rounds that are known before the stream begins.
+    :param score: what a round is scored on after an arrival: "held_out" or "next_arrival", see `ftml_bench.sizes`.
     :return: one entry an arrival.
     """
     sizes = benchmark.arrivals if arrivals is None else arrivals
-    steps = evaluations(strategy, benchmark, sizes, seed=seed)
-    total = total_evaluations(benchmark, sizes)
+    steps = evaluations(strategy, benchmark, sizes, seed=seed, warmup=warmup, score=score)
+    total = len(keys(benchmark, sizes, warmup=warmup, score=score))
     return list(tqdm(steps, total=total, desc=type(strategy).__name__, unit="arrival", disable=not progress))
 
 

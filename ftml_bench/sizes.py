@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: What a round is scored on after an arrival: "held_out", data that never arrive, the same every time; or
+#: "next_arrival", what is about to arrive, as the authors' released code does. Then nothing is trained on the last
+#: arrival of a round, which only scores the one before.
+SCORES = ("held_out", "next_arrival")
+
 
 def cumulative(n: int, each: Sequence[int]) -> list[int]:
     """The number of datapoints seen after each arrival of a round of `n`; the last size repeats.
@@ -16,3 +21,12 @@ def cumulative(n: int, each: Sequence[int]) -> list[int]:
         size = each[min(len(seen), len(each) - 1)]
         seen.append(min((seen[-1] if seen else 0) + size, n))
     return seen
+
+
+def scored(sizes: list[int], score: str) -> list[int]:
+    """Those of a round's `cumulative` sizes after which the learner is scored, on held-out data or the next arrival.
+
+    >>> scored([5, 20, 60, 100], "next_arrival")
+    [5, 20, 60]
+    """
+    return sizes[:-1] if score == "next_arrival" else sizes

@@ -47,6 +47,9 @@ LEADERBOARDS = {
     "pose_small": About("2.0", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
     "rainbow_mnist": About(_UNMEASURED, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
+    "rainbow_mnist_authors": About(
+        "hours, not measured", _MNIST, "does the protocol of the authors' code rank learners otherwise?"
+    ),
     "rainbow_mnist_cpu": About(
         "hours, not measured", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step and in a round"
     ),

@@ -255,16 +255,22 @@ def _area(result: BenchmarkResult, rounds: str) -> str:
 def _halves(result: BenchmarkResult) -> str:
     """ " (rounds 1-10 → 11-20)", if any run has finished."""
     rounds = _rounds(result)
-    half = rounds // 2
-    return f" (rounds 1–{half} → {half + 1}–{rounds})" if half else ""
+    half = len(rounds) // 2
+    return f" (rounds {_span(rounds[:half])} → {_span(rounds[half:])})" if half else ""
 
 
 def _rounds_of_thirds(result: BenchmarkResult) -> str:
     """ " (rounds 1-6 → 7-13 → 14-20)", if any run has finished and has as many."""
     rounds = _rounds(result)
-    slices = [part(third, rounds) for third in THIRDS]
-    return f" (rounds {' → '.join(f'{one.start + 1}–{one.stop}' for one in slices)})" if rounds >= 3 else ""
+    thirds = [rounds[part(third, len(rounds))] for third in THIRDS]
+    return f" (rounds {' → '.join(map(_span, thirds))})" if len(rounds) >= 3 else ""
 
 
-def _rounds(result: BenchmarkResult) -> int:
-    return next((len(cell.rounds) for row in result.rows for cell in row.cells.values()), 0)
+def _span(rounds: list[int]) -> str:
+    """Rounds by number, counted from 1."""
+    return f"{rounds[0] + 1}–{rounds[-1] + 1}"
+
+
+def _rounds(result: BenchmarkResult) -> list[int]:
+    """Their numbers, from 0; empty if no run has finished."""
+    return next((cell.rounds for row in result.rows for cell in row.cells.values()), [])

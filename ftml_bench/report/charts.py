@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,8 +70,7 @@ def _row(row: RowResult, look: Look, curves: dict[Cell, Any]) -> dict[str, Any]:
 def _quantities(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]:
     for quantity in quantities(result):
         lines = {
-            row.row.name: _over_rounds([quantity.rounds(cell) for cell in row.cells.values()], cumulative=False)
-            for row in rows
+            row.row.name: _over_rounds(list(row.cells.values()), quantity.rounds, cumulative=False) for row in rows
         }
         counts = quantity.name.startswith("datapoints")
         yield _chart(quantity.title, quantity.title, lines, log_y=counts or result.measure == "loss")
@@ -83,8 +82,7 @@ def _measures(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]
         for row in rows:
             cells = [cell for cell in row.cells.values() if name in cell.measures]
             if cells:
-                values = [[cell.measures[name].get(t, math.nan) for t in cell.rounds] for cell in cells]
-                lines[row.row.name] = _over_rounds(values, cumulative=curve.cumulative)
+                lines[row.row.name] = _over_rounds(cells, _of_rounds(name), cumulative=curve.cumulative)
         yield _chart(curve.title, curve.title, lines, log_x=curve.cumulative)
 
 
@@ -131,13 +129,19 @@ def _survival(result: BenchmarkResult, rows: list[RowResult], name: str) -> Char
     return _chart(title, "share of rounds", lines, log_x=True)
 
 
-def _over_rounds(values: Sequence[Sequence[float]], *, cumulative: bool) -> dict[str, Any]:
-    rounds = np.array(values, dtype=float)  # (seeds, rounds)
+def _of_rounds(measure: str) -> Callable[[CellSummary], list[float]]:
+    return lambda cell: [cell.measures[measure].get(t, math.nan) for t in cell.rounds]
+
+
+def _over_rounds(
+    cells: Sequence[CellSummary], values: Callable[[CellSummary], Sequence[float]], *, cumulative: bool
+) -> dict[str, Any]:
+    rounds = np.array([values(cell) for cell in cells], dtype=float)  # (seeds, rounds)
     known = ~np.isnan(rounds).any(axis=0)
     rounds = rounds[:, known]
     line = _line(rounds if cumulative else running_mean(rounds))
     faint = [] if cumulative else _numbers(rounds.mean(axis=0))
-    return {"x": (np.flatnonzero(known) + 1).tolist(), **line, "faint": faint}
+    return {"x": (np.array(cells[0].rounds)[known] + 1).tolist(), **line, "faint": faint}
 
 
 def _line(seeds: np.ndarray) -> dict[str, Any]:

@@ -127,11 +127,12 @@ def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     return np.stack([span.mean(axis=-1) for span in spans], axis=-1)
 
 
-def over_rounds(axes: Axes, rounds: int) -> None:
-    """The axis of so many rounds, counted from 1."""
+def over_rounds(axes: Axes, rounds: Sequence[int]) -> np.ndarray:
+    """The axis of rounds by their numbers, from 0; gives their places, which count from 1."""
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    axes.set_xlim(0.5, rounds + 0.5)
+    axes.set_xlim(rounds[0] + 0.5, rounds[-1] + 1.5)
+    return np.array(rounds) + 1
 
 
 def logarithmic(axes: Axes, which: str) -> None:
@@ -210,8 +211,6 @@ def _rounds(
     for row in result.rows:
         if row.cells:
             values = np.array([curve(cell) for cell in row.cells.values()], dtype=float)  # (seeds, rounds)
-            rounds = values.shape[1]
-            over_rounds(axes, rounds)
-            x = np.arange(1, rounds + 1)
+            x = over_rounds(axes, next(iter(row.cells.values())).rounds)
             lines[row.row.name] = band(axes, x, values, running_mean(values), look[row.row.name])
     return lines

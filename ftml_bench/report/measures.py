@@ -64,7 +64,7 @@ def draw(
                 panel.set_xscale("log", base=2)
                 panel.xaxis.set_major_formatter("{x:g}")
             else:
-                figures.over_rounds(panel, max(len(cell.rounds) for row in result.rows for cell in row.cells.values()))
+                figures.over_rounds(panel, next(cell.rounds for row in result.rows for cell in row.cells.values()))
                 panel.set_ylim(bottom=0)
             labels.at_ends(panel, {name: line for name, line in lines.items() if line is not None})
         return figures.save(figure, folder / f"{result.spec.name}-measures", kinds)

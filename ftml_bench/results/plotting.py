@@ -54,7 +54,8 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
 def _errors(panel: Axes, curve: pd.DataFrame, result: BenchmarkResult, label: str, look: Look) -> None:
     """The mean error over datapoints, over the last third of the rounds and all seeds."""
     own = curve[curve["round"] == curve.evaluated_round]
-    last = own[own["round"] > part(THIRDS[-1], int(own["round"].max())).start]
+    rounds = sorted(own["round"].unique())
+    last = own[own["round"].isin(rounds[part(THIRDS[-1], len(rounds))])]
     error = 1 - last.accuracy if result.measure == "error" else last.loss
     means = error.groupby(last.datapoints).mean()
     panel.plot(means.index, means, marker=look.marker, markersize=4, label=label, **_line(look))

@@ -27,6 +27,7 @@ from ftml_bench.models.norm import has_norm
 from ftml_bench.protocol import (
     VERSION,
     Evaluation,
+    WarmUp,
     all_arrivals,
     in_hindsight,
     in_two_parts,
@@ -50,6 +51,7 @@ from ftml_bench.runs.building import (
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.events import Events
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
+from ftml_bench.sizes import SCORES, scored
 from ftml_bench.strategies.avalanche.stock import needs_classes
 from ftml_bench.strategies.meta_learner import MetaLearner
 
@@ -71,6 +73,9 @@ def check(definition: Definition, data: str | None) -> None:
         prepare_benchmark(spec, definition.seeds, data)
         benchmark = build_benchmark(spec, definition.seeds[0], data)
         _reachable_checkpoints(spec, benchmark)
+        warmup = _warmup(spec)
+        if warmup is not None:
+            list(warmup.experiences(benchmark, definition.seeds[0]))
         if metric_of(spec, benchmark) == "accuracy" and not has_classes(benchmark):
             raise UsageError(f"{spec.name}: accuracy of a regression stream: expected a threshold in 'loss'")
         if "only_class" in measures_of(spec, benchmark) and not has_classes(benchmark):
@@ -80,8 +85,9 @@ def check(definition: Definition, data: str | None) -> None:
             _check_classification(spec, row, benchmark, strategy)
             if needs_classes(type(strategy)) and not has_classes(benchmark):
                 raise UsageError(f"{spec.name}: {row.name}: {row.strategy} needs classes: this is a regression stream")
-            if row.comparator and not hasattr(strategy, "trainable_rounds"):
-                raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: it cannot be a comparator")
+            needs = "it cannot be a comparator" if row.comparator else "no rounds can be known to it beforehand"
+            if (row.comparator or warmup is not None) and not hasattr(strategy, "trainable_rounds"):
+                raise UsageError(f"{spec.name}: {row.name}: {row.strategy} has no buffer: {needs}")
 
 
 def run_cell(
@@ -175,20 +181,27 @@ def _running(
         "protocol": _protocol(spec, row, benchmark, strategy),
     }
     arrivals = given_or(spec.arrivals, benchmark.arrivals)
-    begun = begin_or_go_on(folder, header, strategy, all_arrivals(benchmark, arrivals, seed=cell.seed))
+    warmup, score = _warmup(spec), given_or(spec.score, SCORES[0])
+    stream = all_arrivals(benchmark, arrivals, seed=cell.seed, warmup=warmup, score=score)
+    begun = begin_or_go_on(folder, header, strategy, stream)
     if begun.spoiled:
         strategy = build()
     if isinstance(strategy, MetaLearner):
         strategy.execution.together = together
     with closing(Events(folder)) as events:
         strategy.evaluator.loggers.append(events)
-        expected = keys_in_hindsight(benchmark) if row.comparator else keys(benchmark, arrivals)
+        if row.comparator:
+            expected = keys_in_hindsight(benchmark)
+        else:
+            expected = keys(benchmark, arrivals, warmup=warmup, score=score)
         total = len(expected)
         parts: Iterator[Evaluation | None]
         if row.comparator:
             parts = in_hindsight(strategy, benchmark, steps=total_evaluations(benchmark, arrivals) * spec.steps)
         else:
-            parts = in_two_parts(strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done)
+            parts = in_two_parts(
+                strategy, benchmark, arrivals, seed=cell.seed, skip=begun.done, warmup=warmup, score=score
+            )
 
         writer, saver = begun.writer, StateSaver(begun, strategy, events, possible=not row.comparator)
         status, fields, done = "finished", {}, begun.done
@@ -247,8 +260,23 @@ def _check_classification(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, 
         raise UsageError(f"{spec.name}: {row.name}: {error}") from error
 
 
+def _warmup(spec: BenchmarkSpec) -> WarmUp | None:
+    if spec.warmup_rounds is None:
+        return None
+    return WarmUp(spec.warmup_rounds, spec.warmup_datapoints, spec.warmup_steps)
+
+
+def _sizes(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
+    """Datapoints of a round after each arrival that is evaluated."""
+    arrivals = given_or(spec.arrivals, benchmark.arrivals)
+    sizes = scored(cumulative_sizes(len(benchmark.train_stream[0].dataset), arrivals), given_or(spec.score, SCORES[0]))
+    if not sizes:
+        raise UsageError(f"{spec.name}: score next_arrival: a round comes in one arrival: expected at least two")
+    return sizes
+
+
 def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
-    sizes = cumulative_sizes(len(benchmark.train_stream[0].dataset), given_or(spec.arrivals, benchmark.arrivals))
+    sizes = _sizes(spec, benchmark)
     for checkpoint in given_or(spec.checkpoints, benchmark.checkpoints):
         if checkpoint not in sizes:
             near = min(sizes, key=lambda size: abs(size - checkpoint))
@@ -263,6 +291,7 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
     threshold = given_or(spec.threshold, benchmark.threshold)
     arrivals = given_or(spec.arrivals, benchmark.arrivals)
     cls = type(strategy)
+    warmup = _warmup(spec)
     return {
         **_versions(spec),
         "benchmark": spec.benchmark,
@@ -271,8 +300,10 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "renderer": getattr(benchmark, "renderer", None),
         "image_set": getattr(benchmark, "image_set", None),  # images of others, by name and hash
         "strategy": row.strategy,
-        "rounds": len(benchmark.train_stream),
-        "datapoints_per_round": len(benchmark.train_stream[0].dataset),
+        "rounds": len(benchmark.train_stream) - (0 if warmup is None else warmup.rounds),
+        "warmup": None if warmup is None else asdict(warmup),
+        "score": given_or(spec.score, SCORES[0]),
+        "datapoints_per_round": _sizes(spec, benchmark)[-1],
         "held_out_per_round": len(benchmark.test_stream[0].dataset),
         "arrivals": arrivals if isinstance(arrivals, int) else list(arrivals),
         "threshold": None if threshold is None else list(threshold),

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ftml_bench import registry
 from ftml_bench.errors import UsageError, unknown
@@ -25,6 +25,7 @@ from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.runs import fields, values
 from ftml_bench.runs.fields import Rate, Several, Size, Text
 from ftml_bench.runs.resources import USUAL, Resources
+from ftml_bench.sizes import SCORES
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html", "figures")
@@ -140,7 +141,8 @@ class Row(fields.Named, fields.Keywords):
 class BenchmarkSpec(fields.Named):
     """A benchmark of a leaderboard and its rows. None: what the benchmark itself proposes."""
 
-    seldom = frozenset({"measures"})  # so that the hash of every other definition stays
+    # so that the hash of every other definition stays
+    seldom = frozenset({"measures", "warmup_rounds", "warmup_datapoints", "warmup_steps", "score"})
 
     benchmark: Annotated[Text, _registered("benchmark")] = Field(
         description="as `ftml-bench list` says, or module:Class"
@@ -156,6 +158,16 @@ class BenchmarkSpec(fields.Named):
     )
     measures: Annotated[Several[Measure], AfterValidator(_once)] | None = Field(
         None, description="what else is measured round by round"
+    )
+    warmup_rounds: Size | None = Field(
+        None, description="so many first rounds are known before the stream begins, and not evaluated"
+    )
+    warmup_datapoints: Size | None = Field(None, description="of each of them; none said: all of a round")
+    warmup_steps: Size | None = Field(
+        None, description="training steps on them, in all; none said: for each as many as an arrival's"
+    )
+    score: Annotated[Text, AfterValidator(partial(_one_of, "score", SCORES))] | None = Field(
+        None, description="what tests a learner after an arrival: held_out (none said), or next_arrival"
     )
     steps: Size = Field(description="training steps an arrival, the same for every row")
     optimizer: Optimizer = Field(description="the outer optimiser: what a row does not change of it")
@@ -179,6 +191,20 @@ class BenchmarkSpec(fields.Named):
                 row = {"strategy": name, **row, "optimizer": own}
             full[name] = row
         return full
+
+    @model_validator(mode="after")
+    def _sound(self) -> BenchmarkSpec:
+        for key in ("warmup_datapoints", "warmup_steps"):
+            if getattr(self, key) is not None and self.warmup_rounds is None:
+                raise ValueError(f"{key}: expected warmup_rounds beside it")
+        other = "warmup_rounds" if self.warmup_rounds is not None else "score: next_arrival"
+        if self.warmup_rounds is not None or self.score == "next_arrival":
+            if self.measures:
+                raise ValueError(f"{self.measures[0]} is of the held-out data of all rounds: expected no {other}")
+            for row in self.rows:
+                if row.comparator:
+                    raise ValueError(f"{row.name} is a comparator, which knows all rounds: expected no {other}")
+        return self
 
     @property
     def rows(self) -> tuple[Row, ...]:

@@ -70,7 +70,8 @@ def expected_keys(protocol: dict[str, Any], *, comparator: bool) -> list[tuple[i
     if min(each) < 1 or n / min(each) * rounds > _MOST_EVALUATIONS:
         raise ValueError("not the sizes of a run")
     sizes = [n] if comparator else cumulative(n, each)
-    return [(round, round, size) for round in range(rounds) for size in sizes]
+    first = (protocol.get("warmup") or {"rounds": 0})["rounds"]
+    return [(round, round, size) for round in range(first, first + rounds) for size in sizes]
 
 
 def _within(root: Path, error: UsageError) -> str:
@@ -109,6 +110,7 @@ def _of_protocol(spec: BenchmarkSpec, cell: Cell, protocol: dict[str, Any]) -> I
         "arrivals": list(spec.arrivals) if isinstance(spec.arrivals, tuple) else spec.arrivals,
         "threshold": None if spec.threshold is None else list(spec.threshold),
         "checkpoints": None if spec.checkpoints is None else list(spec.checkpoints),
+        "score": spec.score,
     }
     for key, value in said.items():
         if value is not None and protocol.get(key) != value:

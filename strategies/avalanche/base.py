@@ -213,7 +213,9 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
 
     def _steps(self) -> int:
         """Training steps of this arrival."""
-        return self.steps or -(-len(self.experience.dataset) // self.train_mb_size)
+        if self.steps is None:
+            return -(-len(self.experience.dataset) // self.train_mb_size)
+        return self.steps  # 0 while rounds are handed over before the stream begins (`protocol.WarmUp`)
 
     def _after_training_epoch(self, **kwargs) -> None:
         if len(self._own_loader):
