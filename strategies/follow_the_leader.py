@@ -33,11 +33,14 @@ class FollowTheLeader(JointLearner):
     :param inner_lr: step size of the fine-tuning.
     :param inner_clip: c: every entry of a gradient of the fine-tuning is cut to [-c, c]; None: as it is.
     :param update_steps: steps of the fine-tuning.
-    :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch.
+    :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch; "running":
+        mixed minibatches, running statistics at evaluation.
     :param group_size: points of a group of one task.
     :param draw: "tasks": groups of tasks drawn uniformly; "all": every step is on all data of the rounds before,
         whatever `train_mb_size` (exact gradients; rounds of one size).
     """
+
+    BATCH_NORM_RULES = ("support", "transductive", "running")
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class FollowTheLeader(JointLearner):
         inner_lr: float = 0.1,
         inner_clip: float | None = None,
         update_steps: int = 5,
-        batch_norm: Literal["support", "transductive"] = "support",
+        batch_norm: Literal["support", "transductive", "running"] = "support",
         group_size: int = 20,
         draw: Literal["tasks", "all"] = "tasks",
         train_at: Literal["arrivals", "round_end"] = "arrivals",

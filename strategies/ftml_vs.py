@@ -37,7 +37,7 @@ class FTMLVS(LearnedRates):
         self.eta = eta
         super().__init__(support_size=support_size, query_size=query_size, **learner)
         self._shots = 0  # s of the minibatch at hand
-        self._least = 2 if self.batch_norm == "support" and has_norm(self.model) else 0
+        self._least = 2 if self.batch_norm != "transductive" and has_norm(self.model) else 0
         at_least(self._least, support_size=support_size)
 
     def _first(self) -> dict[str, Tensor]:

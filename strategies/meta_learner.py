@@ -45,7 +45,8 @@ class MetaLearnerKeywords(LearnerKeywords, total=False):
         (docs/engines.md).
     :param memory: "unroll" keeps the graph of every inner step; "adjoint" does not, and takes longer; "auto" unrolls
         while the graph is estimated to stay under 2 GiB. The gradient is the same.
-    :param batch_norm: whose statistics normalise: "support" or "transductive", see `ftml_bench.models.norm`.
+    :param batch_norm: whose statistics normalise: "support", "transductive", "own_query" or "running", see
+        `ftml_bench.models.norm`. Under the last three a meta-step's query is normalised by itself.
     """
 
     inner_lr: Annotated[float, 0.1]
@@ -56,7 +57,7 @@ class MetaLearnerKeywords(LearnerKeywords, total=False):
     inner_clip: Annotated[float | None, None]
     engine: Annotated[str, "auto"]
     memory: Annotated[Literal["auto", "unroll", "adjoint"], "auto"]
-    batch_norm: Annotated[Literal["support", "transductive"], "support"]
+    batch_norm: Annotated[Literal["support", "transductive", "own_query", "running"], "support"]
 
 
 class MetaLearner(Learner):
@@ -67,6 +68,8 @@ class MetaLearner(Learner):
     it adapts and predicts (`forward`) and what a step costs; where its inner steps are more than gradient descent, by
     which `rule`. Before an evaluation a copy is adapted by inner steps on D_t.
     """
+
+    BATCH_NORM_RULES = ("support", "transductive", "own_query", "running")
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
         given = with_defaults(MetaLearnerKeywords, learner)
@@ -85,7 +88,7 @@ class MetaLearner(Learner):
         self.engine_settings: dict[str, Any] = {
             "name": settings.pop("engine"),
             **settings,
-            "batch_norm": self.batch_norm,
+            "batch_norm": "support" if self.batch_norm == "support" else "transductive",
         }
         self._engine = self._engine_of(self.model)
         self._updates_in_one_pass = self.device.type == "cuda"
@@ -175,7 +178,7 @@ class MetaLearner(Learner):
 
     def _note_support_statistics(self, moments: Mapping[str, Moments] | None) -> None:
         """:param moments: of the minibatch's support sets at the model's parameters, where they are known."""
-        if self.batch_norm != "support" or not has_norm(self.model):
+        if self.batch_norm == "transductive" or not has_norm(self.model):
             return
         if moments is not None:
             keep_running(self.model, moments)

@@ -33,6 +33,7 @@ LEADERBOARDS = {
     "ablations/set_sizes": About("0.1", _NONE, "how many points do support and query sets take?"),
     "ablations/task_order": About("0.1", _NONE, "how much does the order of the tasks decide?"),
     "avalanche": About("0.3", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
+    "batch_norm": About("1.5", _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
     "cifar100": About(
         _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"
     ),

@@ -10,6 +10,8 @@ behaves as `nn.BatchNorm2d`. The rules have the names of Bronskill et al. 2020 (
   (`batch_statistics(keep="recorded")`), so that a prediction does not depend on its neighbours;
 - *running*: as `nn.BatchNorm2d`, no context at all.
 
+One more of a meta-learner: *own_query*, which is *transductive* in a meta-step and *support* at evaluation.
+
 Plain mean and variance operations are differentiable to any order under every transform of PyTorch; the stock layers
 give silently wrong second-order gradients under `torch.func.vmap`.
 """

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from ftml_bench.errors import UsageError
+from ftml_bench.models.norm import TaskBatchNorm
 from ftml_bench.models.pose_net import BiasTransformation
 from ftml_bench.models.stack import Stack
 
@@ -17,20 +18,23 @@ class SinusoidMLP(Stack):
     :param hidden: units of each of the two layers.
     :param context: so many learned numbers, zero at first, beside each input: `context.vector`. Where they alone are
         adapted, FTML is like CAVIA (Zintgraf et al. 2019).
+    :param norm: batch norm before each ReLU.
 
     >>> sum(p.numel() for p in SinusoidMLP().parameters())
     1761
     """
 
-    def __init__(self, *, hidden: int = 40, context: int = 0) -> None:
+    def __init__(self, *, hidden: int = 40, context: int = 0, norm: bool = False) -> None:
         if context < 0:
             raise UsageError(f"context={context}: expected 0 or more")
         super().__init__(
             OrderedDict(
                 **({"context": BiasTransformation(context)} if context else {}),
                 linear1=nn.Linear(1 + context, hidden),
+                **({"norm1": TaskBatchNorm(hidden)} if norm else {}),
                 relu1=nn.ReLU(),
                 linear2=nn.Linear(hidden, hidden),
+                **({"norm2": TaskBatchNorm(hidden)} if norm else {}),
                 relu2=nn.ReLU(),
                 head=nn.Linear(hidden, 1),
             )

@@ -211,8 +211,13 @@ class EvaluatedOnCopies(SupervisedTemplate):
     def _adapts(self) -> bool:
         """Whether a copy that is evaluated differs from the model."""
         return type(self)._update is not EvaluatedOnCopies._update or (
-            self.batch_norm == "support" and has_norm(self.model)
+            self._normalises_by_task and has_norm(self.model)
         )
+
+    @property
+    def _normalises_by_task(self) -> bool:
+        """Whether the statistics of D_t normalise in an evaluation."""
+        return self.batch_norm in ("support", "own_query")
 
     def _data_of(self, labels: tuple[int, ...] | None) -> Batch | None:
         """What an evaluation adapts to; None if nothing of the task has arrived.
@@ -238,7 +243,7 @@ class EvaluatedOnCopies(SupervisedTemplate):
 
     def _keep_statistics(self, copy: nn.Module, x: Tensor, labels: Tensor) -> None:
         """Let the norm layers of an adapted copy normalise by the task's data, if that is the rule."""
-        if self.batch_norm == "support" and has_norm(copy):
+        if self._normalises_by_task and has_norm(copy):
             with batch_statistics(keep="recorded"):
                 avalanche_forward(copy, x, labels)
 

@@ -1,0 +1,152 @@
+"""Whose statistics normalise, rule by rule, against a network written out with F.batch_norm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from avalanche.core import SupervisedPlugin
+from avalanche.training.plugins import EvaluationPlugin
+from torch import nn
+
+from ftml_bench.benchmarks import Sinusoids, arrivals
+from ftml_bench.models import SinusoidMLP
+from ftml_bench.strategies import FTML, FollowTheLeader
+
+MOMENTUM = 0.1  # PyTorch's
+LR, UPDATES = 0.05, 3
+
+
+def forward(parameters, x, statistics=None):
+    """SinusoidMLP(norm=True) by hand; `statistics`: {norm: (mean, biased variance)}, None: those of x."""
+    seen = {}
+    for i in ("1", "2"):
+        x = F.linear(x, parameters[f"linear{i}.weight"], parameters[f"linear{i}.bias"])
+        seen[i] = (x.mean(0), x.var(0, correction=0))
+        given = (None, None) if statistics is None else statistics[i]
+        affine = parameters[f"norm{i}.weight"], parameters[f"norm{i}.bias"]
+        x = F.batch_norm(x, *given, *affine, training=statistics is None, eps=1e-5).relu()
+    return F.linear(x, parameters["head.weight"], parameters["head.bias"]), seen
+
+
+def adapted(parameters, x, y):
+    for _ in range(UPDATES):
+        loss = F.mse_loss(forward(parameters, x)[0], y)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        parameters = {n: (p - LR * g) for (n, p), g in zip(parameters.items(), gradients, strict=True)}
+    return {n: p.detach() for n, p in parameters.items()}
+
+
+class Minibatch(SupervisedPlugin):
+    """Keeps the first minibatch."""
+
+    def before_forward(self, strategy, *args, **kwargs):
+        if not hasattr(self, "kept"):
+            self.kept = [part.clone() for part in strategy.mbatch]
+
+
+@pytest.fixture
+def stream(double_precision):
+    return Sinusoids(rounds=2, images_per_round=12, held_out_per_round=9)
+
+
+def trained(cls, stream, rule, *, rounds=1, **settings):
+    torch.manual_seed(0)
+    model = SinusoidMLP(hidden=6, norm=True)
+    first = {n: p.detach().clone() for n, p in model.named_parameters()}
+    minibatch = Minibatch()
+    strategy = cls(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=nn.MSELoss(),
+        batch_norm=rule,
+        inner_lr=LR,
+        update_steps=UPDATES,
+        steps=1,
+        eval_mb_size=9,
+        plugins=[minibatch],
+        evaluator=EvaluationPlugin(),
+        **settings,
+    )
+    for round in stream.train_stream[:rounds]:
+        strategy.train(next(arrivals(round, 12)), eval_streams=[])
+    strategy.model.eval()
+    return strategy, first, minibatch.kept
+
+
+META = {"meta_batch_size": 3, "support_size": 4, "query_size": 5, "inner_steps": 2}
+
+
+def predictions(strategy, stream, t):
+    """Of the held-out inputs: the learner's, as its evaluation loop gives them."""
+    outputs = []
+
+    class Outputs(SupervisedPlugin):
+        def after_eval_forward(self, strategy, *args, **kwargs):
+            outputs.append(strategy.mb_output.detach().clone())
+
+    strategy.plugins.append(Outputs())
+    strategy.eval([stream.test_stream[t]])
+    return torch.cat(outputs)
+
+
+def data(stream, t):
+    return [part.double() for part in stream.train_stream[t].stacked.take(torch.arange(12))], [
+        part.double() for part in stream.test_stream[t].stacked.take(torch.arange(9))
+    ]
+
+
+@pytest.mark.parametrize("engine", ["auto", "batched", "loop"])
+@pytest.mark.parametrize("rule", ["support", "transductive", "own_query", "running"])
+def test_ftml_predicts_by_the_rules_statistics(stream, rule, engine):
+    strategy, first, (_, _, support_x, *_) = trained(FTML, stream, rule, engine=engine, **META)
+    (x, y), (test_x, _) = data(stream, 0)
+    own = adapted({n: p.detach().clone().requires_grad_() for n, p in strategy.model.named_parameters()}, x, y)
+    if rule == "transductive":
+        statistics = None
+    elif rule == "running":  # of the supports of the one meta-step, at the parameters that it began with
+        seen = [forward(first, task)[1] for task in support_x]
+        n = support_x.shape[1]
+        statistics = {}
+        for i in ("1", "2"):
+            mean, var = (torch.stack(part).mean(0) for part in zip(*(task[i] for task in seen), strict=True))
+            statistics[i] = (MOMENTUM * mean, (1 - MOMENTUM) + MOMENTUM * var * n / (n - 1))
+    else:
+        statistics = forward(own, x)[1]
+    torch.testing.assert_close(predictions(strategy, stream, 0), forward(own, test_x, statistics)[0])
+
+
+@pytest.mark.parametrize("engine", ["auto", "batched", "loop"])
+def test_the_query_of_a_meta_step_is_normalised_by_itself_but_for_one_rule(stream, engine):
+    weights = {}
+    for rule in ("support", "transductive", "own_query", "running"):
+        strategy, first, (query_x, query_y, support_x, support_y, _) = trained(
+            FTML, stream, rule, engine=engine, **META
+        )
+        weights[rule] = nn.utils.parameters_to_vector(strategy.model.parameters()).detach()
+    start = {n: p.clone().requires_grad_() for n, p in first.items()}
+    losses = []
+    for task in range(3):  # the meta-step, written out
+        own = start
+        for _ in range(META["inner_steps"]):
+            loss = F.mse_loss(forward(own, support_x[task])[0], support_y[task])
+            gradients = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+            own = {n: p - LR * g for (n, p), g in zip(own.items(), gradients, strict=True)}
+        x, y = query_x.view(3, 5, 1)[task], query_y.view(3, 5, 1)[task]
+        losses.append(F.mse_loss(forward(own, x)[0], y))
+    gradients = torch.autograd.grad(torch.stack(losses).mean(), list(start.values()))
+    by_hand = torch.cat([(p - 0.1 * g).flatten() for p, g in zip(start.values(), gradients, strict=True)]).detach()
+    for rule in ("transductive", "own_query", "running"):
+        torch.testing.assert_close(weights[rule], by_hand)
+    assert not torch.allclose(weights["support"], by_hand)
+
+
+def test_follow_the_leader_under_running_is_trained_on_mixed_minibatches(stream):
+    strategy, first, (x, *_) = trained(FollowTheLeader, stream, "running", rounds=2, train_mb_size=10)
+    (own_x, own_y), (test_x, _) = data(stream, 1)
+    own = adapted({n: p.detach().clone().requires_grad_() for n, p in strategy.model.named_parameters()}, own_x, own_y)
+    seen = forward(first, x)[1]  # the whole minibatch, ungrouped
+    statistics = {
+        i: (MOMENTUM * mean, (1 - MOMENTUM) + MOMENTUM * var * len(x) / (len(x) - 1)) for i, (mean, var) in seen.items()
+    }
+    torch.testing.assert_close(predictions(strategy, stream, 1), forward(own, test_x, statistics)[0])
