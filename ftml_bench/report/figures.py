@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.style as mpl_style
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ from ftml_bench.results.statistics import BenchmarkResult, CellSummary, measured
 
 WINDOW = 5  # rounds
 COLUMNS = 2  # panels side by side
-KINDS = ("svg", "png", "pdf")  # in this order: a layout leans on the one before
+KINDS = ("svg", "png", "pdf")
 _UNDATED: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # same data, same bytes
 _MARKED = 6  # markers along a line
 
@@ -86,8 +87,11 @@ def panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
-    """Writes `path`.svg, `path`.png and `path`.pdf."""
+    """Writes `path`.svg, `path`.png and `path`.pdf, laid out once for all of them."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.set_dpi(rcParams["savefig.dpi"])  # letters are as wide as in the picture
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     files = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
     for file, kind in zip(files, kinds, strict=True):
         figure.savefig(file, metadata=_UNDATED.get(kind))
