@@ -39,4 +39,6 @@ def test_what_is_given_to_the_leaderboards_environment_begins_with_a_name(file):
 
 
 def test_ci_verifies_every_committed_result():
-    assert "tox -e verify -- $(dirname leaderboards/results/*/leaderboard.yaml)" in (ROOT / ".ci/run").read_text()
+    [line] = [one for one in (ROOT / ".ci/run").read_text().splitlines() if "ftml-bench verify" in one]
+    boards = {one for pattern in line.split() if "*" in pattern for one in ROOT.glob(pattern.rstrip(")"))}
+    assert boards == set((ROOT / "leaderboards/results").rglob("leaderboard.yaml"))

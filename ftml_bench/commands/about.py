@@ -38,7 +38,7 @@ LEADERBOARDS = {
         _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"
     ),
     "cifar100_small": About("0.4", f"{_CIFAR} or its strips", "the same as cifar100, in small"),
-    "colored": About("0.3", _NONE, "is the colour taken for the label?"),
+    "colored": About("0.1", _NONE, "is the colour taken for the label?"),
     "colored_mnist": About("0.3", _MNIST, "the same as colored, on MNIST"),
     "descendants": About(
         "hours, not measured", _MNIST, "what of FTML's descendants is worth its memory and its gradients?"

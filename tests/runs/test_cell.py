@@ -119,7 +119,7 @@ def test_an_earlier_attempts_events_do_not_stay(tmp_path):
         ({"checkpoints": [5, 12]}, "no arrival ends at checkpoint 5: the nearest ends at 4"),
         ({"settings": {"round": 2}}, "unknown setting of waves: Sinusoids 'round': did you mean 'rounds'"),
         ({"strategies": {"FTML": {"inner_lrr": 1}}}, "unknown setting of waves: FTML 'inner_lrr'.*'inner_lr'"),
-        ({"strategies": {"FTML": {"batch_norm": "running"}}}, "waves: FTML: batch_norm: expected 'support' or"),
+        ({"strategies": {"FTML": {"batch_norm": "group"}}}, "waves: FTML: batch_norm: expected 'support' or"),
         ({"strategies": {"FTML": {"engine": "higer"}}}, "did you mean 'higher'"),
         ({"optimizer": {"name": "Adm"}}, "did you mean 'Adam'"),
         ({"optimizer": {"name": "Adam", "learning_rate": 1}}, "unknown setting of waves: FTML: Adam 'learning_rate'"),
