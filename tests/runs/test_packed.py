@@ -1,6 +1,7 @@
 """A result as one archive: packed only if verified, read wherever a folder is, refused if it could do harm."""
 
 import json
+import shutil
 import zipfile
 
 import pytest
@@ -12,12 +13,17 @@ from ftml_bench.runs.packed import pack, unpacked
 from tests.runs.made import DEFINITION, write_all
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = write_all(tmp_path / "board")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = write_all(tmp_path_factory.mktemp("made") / "board")
     report.write(folder)
     (folder / "waves/FTML/seed-0/events.out.tfevents.1").write_text("large")
     return folder
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "board")
 
 
 def files(folder):

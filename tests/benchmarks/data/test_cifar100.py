@@ -100,11 +100,17 @@ def root(files, tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept") / "strips"
+
+
 @pytest.fixture
-def strips(root, tmp_path):
-    """A data folder with nothing but the strips."""
-    write_strips(tmp_path / "strips", root)
-    return tmp_path / "strips"
+def strips(root, kept, tmp_path):
+    """A data folder with nothing but the strips, which are the same for all tests and made once."""
+    if not kept.exists():
+        write_strips(kept, root)
+    return shutil.copytree(kept, tmp_path / "strips")
 
 
 def listing(folder):
