@@ -37,6 +37,7 @@ LEADERBOARDS = {
     "cifar100": About(
         _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"
     ),
+    "cifar100_cpu": About("hours, not measured", f"{_CIFAR} or its strips", "the same as cifar100, with few steps"),
     "cifar100_small": About("0.4", f"{_CIFAR} or its strips", "the same as cifar100, in small"),
     "colored": About("0.1", _NONE, "is the colour taken for the label?"),
     "colored_mnist": About("0.3", _MNIST, "the same as colored, on MNIST"),
@@ -45,6 +46,7 @@ LEADERBOARDS = {
     ),
     "hidden_boundaries": About("hours, not measured", _MNIST, "who learns fast where nobody says when a task ends?"),
     "pose": About(_UNMEASURED, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
+    "pose_cpu": About("hours, not measured", "CAD models", "the same as pose, with few steps"),
     "pose_small": About("2.0", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
     "rainbow_mnist": About(_UNMEASURED, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
