@@ -26,8 +26,8 @@ def _results(name, rawtext, text, lineno, inliner, options=None, content=None):
 
 def _copy(app, error) -> None:
     if error is None and app.builder.format == "html":
-        for folder in (file.parent for file in RESULTS.glob("*/leaderboard.yaml")):
-            target = Path(app.outdir, "results", folder.name)
+        for folder in (file.parent for file in RESULTS.rglob("leaderboard.yaml")):
+            target = Path(app.outdir, "results", folder.relative_to(RESULTS))
             target.mkdir(parents=True, exist_ok=True)
             for file in FILES:
                 shutil.copy(folder / file, target / file)

@@ -28,7 +28,7 @@ class OnlinePerformance(RoundMetric):
         self.of_rounds[self.round] = list(self.values)
         if not self.is_last:
             return []
-        return [(str(self), fmean(value for values in self.of_rounds.values() for value in values), self.round)]
+        return [(str(self), fmean(value for values in self.of_rounds.values() for value in values), self.number)]
 
     def __str__(self) -> str:
         return "Online_Performance"

@@ -29,7 +29,7 @@ class RegretOverShots(RoundMetric):
         if not self.is_last:
             return []
         self.sums[self.round] = sum(self.values)
-        return [(str(self), sum(self.sums.values()), self.round)]
+        return [(str(self), sum(self.sums.values()), self.number)]
 
     def __str__(self) -> str:
         return "Regret_Over_Shots"

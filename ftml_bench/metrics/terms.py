@@ -56,10 +56,10 @@ class Terms(RoundMetric):
         if not self.is_last:
             return []
         self.of_rounds[self.round] = self.values[-1]
-        found = [("Current_Task_Metric", fmean(self.of_rounds.values()), self.round)]
+        found = [("Current_Task_Metric", fmean(self.of_rounds.values()), self.number)]
         if (self.round + 1).bit_count() == 1:
             rounds = zip(*(stream[: self.round + 1] for stream in self._streams), strict=True)
-            found.append(("Long_Term_Metric", fmean(self._performance_on(*pair) for pair in rounds), self.round))
+            found.append(("Long_Term_Metric", fmean(self._performance_on(*pair) for pair in rounds), self.number))
         return found
 
     @torch.no_grad()

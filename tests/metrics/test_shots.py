@@ -25,5 +25,5 @@ def test_it_is_the_sum_of_the_losses_of_all_evaluations(recorder):
     )
     losses = [e.loss for e in evaluations(strategy, benchmark, [2, 3, 5])]
     strategy.eval(benchmark.test_stream[2])  # once more: the same evaluation
-    expected = [(t, pytest.approx(sum(losses[: 3 * t + 3]))) for t in (0, 1, 2)]
+    expected = [(t + 1, pytest.approx(sum(losses[: 3 * t + 3]))) for t in (0, 1, 2)]
     assert recorder.curves()[TAG] == [*expected, expected[-1]]

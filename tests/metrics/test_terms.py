@@ -46,8 +46,8 @@ def test_they_are_those_of_a_learner_that_has_kept_all_data(stream, batch_norm, 
             of_kept.append([performance(keeps, benchmark, t) for t in range(evaluation.round + 1)])
     curves = recorder.curves()
     ends = [values[-1] for values in of_kept]
-    assert curves[CTM] == [(t, pytest.approx(fmean(ends[: t + 1]))) for t in range(5)]
-    assert curves[LTM] == [(t, pytest.approx(fmean(of_kept[t]))) for t in (0, 1, 3)]
+    assert curves[CTM] == [(t + 1, pytest.approx(fmean(ends[: t + 1]))) for t in range(5)]
+    assert curves[LTM] == [(t + 1, pytest.approx(fmean(of_kept[t]))) for t in (0, 1, 3)]
     assert list(forgets.buffer.rounds) == [4]
     assert forgets.cost.gradient_evaluations == 10 * 2 * 2 * (3 + 2 * 3) + 5 * (5 + 12), (
         "of training and of evaluations"
@@ -77,7 +77,7 @@ def test_of_a_strategy_of_avalanche(recorder):
     for t, round in enumerate(benchmark.train_stream):
         naive.train(round, eval_streams=[])
         losses.append([performance(naive, benchmark, s) for s in range(t + 1)])
-    assert recorder.curves()[LTM][-1] == (1, pytest.approx(fmean(losses[1])))
+    assert recorder.curves()[LTM][-1] == (2, pytest.approx(fmean(losses[1])))
 
 
 def test_a_learner_that_keeps_everything_is_left_as_it_was(recorder):

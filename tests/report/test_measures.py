@@ -62,6 +62,21 @@ def test_every_curve_has_a_metric_that_emits_it_and_every_measure_metrics(record
         assert str(metric) in curves
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+def test_every_measure_is_of_the_rounds_that_there_are(measure, tmp_path):
+    changes = {"measures": [measure], "strategies": {"FTML": FTML_ROW}}
+    if measure == "only_class":
+        model = {"name": "RainbowNet", "layers": 3, "filters": 4, "image_size": 14}
+        settings = {"rounds": 4, "images_per_round": 20, "held_out_per_round": 50}
+        changes |= {"benchmark": "ColoredDigits", "settings": settings, "model": model}
+        changes |= {"arrivals": [2, 18], "checkpoints": [2, 20]}  # the first of one digit
+    cells.run_cell(from_dict(content(**changes), "tiny"), Cell("waves", "FTML", 0), tmp_path, None, lambda *_: None)
+    run = record.read(tmp_path)
+    assert run.measures
+    for name, values in run.measures.items():
+        assert list(values) == ([0, 1, 3] if name == "Long_Term_Metric" else [0, 1, 2, 3])
+
+
 class TestDefinition:
     def test_measures_and_comparators_survive_the_round_trip(self):
         definition = from_dict(content(), "tiny")

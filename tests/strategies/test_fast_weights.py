@@ -167,7 +167,7 @@ def test_online_performance_is_the_mean_of_all_evaluations(recorder):
     )
     losses = [e.loss for e in evaluations(strategy, benchmark, [4, 6])]
     curve = recorder.curves()["Online_Performance/eval_phase/test_stream"]
-    assert curve == [(t, pytest.approx(sum(losses[: 2 * t + 2]) / (2 * t + 2))) for t in range(6)]
+    assert curve == [(t + 1, pytest.approx(sum(losses[: 2 * t + 2]) / (2 * t + 2))) for t in range(6)]
 
 
 def refused(cls, model, **settings):
