@@ -56,6 +56,9 @@ LEADERBOARDS = {
     "rainbow_mnist_cpu": About(
         "hours, not measured", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step and in a round"
     ),
+    "rainbow_mnist_cpu_quarter": About(
+        "hours, not measured", _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"
+    ),
     "rainbow_mnist_small": About("0.7", _MNIST, "the same as rainbow_mnist, in small"),
     "regret": About("0.3", _NONE, "does the regret against the best meta-learner in hindsight grow only slowly?"),
 }
