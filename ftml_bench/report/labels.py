@@ -1,4 +1,4 @@
-"""The names of lines at their ends, none over another."""
+"""The names of lines at their ends, and of points beside them, none over another."""
 
 from __future__ import annotations
 
@@ -49,3 +49,30 @@ def at_ends(axes: Axes, lines: dict[str, Line2D]) -> None:
             arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
+
+
+def beside(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
+    """Writes each name to the right of its point; limits and scales are set by then.
+
+    Of points above each other names stand in a column, with a thread to a point that is elsewhere.
+
+    :param points: name -> x and y.
+    """
+    if not points:
+        return
+    names = np.array(list(points))
+    shares = (axes.transScale + axes.transLimits).transform(list(points.values()))
+    width, height = (side / axes.figure.dpi * 72 for side in (axes.bbox.width, axes.bbox.height))
+    order = np.argsort(shares[:, 0], kind="stable")
+    ends = np.flatnonzero(np.diff(shares[order, 0]) * width > 2 * SIZE) + 1  # where there is room between them
+    for column in np.split(order, ends):
+        left = shares[column, 0].max() + 0.8 * SIZE / width
+        places = spread(shares[column, 1], SIZE / height)
+        for name, share, place in zip(names[column], shares[column], places, strict=True):
+            moved = abs(place - share[1]) * height > SIZE / 2 or (left - share[0]) * width > SIZE
+            axes.annotate(
+                name, share, (left, place), xycoords="axes fraction", textcoords="axes fraction", va="center",
+                fontsize=SIZE, color="#444444", annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2,
+                            "relpos": (0, 0.5)} if moved else None,
+            )  # fmt: skip

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ftml_bench.report import labels
 from ftml_bench.report.figures import KINDS, save, styled
 from ftml_bench.report.tables import human
 from ftml_bench.results.cells import ALL, HALVES
@@ -146,17 +147,18 @@ def _mean_costs(result: BenchmarkResult, name: str) -> dict[str, float]:
 
 def _over(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Shown, name: str) -> None:
     """What is shown of late rounds, over what it has cost."""
-    costs = _mean_costs(result, name)
+    costs, points = _mean_costs(result, name), {}
     for number, row in enumerate(result.rows, 1):
         own, x, y = look[row.row.name], costs.get(row.row.name), row.over_seeds(shown.late).mean
         if x is not None and y is not None:
             axes.plot(x, y, color=own.color, marker=own.marker or "o", markersize=5, linestyle="")
-            axes.annotate(str(number), (x, y), (4, 2), textcoords="offset points", fontsize=7.5, color="#444444")
+            points[str(number)] = x, y
     axes.set_title(f"over {name}", loc="left")
     axes.margins(0.2)
     _logarithmic(axes, "x")
     if shown.is_wide:
         _logarithmic(axes, "y")
+    labels.beside(axes, points)
 
 
 def _logarithmic(axes: Axes, which: str) -> None:

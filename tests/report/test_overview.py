@@ -1,10 +1,14 @@
 """The figure of all rows: what its markers stand at, by hand."""
 
+from itertools import combinations
+
 import pytest
 import yaml
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ftml_bench.errors import UsageError
-from ftml_bench.report import contents, overview
+from ftml_bench.report import contents, labels, overview
 from ftml_bench.results.looks import looks
 from ftml_bench.runs import definition as definitions
 from tests.report.made import CONTENT, FROM_SCRATCH, FTML, made_in, write_run
@@ -56,3 +60,19 @@ def test_no_benchmark_takes_the_place_of_its_file():
     taken = {**CONTENT, "benchmarks": {"overview": CONTENT["benchmarks"]["digits"]}}
     with pytest.raises(UsageError, match="overview"):
         definitions.from_dict(taken, "small")
+
+
+def test_numbers_of_points_at_one_place_are_not_over_each_other():
+    figure = Figure(figsize=(2, 2))
+    axes = figure.subplots()
+    points = {"1": (10.0, 5.0), "2": (10.0, 5.0), "3": (10.0, 5.1), "4": (10.5, 5.0), "5": (2.0, 5.0)}
+    for x, y in points.values():
+        axes.plot(x, y)
+    axes.set(xlim=(1, 20), ylim=(4, 6))
+    labels.beside(axes, points)
+    figure.draw_without_rendering()
+    boxes = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert boxes.keys() == points.keys()
+    assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
+    assert [text.get_text() for text in axes.texts if text.arrow_patch is None] == ["5"]
+    assert all(boxes[name].x0 > axes.transData.transform(points[name])[0] for name in points)
