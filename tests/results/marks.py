@@ -117,6 +117,12 @@ def beyond(benchmark: str, row: str, decimals: int) -> str:
     return plus_minus([a - b for a, b in zip(own, control, strict=True)], decimals)
 
 
+def p_beyond(benchmark: str, row: str) -> str:
+    """The p of that excess, of all ways to flip the seeds' signs: "0.002"."""
+    own, control = (of_seeds(benchmark, name, "fall", "all") for name in (row, "FromScratch"))
+    return f"{recomputed.sign_flips([a - b for a, b in zip(own, control, strict=True)]):.3f}"
+
+
 def off(benchmark: str, row: str, other: str, name: str, where: str) -> str:
     """By how many percent a row has less than another."""
     a, b = (statistics.fmean(of_seeds(benchmark, one, name, where)) for one in (row, other))
@@ -155,7 +161,7 @@ NAMES = {
 }
 FUNCTIONS = {
     **{one.__name__: one for one in (mean, pm, gap, said, ahead, of_all, seed, times, percent)},
-    **{one.__name__: one for one in (leaving, beyond, off, less, same, more, late, area, halves)},
+    **{one.__name__: one for one in (leaving, beyond, p_beyond, off, less, same, more, late, area, halves)},
 }
 
 
