@@ -47,7 +47,7 @@ LEADERBOARDS = {
     "hidden_boundaries": About("hours, not measured", _MNIST, "who learns fast where nobody says when a task ends?"),
     "pose": About(_UNMEASURED, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
     "pose_cpu": About("hours, not measured", "CAD models", "the same as pose, with few steps"),
-    "pose_small": About("2.0", _NONE, "the same as pose, on made-up solids"),
+    "pose_small": About("1.3", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
     "rainbow_mnist": About(_UNMEASURED, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
     "rainbow_mnist_authors": About(
