@@ -7,7 +7,7 @@ from typing import NamedTuple
 _NONE = "no data"
 _MNIST = "MNIST"
 _CIFAR = "CIFAR-100"
-_UNMEASURED = "days, not measured"
+_DAYS, _HOURS, _MINUTES = "not measured (days)", "not measured (hours)", "not measured (minutes)"
 
 
 class About(NamedTuple):
@@ -22,42 +22,36 @@ class About(NamedTuple):
 
 
 LEADERBOARDS = {
-    "ablations/arrival_size": About("0.1", _NONE, "does it matter by how many points data arrive?"),
-    "ablations/baselines": About("0.7", _MNIST, "do two choices in the baselines decide how they compare?"),
-    "ablations/inner_rate": About("0.1", _NONE, "how much does the inner learning rate decide?"),
-    "ablations/inner_steps": About("0.1", _NONE, "how many inner steps, in training and at evaluation?"),
-    "ablations/label_smoothing": About("0.1", _NONE, "does smoothing the labels help?"),
-    "ablations/meta_batch": About("0.1", _NONE, "how many tasks does a meta-step take?"),
-    "ablations/meta_steps": About("0.2", _NONE, "how many meta-steps does an arrival take?"),
-    "ablations/second_order": About("0.1", _NONE, "what do second derivatives buy?"),
-    "ablations/set_sizes": About("0.1", _NONE, "how many points do support and query sets take?"),
-    "ablations/task_order": About("0.1", _NONE, "how much does the order of the tasks decide?"),
+    "ablations/arrival_size": About(_MINUTES, _NONE, "does it matter by how many points data arrive?"),
+    "ablations/baselines": About(_MINUTES, _MNIST, "do two choices in the baselines decide how they compare?"),
+    "ablations/inner_rate": About(_MINUTES, _NONE, "how much does the inner learning rate decide?"),
+    "ablations/inner_steps": About(_MINUTES, _NONE, "how many inner steps, in training and at evaluation?"),
+    "ablations/label_smoothing": About(_MINUTES, _NONE, "does smoothing the labels help?"),
+    "ablations/meta_batch": About(_MINUTES, _NONE, "how many tasks does a meta-step take?"),
+    "ablations/meta_steps": About(_MINUTES, _NONE, "how many meta-steps does an arrival take?"),
+    "ablations/second_order": About(_MINUTES, _NONE, "what do second derivatives buy?"),
+    "ablations/set_sizes": About(_MINUTES, _NONE, "how many points do support and query sets take?"),
+    "ablations/task_order": About(_MINUTES, _NONE, "how much does the order of the tasks decide?"),
     "avalanche": About("0.3", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
-    "batch_norm": About("1.5", _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
-    "cifar100": About(
-        _UNMEASURED, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"
-    ),
-    "cifar100_cpu": About("hours, not measured", f"{_CIFAR} or its strips", "the same as cifar100, with few steps"),
+    "batch_norm": About(_HOURS, _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
+    "cifar100": About(_DAYS, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"),
+    "cifar100_cpu": About(_HOURS, f"{_CIFAR} or its strips", "the same as cifar100, with few steps"),
     "cifar100_small": About("0.4", f"{_CIFAR} or its strips", "the same as cifar100, in small"),
     "colored": About("0.1", _NONE, "is the colour taken for the label?"),
     "colored_mnist": About("0.3", _MNIST, "the same as colored, on MNIST"),
-    "descendants": About(
-        "hours, not measured", _MNIST, "what of FTML's descendants is worth its memory and its gradients?"
-    ),
-    "hidden_boundaries": About("hours, not measured", _MNIST, "who learns fast where nobody says when a task ends?"),
-    "pose": About(_UNMEASURED, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
-    "pose_cpu": About("hours, not measured", "CAD models", "the same as pose, with few steps"),
+    "descendants": About(_HOURS, _MNIST, "what of FTML's descendants is worth its memory and its gradients?"),
+    "hidden_boundaries": About(_HOURS, _MNIST, "who learns fast where nobody says when a task ends?"),
+    "pose": About(_DAYS, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
+    "pose_cpu": About(_HOURS, "CAD models", "the same as pose, with few steps"),
     "pose_small": About("1.3", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
-    "rainbow_mnist": About(_UNMEASURED, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
-    "rainbow_mnist_authors": About(
-        "hours, not measured", _MNIST, "does the protocol of the authors' code rank learners otherwise?"
-    ),
+    "rainbow_mnist": About(_DAYS, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
+    "rainbow_mnist_authors": About(_HOURS, _MNIST, "does the protocol of the authors' code rank learners otherwise?"),
     "rainbow_mnist_cpu": About(
-        "hours, not measured", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step and in a round"
+        _HOURS, _MNIST, "the same as rainbow_mnist, with a fifth of the images a step and in a round"
     ),
     "rainbow_mnist_cpu_quarter": About(
-        "hours, not measured", _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"
+        _HOURS, _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"
     ),
     "rainbow_mnist_small": About("0.7", _MNIST, "the same as rainbow_mnist, in small"),
     "regret": About("0.3", _NONE, "does the regret against the best meta-learner in hindsight grow only slowly?"),

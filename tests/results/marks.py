@@ -113,14 +113,12 @@ def more(benchmark: str, row: str, other: str, name: str, where: str) -> str:
 
 def beyond(benchmark: str, row: str, decimals: int) -> str:
     """By how much the fall of a row exceeds that of FromScratch."""
-    own, control = (of_seeds(benchmark, name, "fall", "all") for name in (row, "FromScratch"))
-    return plus_minus([a - b for a, b in zip(own, control, strict=True)], decimals)
+    return plus_minus(differences(benchmark, row, "FromScratch", "fall", "all"), decimals)
 
 
 def p_beyond(benchmark: str, row: str) -> str:
     """The p of that excess, of all ways to flip the seeds' signs: "0.002"."""
-    own, control = (of_seeds(benchmark, name, "fall", "all") for name in (row, "FromScratch"))
-    return f"{recomputed.sign_flips([a - b for a, b in zip(own, control, strict=True)]):.3f}"
+    return f"{recomputed.sign_flips(differences(benchmark, row, 'FromScratch', 'fall', 'all')):.3f}"
 
 
 def off(benchmark: str, row: str, other: str, name: str, where: str) -> str:
