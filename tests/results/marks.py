@@ -57,7 +57,7 @@ def gap(benchmark: str, row: str, other: str, name: str, where: str, decimals: i
 
 def said(benchmark: str, row: str, other: str, name: str) -> str:
     """The word for two rows, as `.paired` has it: "ahead", "level" ..."""
-    leaderboard, inner = benchmark.split("/")
+    leaderboard, inner = recomputed.parts(benchmark)
     frame = board(leaderboard).paired(to=row)
     frame = frame[(frame.benchmark == inner) & (frame.minus == other)]
     start = {"first": "datapoints_to_threshold_", "stays": "datapoints_to_stay_"}.get(

@@ -17,6 +17,8 @@ from pathlib import Path
 from ftml_bench.results import load
 
 RESULTS = Path(__file__).parents[2] / "leaderboards/results"
+SUMS = {"Regret", "Regret_Over_Shots"}  # measures whose value is a sum over all rounds so far
+MEASURES = {"Loss_Of_Round", "Called_The_Only_Class", "Current_Task_Metric", "Long_Term_Metric", "Online_Performance"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ def board(name: str):
     return load(RESULTS / name)
 
 
+def parts(benchmark: str) -> tuple[str, str]:
+    """ "ablations/meta_steps/10 steps": the leaderboard "ablations/meta_steps", and its benchmark."""
+    leaderboard, _, inner = benchmark.rpartition("/")
+    return leaderboard, inner
+
+
 @cache
 def protocol(benchmark: str) -> dict:
     """What one record of a benchmark ("quick/digits") says of the protocol."""
@@ -79,7 +87,7 @@ def protocol(benchmark: str) -> dict:
 @cache
 def rows(benchmark: str) -> dict[str, dict[int, list[Round]]]:
     """Row -> seed -> rounds, of "leaderboard/benchmark"; comparators included."""
-    name, inner = benchmark.split("/")
+    name, inner = parts(benchmark)
     said = protocol(benchmark)
     frame = board(name).curves()
     frame = frame[(frame.benchmark == inner) & (frame["round"] == frame.evaluated_round)]
@@ -127,29 +135,27 @@ def of_seeds(benchmark: str, row: str, name: str, where: str) -> list[float]:
     if name == "fall":
         halves = [values(benchmark, row, "first", half) for half in ("half 1", "half 2")]
         return [statistics.fmean(a) - statistics.fmean(b) for a, b in zip(*(h.values() for h in halves), strict=True)]
-    if name in ("Regret", "Loss_Of_Round", "Called_The_Only_Class"):
+    if name in SUMS | MEASURES:
         return _measured(benchmark, row, name, where)
     return [statistics.fmean(some) for some in values(benchmark, row, name, where).values()]
 
 
 def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
-    """The mean of a measure over a part of the rounds; of the regret its value at the part's end."""
-    leaderboard, inner = benchmark.split("/")
+    """The mean of a measure over those of a part's rounds that have it; of a sum its value at the part's end."""
+    leaderboard, inner = parts(benchmark)
     frame = board(leaderboard).measures()
     frame = frame[(frame.benchmark == inner) & (frame.row == row)]
     found = []
     for seed, some in frame.groupby("seed"):
-        curves = {measure: list(of.sort_values("round").value) for measure, of in some.groupby("measure")}
-        if (
-            name == "Regret" and "Regret" not in curves
-        ):  # against the comparator, whose one evaluation a round is its loss
-            best = [one.errors[-1] for one in rows(benchmark)["FTML in hindsight"][seed]]
-            paid = [a - b for a, b in zip(curves["Loss_Of_Round"], best, strict=True)]
-            curves["Regret"] = list(itertools.accumulate(paid))
-        rounds = part(where, len(curves[name]))
-        found.append(
-            curves[name][rounds[-1]] if name == "Regret" else statistics.fmean(curves[name][i] for i in rounds)
-        )
+        curves = {measure: dict(zip(of["round"] - 1, of.value, strict=True)) for measure, of in some.groupby("measure")}
+        runs = rows(benchmark)
+        if name == "Regret" and name not in curves:  # against the comparator, whose one evaluation a round is its loss
+            best = [one.errors[-1] for one in runs["FTML in hindsight"][seed]]
+            paid = [curves["Loss_Of_Round"][t] - loss for t, loss in enumerate(best)]
+            curves[name] = dict(enumerate(itertools.accumulate(paid)))
+        rounds = part(where, len(runs[row][seed]))
+        known = [curves[name][t] for t in rounds if t in curves[name]]
+        found.append(curves[name][rounds[-1]] if name in SUMS else statistics.fmean(known))
     return found
 
 
