@@ -1,6 +1,6 @@
 """How much of FTML's lead is the normalisation's: a figure for a paper, and a table, from a leaderboard's results.
 
-    python examples/batch_norm_study.py leaderboards/results/batch_norm batch-norm-study.png
+python examples/batch_norm_study.py leaderboards/results/batch_norm batch-norm-study.png
 """
 
 import sys
@@ -27,7 +27,9 @@ leads = []
 for rule, other_rule, name in COMPARED:
     pairs = results.paired(to=f"FTML {rule}")
     for baseline in BASELINES:
-        of_baseline = pairs[(pairs.minus == f"{baseline} {other_rule}") & (pairs.quantity == "area_all")]
+        of_baseline = pairs[
+            (pairs.minus == f"{baseline} {other_rule}") & pairs.quantity.str.endswith("area_all_rounds")
+        ]
         leads += [
             (one.benchmark, baseline, name, -one.mean, -one.high, -one.low, one.p_holm, one.verdict)
             for one in of_baseline.itertuples()
@@ -49,5 +51,4 @@ for line, baseline in zip(axes, BASELINES, strict=True):
         panel.set_title(f"{stream}: {baseline}", loc="left", fontsize=9)
 for panel, stream in zip(axes[-1], streams, strict=True):
     panel.set_xlabel(f"FTML's lead in {'loss' if stream == 'sinusoids' else 'error'} area")
-figure.tight_layout()
 figure.savefig(picture, dpi=200)

@@ -142,3 +142,15 @@ def test_the_site_shows_every_example(example):
 def test_the_readmes_files_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_study_of_batch_norm_is_of_the_committed_results(monkeypatch, tmp_path, capsys):
+    folder = str(ROOT / "leaderboards/results/batch_norm")
+    monkeypatch.setattr(sys, "argv", ["batch_norm_study.py", folder, "study.png"])
+    with mpl.rc_context({"backend": "agg"}):
+        frame = run("batch_norm_study.py")["frame"]
+    assert len(frame) == 3 * 2 * 4
+    assert (frame.low <= frame.lead).all()
+    assert (frame.lead <= frame.high).all()
+    assert "FTML by support, the other running" in capsys.readouterr().out
+    assert (tmp_path / "study.png").is_file()

@@ -28,10 +28,11 @@ MEASURED = sorted(name for name in LEADERBOARDS if (RESULTS / name / "leaderboar
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_the_core_hours_are_no_more_than_the_committed_results_took(name):
-    """A cell has one thread, so its seconds are at least a core's; on a machine that does other work they are more."""
+    """A cell has one thread, so its seconds are at least a core's; on a machine that does other work they are more.
+    A tenth of an hour is the least that is said."""
     files = (RESULTS / name).rglob("timing.csv")
     seconds = sum(float(list(csv.DictReader(file.open()))[-1]["seconds"]) for file in files)
-    assert seconds / 3600 / 4 < float(LEADERBOARDS[name].hours) <= round(seconds / 3600, 1)
+    assert seconds / 3600 / 4 < float(LEADERBOARDS[name].hours) <= max(0.1, round(seconds / 3600, 1))
 
 
 def test_the_readme_says_the_same_core_hours():

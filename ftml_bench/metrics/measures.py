@@ -14,12 +14,12 @@ class Measured:
     """A curve over rounds.
 
     :param title: for tables and figures.
-    :param cumulative: whether a round's value is a sum over all rounds so far.
+    :param so_far: "sum" or "mean" where a round's value is that over all rounds so far, else empty.
     :param note: a sentence that says what it is.
     """
 
     title: str
-    cumulative: bool
+    so_far: str
     note: str
 
 
@@ -36,20 +36,20 @@ MEASURES: dict[str, dict[str, Measured]] = {
     "regret": {
         REGRET: Measured(
             "regret",
-            True,
+            "sum",
             "Regret (equation 3): the summed losses of the rounds so far, less those of the best meta-learner in "
             "hindsight.",
         ),
         LOSS_OF_ROUND: Measured(
             "loss of the round",
-            False,
+            "",
             "Loss of the round: f_t(U_t(w_t)), with w_t as it was before any data of round t entered a training step.",
         ),
     },
     "only_class": {
         ONLY_CLASS: Measured(
             "called the only class",
-            False,
+            "",
             "Called the only class: the share of a round's held-out data that is called the only class that has "
             "arrived, after the round's first arrival. Without errors it is that class's own share.",
         ),
@@ -57,7 +57,7 @@ MEASURES: dict[str, dict[str, Measured]] = {
     "shots": {
         REGRET_OVER_SHOTS: Measured(
             "regret over shots",
-            True,
+            "sum",
             "Regret over shots: the losses on held-out data after every arrival, summed over all arrivals of all "
             "rounds so far.",
         ),
@@ -65,20 +65,20 @@ MEASURES: dict[str, dict[str, Measured]] = {
     "online": {
         ONLINE: Measured(
             "online performance",
-            False,
+            "mean",
             "Online performance: the accuracy (of regression the loss) in all evaluations so far, the mean.",
         ),
     },
     "terms": {
         CURRENT_TASK: Measured(
             "current task metric",
-            False,
+            "mean",
             "Current task metric: the accuracy (of regression the loss) on each round's held-out data at its end, the "
             "mean over the rounds so far.",
         ),
         LONG_TERM: Measured(
             "long term metric",
-            False,
+            "mean",
             "Long term metric: the same on all rounds so far by the model as it is now, adapted to each round's data, "
             "after the 1st, 2nd, 4th, 8th, ... round.",
         ),

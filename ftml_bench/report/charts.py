@@ -69,9 +69,7 @@ def _row(row: RowResult, look: Look, curves: dict[Cell, Any]) -> dict[str, Any]:
 
 def _quantities(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]:
     for quantity in quantities(result):
-        lines = {
-            row.row.name: _over_rounds(list(row.cells.values()), quantity.rounds, cumulative=False) for row in rows
-        }
+        lines = {row.row.name: _over_rounds(list(row.cells.values()), quantity.rounds, smooth=True) for row in rows}
         counts = quantity.name.startswith("datapoints")
         yield _chart(quantity.title, quantity.title, lines, log_y=counts or result.measure == "loss")
 
@@ -82,8 +80,8 @@ def _measures(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]
         for row in rows:
             cells = [cell for cell in row.cells.values() if name in cell.measures]
             if cells:
-                lines[row.row.name] = _over_rounds(cells, _of_rounds(name), cumulative=curve.cumulative)
-        yield _chart(curve.title, curve.title, lines, log_x=curve.cumulative)
+                lines[row.row.name] = _over_rounds(cells, _of_rounds(name), smooth=not curve.so_far)
+        yield _chart(curve.title, curve.title, lines, log_x=curve.so_far == "sum")
 
 
 def _learning_curve(result: BenchmarkResult, rows: list[RowResult], curves: dict[Cell, Any], name: str) -> Chart:
@@ -134,13 +132,13 @@ def _of_rounds(measure: str) -> Callable[[CellSummary], list[float]]:
 
 
 def _over_rounds(
-    cells: Sequence[CellSummary], values: Callable[[CellSummary], Sequence[float]], *, cumulative: bool
+    cells: Sequence[CellSummary], values: Callable[[CellSummary], Sequence[float]], *, smooth: bool
 ) -> dict[str, Any]:
     rounds = np.array([values(cell) for cell in cells], dtype=float)  # (seeds, rounds)
     known = ~np.isnan(rounds).any(axis=0)
     rounds = rounds[:, known]
-    line = _line(rounds if cumulative else running_mean(rounds))
-    faint = [] if cumulative else _numbers(rounds.mean(axis=0))
+    line = _line(running_mean(rounds) if smooth else rounds)
+    faint = _numbers(rounds.mean(axis=0)) if smooth else []
     return {"x": (np.array(cells[0].rounds)[known] + 1).tolist(), **line, "faint": faint}
 
 

@@ -53,8 +53,11 @@ def caption(result: BenchmarkResult, look: dict[str, Look]) -> str:
         text += " Shaded: ± one standard error over seeds of the running mean."
     if result.threshold is not None:
         text += " Steps: Kaplan-Meier, the rounds of the last third of the stream of all seeds together."
-    if any(curve.cumulative for curve in measured(result).values()):
+    so_far = {curve.so_far for curve in measured(result).values()}
+    if "sum" in so_far:
         text += " Sums over rounds: as they are, over a logarithmic axis."
+    if "mean" in so_far:
+        text += " Means over all rounds so far: as they are."
     if any(look[row.row.name].grey for row in result.rows):
         text += " Grey: rows beyond the eight that have colours, without faint line and shade."
     return text

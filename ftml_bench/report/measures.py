@@ -36,10 +36,15 @@ def table(result: BenchmarkResult) -> Table | None:
             f"{result.comparator}, meta-trained on all {rounds} rounds. With more training it might be better, and of "
             "fewer rounds it is not the best."
         )
-    notes.append(
-        f"Mean over rounds 1–{half} → {half + 1}–{rounds}; of the regret, its value after {half} and after {rounds} "
-        f"rounds. {result.means.capitalize()}."
-    )
+    sentences = []
+    for so_far, what in (
+        (False, f"mean over rounds 1–{half} → {half + 1}–{rounds}"),
+        (True, f"the last value up to round {half} → up to round {rounds}"),
+    ):
+        titles = [curve.title for curve in curves.values() if bool(curve.so_far) is so_far]
+        if titles:
+            sentences.append(f"{', '.join(titles).capitalize()}: {what}.")
+    notes.append(f"{' '.join(sentences)} {result.means.capitalize()}.")
     return Table(f"{result.spec.name}: round by round", ["strategy", *(c.title for c in curves.values())], rows, notes)
 
 
@@ -48,8 +53,8 @@ def draw(
 ) -> list[Path]:
     """Writes `<benchmark>-measures.png`, `.svg` and `.pdf` into `folder`, if anything was measured.
 
-    Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line.
-    Other curves as in the other figures.
+    Sums over rounds are drawn as they are, over a logarithmic axis of rounds, where a logarithm is a straight line;
+    means over all rounds so far as they are. Other curves as in the other figures.
     """
     curves = measured(result)
     if not curves:
@@ -60,7 +65,7 @@ def draw(
             lines = {row.row.name: _curve(panel, row, name, curve, look[row.row.name]) for row in result.rows}
             title = curve.title + (" (approximate)" if name == REGRET and result.comparator else "")
             panel.set(title=title[0].upper() + title[1:], ylabel=curve.title, xlabel="round")
-            if curve.cumulative:
+            if curve.so_far == "sum":
                 panel.set_xscale("log", base=2)
                 panel.xaxis.set_major_formatter("{x:g}")
             else:
@@ -79,5 +84,5 @@ def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, look: Look) 
     x = np.arange(1, values.shape[1] + 1)
     known = ~np.isnan(values).any(axis=0)
     x, values = x[known], values[:, known]
-    smooth = values if curve.cumulative else figures.running_mean(values)
+    smooth = values if curve.so_far else figures.running_mean(values)
     return figures.band(panel, x, values, smooth, look)

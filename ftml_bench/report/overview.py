@@ -43,8 +43,8 @@ def caption(results: Sequence[BenchmarkResult]) -> str:
     bars = any(len(row.cells) > 1 for result in results for row in result.rows)
     return (
         "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds; full: "
-        f"over the second (of an area over all, of a sum its end){'; bars: ± one standard error over seeds' * bars}. "
-        "Costs: of one run."
+        "over the second (of an area over all, of what is over all rounds so far its end)"
+        f"{'; bars: ± one standard error over seeds' * bars}. Costs: of one run."
     )
 
 
@@ -98,18 +98,20 @@ def _settle(figure: Figure) -> None:
 
 
 def _shown(result: BenchmarkResult) -> list[_Shown]:
-    """One thing or two: datapoints to γ, else the area, else the error at N; the first sum over rounds, else the area,
-    else the error at N."""
+    """One thing or two: datapoints to γ, else the area, else the error at N; the first sum or mean over all rounds so
+    far, else the area, else the error at N. The sum comes first where there is no γ: it is what was asked for."""
     found = {quantity.name: quantity for quantity in quantities(result)}
     names = [*found]
     chosen = [name for name in ("datapoints_to_threshold", "area") if name in found] + names[-1:]
     first, *others = [_of_rounds(result, found[name]) for name in dict.fromkeys(chosen)]
-    sums = [
-        _Shown(f"{curve.title}, all rounds", None, halves(name, curve)["second_half"], is_wide=True)
+    so_far = [
+        _Shown(f"{curve.title}, all rounds", None, halves(name, curve)["second_half"], is_wide=curve.so_far == "sum")
         for name, curve in measured(result).items()
-        if curve.cumulative
+        if curve.so_far
     ]
-    return [first, *(sums or others)[:1]]
+    if so_far and result.threshold is None:
+        return [so_far[0], first]
+    return [first, *(so_far or others)[:1]]
 
 
 def _of_rounds(result: BenchmarkResult, quantity: Quantity) -> _Shown:

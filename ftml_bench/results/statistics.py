@@ -128,14 +128,14 @@ def measured(result: BenchmarkResult) -> dict[str, Measured]:
 
 def halves(name: str, curve: Measured) -> dict[str, Callable[[CellSummary], float | None]]:
     """How a curve becomes two numbers, "first_half" and "second_half": its mean over the rounds that have a value; of a
-    sum over rounds, the sum at the half's end. None where a run has none."""
+    sum or mean over all rounds so far, the half's last value. None where a run has none."""
 
     def number(cell: CellSummary, start: int, end: int) -> float | None:
         values = [cell.measures.get(name, {}).get(t) for t in cell.rounds[start:end]]
-        if curve.cumulative:
-            return values[-1] if values else None
         known = [value for value in values if value is not None]
-        return statistics.fmean(known) if known else None
+        if not known:
+            return None
+        return known[-1] if curve.so_far else statistics.fmean(known)
 
     return {
         "first_half": lambda cell: number(cell, 0, cell.half),

@@ -17,8 +17,8 @@ from pathlib import Path
 from ftml_bench.results import load
 
 RESULTS = Path(__file__).parents[2] / "leaderboards/results"
-SUMS = {"Regret", "Regret_Over_Shots"}  # measures whose value is a sum over all rounds so far
-MEASURES = {"Loss_Of_Round", "Called_The_Only_Class", "Current_Task_Metric", "Long_Term_Metric", "Online_Performance"}
+SO_FAR = {"Regret", "Regret_Over_Shots", "Current_Task_Metric", "Long_Term_Metric", "Online_Performance"}
+BY_ROUND = {"Loss_Of_Round", "Called_The_Only_Class"}
 
 
 @dataclass(frozen=True)
@@ -135,13 +135,13 @@ def of_seeds(benchmark: str, row: str, name: str, where: str) -> list[float]:
     if name == "fall":
         halves = [values(benchmark, row, "first", half) for half in ("half 1", "half 2")]
         return [statistics.fmean(a) - statistics.fmean(b) for a, b in zip(*(h.values() for h in halves), strict=True)]
-    if name in SUMS | MEASURES:
+    if name in SO_FAR | BY_ROUND:
         return _measured(benchmark, row, name, where)
     return [statistics.fmean(some) for some in values(benchmark, row, name, where).values()]
 
 
 def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
-    """The mean of a measure over those of a part's rounds that have it; of a sum its value at the part's end."""
+    """The mean of a measure over those of a part's rounds that have it; of what is over all so far the last."""
     leaderboard, inner = parts(benchmark)
     frame = board(leaderboard).measures()
     frame = frame[(frame.benchmark == inner) & (frame.row == row)]
@@ -155,7 +155,7 @@ def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
             curves[name] = dict(enumerate(itertools.accumulate(paid)))
         rounds = part(where, len(runs[row][seed]))
         known = [curves[name][t] for t in rounds if t in curves[name]]
-        found.append(curves[name][rounds[-1]] if name in SUMS else statistics.fmean(known))
+        found.append(known[-1] if name in SO_FAR else statistics.fmean(known))
     return found
 
 

@@ -59,6 +59,7 @@ def board(cells: str, *arguments: str) -> int:
     from ftml_bench.commands import running
     from ftml_bench.runs import schedule
 
+    running._report_text = lambda root: ""
     if cells == "real":
         schedule.RUN_CELL = "kills:run_real"
     else:
@@ -74,7 +75,6 @@ def board(cells: str, *arguments: str) -> int:
 
         ftml_bench.runs.cell = nothing  # type: ignore[attr-defined]
         ftml_bench.runs.pictures = drawing  # type: ignore[attr-defined]
-        running._report_text = lambda root: ""
     return cli.main(["leaderboard", *arguments, "--quiet"])
 
 
