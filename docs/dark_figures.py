@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 from dark_colors import darkened
 from docutils import nodes
@@ -23,6 +24,7 @@ class InTheDark(SphinxTransform):
         """Called for every page."""
         page = Path(self.env.doc2path(self.env.docname)).parent
         for node in list(self.document.findall(nodes.image)):
+            node["uri"] = unquote(node["uri"])  # MyST leaves %20 in it, which Sphinx takes for a file's name
             drawn = (page / node["uri"]).with_suffix(".svg")
             if not drawn.is_file() or "Matplotlib" not in (svg := drawn.read_text(encoding="utf-8")):
                 continue
