@@ -71,6 +71,7 @@ def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure
         len(results), len(columns), squeeze=False, sharex="col" if alike else False,
         width_ratios=widths, height_ratios=heights,
     )  # fmt: skip
+    beside: list[tuple[Axes, dict[str, tuple[float, float]]]] = []
     for axes, result, some in zip(grid, results, shown, strict=True):
         panels = dict(zip(columns, axes, strict=True))
         _rows(panels["rows"], result, look, some[0])
@@ -83,7 +84,9 @@ def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure
             panels["second"].remove()
         for name in _COSTS:
             if name in panels:
-                _over(panels[name], result, look, some[0], name)
+                beside.append((panels[name], _over(panels[name], result, look, some[0], name)))
+    for panel, points in beside:  # when all panels that share an axis have set its limits
+        labels.beside(panel, points)
     _settle(figure)
     return figure
 
@@ -147,8 +150,10 @@ def _mean_costs(result: BenchmarkResult, name: str) -> dict[str, float]:
     return {row: mean for row, mean in means.items() if mean}
 
 
-def _over(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Shown, name: str) -> None:
-    """What is shown of late rounds, over what it has cost."""
+def _over(
+    axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Shown, name: str
+) -> dict[str, tuple[float, float]]:
+    """What is shown of late rounds, over what it has cost; gives the rows' numbers with their points."""
     costs, points = _mean_costs(result, name), {}
     for number, row in enumerate(result.rows, 1):
         own, x, y = look[row.row.name], costs.get(row.row.name), row.over_seeds(shown.late).mean
@@ -160,7 +165,7 @@ def _over(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Sh
     _logarithmic(axes, "x")
     if shown.is_wide:
         _logarithmic(axes, "y")
-    labels.beside(axes, points)
+    return points
 
 
 def _logarithmic(axes: Axes, which: str) -> None:

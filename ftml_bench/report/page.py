@@ -22,7 +22,7 @@ from ftml_bench.results.looks import looks
 
 _SITE = files("ftml_bench.report") / "site"
 _NUMBER = re.compile(r"(?:> )?([-+]?\d+(?:\.\d+)?)([kMGT]?)\b")
-_PATH = re.compile(r' d="[^"]*"')  # of an SVG file, in which a hundredth of a point is enough to see
+_COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)')  # of an SVG file; a hundredth of a point shows
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _SAFE = " !$()*+,/:;=?@[]^{|}~'"  # what stands for itself in the address of an SVG file
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -77,8 +77,7 @@ def tasks(folder: Path, benchmark: str) -> list[Path]:
 def picture(file: Path, title: str) -> str:
     """An SVG or PNG file as an image that needs no file."""
     if file.suffix == ".svg":
-        text = _PATH.sub(lambda d: _DECIMALS.sub(r"\1", d[0]), " ".join(file.read_text(encoding="utf-8").split()))
-        address = f"data:image/svg+xml,{quote(text, safe=_SAFE)}"
+        address = Markup(f"data:image/svg+xml,{quote(_short(file.read_text(encoding='utf-8')), safe=_SAFE)}")
     else:
         address = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
     shown = {
@@ -88,6 +87,13 @@ def picture(file: Path, title: str) -> str:
     }
     what = shown.get(file.stem.rpartition("-")[2], "how fast each round is learned, over rounds")
     return _template("picture.html").render(address=address, alt=f"{title}: {what}", tasks=file.suffix == ".png")
+
+
+def _short(svg: str) -> str:
+    """The same picture in fewer letters. Double quotes, which an address must escape, become single ones."""
+    text = " ".join(re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL).split()).replace("> <", "><")
+    text = _COORDINATES.sub(lambda found: _DECIMALS.sub(r"\1", found[0]), text)
+    return text if "'" in text else text.replace('"', "'")
 
 
 def sort_value(cell: str) -> str:
@@ -107,9 +113,11 @@ def sort_value(cell: str) -> str:
 @cache
 def _environment() -> Environment:
     """Templates that escape what they are given, so that names and texts of a definition are shown, never obeyed."""
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
+    return environment
 
 
 def _template(name: str) -> Any:
