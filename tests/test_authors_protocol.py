@@ -191,7 +191,7 @@ def test_a_leaderboard_of_it_is_run_verified_and_reported(tmp_path, capsys):
     assert verify.faults(tmp_path) == []
     text = report.write(tmp_path)
     assert "rounds 3–3 → 4–5" in text  # by their numbers in the stream
-    assert '"x": [3, 4, 5]' in (tmp_path / "report.html").read_text().replace(",", ", ").replace(",  ", ", ")
+    assert '"x":[3,4,5]' in (tmp_path / "report.html").read_text()
 
 
 def test_an_interrupted_cell_goes_on_after_its_warm_up(tmp_path, monkeypatch):

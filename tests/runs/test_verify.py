@@ -109,7 +109,7 @@ def test_a_table_or_figure_that_was_edited_or_is_gone_is_named(root):
     page = (root / "report.html").read_text()
     (root / "report.html").write_text(page.replace(">0.500", ">0.400", 1))
     assert [fault.where for fault in faults(root)] == ["report.html"]
-    number = re.search(r'"mean": \[(\d+\.\d+)', page)
+    number = re.search(r'"mean":\[(\d+\.\d+)', page)
     (root / "report.html").write_text(page.replace(number[0], '"mean": [0.4321', 1))
     assert [fault.what for fault in faults(root)] == ["its charts do not show what the curves make"]
     (root / "report.html").write_text(page.replace("application/zip;base64,UEs", "application/zip;base64,AEs"))
