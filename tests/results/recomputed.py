@@ -72,6 +72,12 @@ def board(name: str):
     return load(RESULTS / name)
 
 
+@cache
+def frame(name: str, kind: str):
+    """The "curves", "measures" or "costs" of a committed leaderboard."""
+    return getattr(board(name), kind)()
+
+
 def parts(benchmark: str) -> tuple[str, str]:
     """ "ablations/meta_steps/10 steps": the leaderboard "ablations/meta_steps", and its benchmark."""
     leaderboard, _, inner = benchmark.rpartition("/")
@@ -89,10 +95,10 @@ def rows(benchmark: str) -> dict[str, dict[int, list[Round]]]:
     """Row -> seed -> rounds, of "leaderboard/benchmark"; comparators included."""
     name, inner = parts(benchmark)
     said = protocol(benchmark)
-    frame = board(name).curves()
-    frame = frame[(frame.benchmark == inner) & (frame["round"] == frame.evaluated_round)]
+    curves = frame(name, "curves")
+    curves = curves[(curves.benchmark == inner) & (curves["round"] == curves.evaluated_round)]
     evaluations: dict[tuple[str, int, int], list] = {}
-    for one in frame.itertuples():
+    for one in curves.itertuples():
         evaluations.setdefault((one.row, one.seed, one.round), []).append(one)
     found: dict[str, dict[int, list[Round]]] = {}
     for (row, seed, _), some in sorted(evaluations.items(), key=lambda item: item[0][1:]):
@@ -122,6 +128,7 @@ def part(name: str, rounds: int) -> range:
     return range(rounds * (number - 1) // parts, rounds * number // parts)
 
 
+@cache
 def values(benchmark: str, row: str, name: str, where: str) -> dict[int, list[float]]:
     """Of every seed the rounds' values in a part of the stream."""
     of = quantity(name)
@@ -130,6 +137,7 @@ def values(benchmark: str, row: str, name: str, where: str) -> dict[int, list[fl
     }
 
 
+@cache
 def of_seeds(benchmark: str, row: str, name: str, where: str) -> list[float]:
     """A number a seed: the mean over rounds; "fall" and measures are what they are called."""
     if name == "fall":
@@ -143,10 +151,9 @@ def of_seeds(benchmark: str, row: str, name: str, where: str) -> list[float]:
 def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
     """The mean of a measure over those of a part's rounds that have it; of what is over all so far the last."""
     leaderboard, inner = parts(benchmark)
-    frame = board(leaderboard).measures()
-    frame = frame[(frame.benchmark == inner) & (frame.row == row)]
+    measures = frame(leaderboard, "measures")
     found = []
-    for seed, some in frame.groupby("seed"):
+    for seed, some in measures[(measures.benchmark == inner) & (measures.row == row)].groupby("seed"):
         curves = {measure: dict(zip(of["round"] - 1, of.value, strict=True)) for measure, of in some.groupby("measure")}
         runs = rows(benchmark)
         if name == "Regret" and name not in curves:  # against the comparator, whose one evaluation a round is its loss

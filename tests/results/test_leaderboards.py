@@ -14,6 +14,7 @@ from tests.results.recomputed import (
     board,
     counts,
     differences,
+    frame,
     holm,
     of_seeds,
     part,
@@ -114,13 +115,13 @@ def check_thirds(benchmark, row, column):
 
 def check_costs(benchmark, row, column):
     name, inner = parts(benchmark)
-    frame = board(name).costs()
-    frame = frame[(frame.benchmark == inner) & (frame.row == row)]
+    costs = frame(name, "costs")
+    costs = costs[(costs.benchmark == inner) & (costs.row == row)]
     if column == "seeds":
-        return str(len(frame))
+        return str(len(costs))
     if column == "batch norm":
         return protocol_of(benchmark, row)["batch_norm"]
-    mean = frame[column.replace(" ", "_")].dropna().mean()
+    mean = costs[column.replace(" ", "_")].dropna().mean()
     if math.isnan(mean):
         return "–"
     if column == "seconds" or mean < 999.5:
