@@ -77,15 +77,16 @@ def tasks(folder: Path, benchmark: str) -> list[Path]:
 def picture(file: Path, title: str) -> str:
     """An SVG or PNG file as an image that needs no file."""
     if file.suffix == ".svg":
-        address = Markup(f"data:image/svg+xml,{quote(_short(file.read_text(encoding='utf-8')), safe=_SAFE)}")
+        data = f"svg+xml,{quote(_short(file.read_text(encoding='utf-8')), safe=_SAFE)}"
     else:
-        address = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        data = f"png;base64,{base64.b64encode(file.read_bytes()).decode()}"
     shown = {
         "measures": "what was measured, over rounds",
         "tasks": "the first data of the first rounds",
         overview.NAME: "how fast every row learns, and what it takes",
     }
     what = shown.get(file.stem.rpartition("-")[2], "how fast each round is learned, over rounds")
+    address = Markup(f"data:image/{data}")  # nothing in it ends an attribute
     return _template("picture.html").render(address=address, alt=f"{title}: {what}", tasks=file.suffix == ".png")
 
 
