@@ -148,6 +148,7 @@ NAMES = {
     "digits": "quick/digits",
     "sinusoids": "quick/sinusoids",
     "mnist": "rainbow_mnist_small/rainbow_mnist",
+    "whole": "rainbow_mnist_cpu/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "pose": "pose_small/pose",
     "colored": "colored/digits",
