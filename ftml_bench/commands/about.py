@@ -51,7 +51,7 @@ LEADERBOARDS = {
         "2.1", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step (hours: one seed)"
     ),
     "rainbow_mnist_cpu_quarter": About(
-        _HOURS, _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"
+        "0.6", _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"
     ),
     "rainbow_mnist_small": About("0.7", _MNIST, "the same as rainbow_mnist, in small"),
     "regret": About("0.3", _NONE, "does the regret against the best meta-learner in hindsight grow only slowly?"),

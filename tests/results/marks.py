@@ -149,6 +149,7 @@ NAMES = {
     "sinusoids": "quick/sinusoids",
     "mnist": "rainbow_mnist_small/rainbow_mnist",
     "whole": "rainbow_mnist_cpu/rainbow_mnist",
+    "quarter": "rainbow_mnist_cpu_quarter/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "pose": "pose_small/pose",
     "colored": "colored/digits",
