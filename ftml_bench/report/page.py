@@ -22,7 +22,7 @@ from ftml_bench.results.looks import looks
 
 _SITE = files("ftml_bench.report") / "site"
 _NUMBER = re.compile(r"(?:> )?([-+]?\d+(?:\.\d+)?)([kMGT]?)\b")
-_COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)')  # of an SVG file; a hundredth of a point shows
+_COORDINATES = re.compile(r' (?:d|x|y)="[^"]*"|translate\([^)]*\)')  # of an SVG file: to a hundredth of a point
 _DECIMALS = re.compile(r"(\.\d\d)\d+")
 _SAFE = " !$()*+,/:;=?@[]^{|}~'"  # what stands for itself in the address of an SVG file
 _UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -261,7 +261,7 @@ def test_without_scripts_figures_and_tables_are_there(browser, file):
 def test_committed_pages_draw_and_fit(browser, name):
     file = RESULTS / name / "report.html"
     cells = len(list((RESULTS / name).rglob("record.json")))
-    assert file.stat().st_size < max(2_000_000, 20_000 * cells)  # its figures, charts and data are of all of them
+    assert file.stat().st_size < max(2_000_000, 16_000 * cells)  # its figures, charts and data are of all of them
     with opened(browser, file, width=390) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         assert share(picture(page.locator(".plot.main").first), BLUE) > 0.001
