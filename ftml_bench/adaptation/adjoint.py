@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ftml_bench.adaptation.rule import RATE
+from ftml_bench.derivatives import once_differentiable
 from ftml_bench.random_state import RandomState, random_state, replayed
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class _Reverse:
         self.carried = list(dict.fromkeys([*self.wanted, *self.engine.adapted]))
         self.kept, self.states, self.states_of_outputs = ctx.kept, ctx.states, ctx.states_of_outputs
         self.v: dict[str, Tensor] = {}
+        self.reached: set[str] = set()  # what outputs or losses depend on; the rest has no gradient, as in autograd
         self.of_x: Tensor | None = None
         self.of_query: Tensor | None = None
 
@@ -93,8 +94,16 @@ class _Reverse:
             self._pass(step)
             if every and step:
                 self._add_outputs(step, cotangent[step - 1])
-        of_names = (self.v[name] if name in self.wanted else None for name in self.first)
-        return None, None, self.of_x, None, self.of_query, *of_names
+        return None, None, self.of_x, None, self.of_query, *self._of_names()
+
+    def _of_names(self) -> list[Tensor | None]:
+        """The gradients in `values`, in order."""
+        wanted = self.reached.intersection(self.wanted)
+        return [self.v[name] if name in wanted else None for name in self.first]
+
+    def _note_reached(self, name: str, gradient: Tensor | None) -> None:
+        if gradient is not None and (name not in self.engine.unused or bool(gradient.any())):
+            self.reached.add(name)
 
     def _add_outputs(self, steps: int, cotangent: Tensor) -> None:
         """What the outputs after so many steps add."""
@@ -106,6 +115,7 @@ class _Reverse:
         for name, more in zip(self.carried, found, strict=True):
             total = _sum(self.v.get(name), more)
             self.v[name] = torch.zeros_like(self.first[name]) if total is None else total
+            self._note_reached(name, more)
         self.of_x, self.of_query = _sum(self.of_x, of_x), _sum(self.of_query, of_query)
 
     def _pass(self, step: int) -> None:
@@ -123,6 +133,7 @@ class _Reverse:
         for name, product in zip(self.carried, products, strict=True):
             if product is not None:
                 self.v[name] = torch.sub(self.v[name], product, alpha=scale)
+            self._note_reached(name, product)
         self.of_x = _sum(self.of_x, None if of_x is None else torch.mul(of_x, -scale))
 
     def _add_to_rates(self, fast: Weights, step: int) -> None:
@@ -133,6 +144,7 @@ class _Reverse:
             if place in self.v:
                 product = self.v[name] * gradient
                 over = list(range(self.v[place].dim(), product.dim()))
+                self.reached.add(place)
                 self.v[place] = self.v[place] - (product.sum(over) if over else product)
 
     def _weights(self, steps: int) -> Weights:
@@ -159,9 +171,9 @@ class _OfMinimum(_Reverse):
                 self.v[name] = torch.zeros_like(self.v[name])
             elif product is not None:
                 self.v[name] = self.v[name] - product
+            self._note_reached(name, product)
         self.of_x = _sum(self.of_x, None if of_x is None else -of_x)
-        of_names = (self.v[name] if name in self.wanted else None for name in self.first)
-        return None, None, self.of_x, None, self.of_query, *of_names
+        return None, None, self.of_x, None, self.of_query, *self._of_names()
 
     def _solved(self, fast: Weights, state: RandomState | None) -> list[Tensor]:
         """d by conjugate gradients, each task by itself."""

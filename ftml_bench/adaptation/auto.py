@@ -19,6 +19,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.random_state import random_state, restore
 
 Result = TypeVar("Result")
+OTHERS = "what the loss trains beside the model's parameters (of the criterion, or tensors that no module holds)"
 SETTINGS = {name for name, p in inspect.signature(InnerLoop).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -209,10 +210,17 @@ class TriedEngine:
     def _try(self, trial: Trial) -> None:
         """Try the present engine; where it may choose how to spare memory, in both ways."""
         engine = self._engine
-        engine.changes_inputs = trial.changes_inputs
+        engine.changes_inputs, engine.trains_others = trial.changes_inputs, trial.trains_others
+        engine.unused = trial.unused
+        if trial.trains_others and not engine.by_autograd:
+            raise UntreatableError(engine.name, f"takes no derivative in {OTHERS}")
         if trial.criterion_sees_weights and engine.name != "loop":
             raise UntreatableError(engine.name, "calls the criterion, which looks at the model's weights, with its own")
         ways = engine.memories if engine.memory == "auto" else (engine.memory,)
+        if trial.trains_others:
+            ways = tuple(way for way in ways if way == "unroll")
+            if not ways:
+                raise UntreatableError(engine.name, f"with memory='adjoint' takes no derivative in {OTHERS}")
         failures: list[UntreatableError] = []
         for memory in ways:
             try:

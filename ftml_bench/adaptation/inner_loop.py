@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.engine import Criterion, Input, Outputs, Parameters
-from ftml_bench.adaptation.refusals import refuse_parameter_hooks, refuse_untreatable_layers
+from ftml_bench.adaptation.leaves import has_others
+from ftml_bench.adaptation.refusals import (
+    refuse_overlapping_parameters,
+    refuse_parameter_hooks,
+    refuse_untreatable_layers,
+)
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
@@ -59,6 +64,7 @@ class InnerLoop:
 
     name = ""
     memories: tuple[str, ...] = ("unroll", "adjoint")  # "auto" may take the first
+    by_autograd = True  # whether, unrolled, autograd differentiates in whatever the losses depend on
     takes_each = False
     adapts_by_itself = False  # whether `adapt` computes otherwise than by the model
 
@@ -90,6 +96,7 @@ class InnerLoop:
             raise UntreatableError(self.name, f"takes memory={self.memories[0]!r} only, not {memory!r}")
         refuse_untreatable_layers(model)
         refuse_parameter_hooks(model)
+        refuse_overlapping_parameters(model)
         self.model = convert_batch_norm(model)
         self.graphs = Graphs()
         self.criterion = criterion
@@ -101,6 +108,8 @@ class InnerLoop:
         if inner_clip is not None and any(p.is_complex() for p in self.model.parameters()):
             raise UsageError("inner_clip: complex parameters have no entries that could be cut to an interval")
         self.changes_inputs = False  # whether the model writes into its inputs: each call gets a copy then
+        self.unused: frozenset[str] = frozenset()  # parameters that no output depends on, as far as a trial has shown
+        self.trains_others = False  # whether losses depend on tensors to be trained that are no parameters of the model
         self.memory = memory if len(self.memories) > 1 else self.memories[0]
         self.memory_budget = memory_budget
         self.chosen_memory = self.memories[0] if memory == "auto" else memory
@@ -223,14 +232,6 @@ def scalar(loss: Tensor) -> Tensor:
     return loss
 
 
-def trained_in(criterion: Criterion, model: nn.Module) -> bool:
-    """Whether the criterion has parameters of its own, not the model's, that ask for a gradient."""
-    own = {id(p) for p in model.parameters()}
-    return isinstance(criterion, nn.Module) and any(
-        p.requires_grad and id(p) not in own for p in criterion.parameters()
-    )
-
-
 def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
     """The names of the parameters that the inner loop changes, in the model's order; frozen ones never are."""
     trainable = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -301,7 +302,7 @@ def update_procedure(
         if penalised is not None:
             loss = penalised(loss, leaves)
         # `inputs` only where something else asks for a gradient: not every model can be derived so
-        loss.backward(inputs=leaves) if trained_in(criterion, model) else loss.backward()
+        loss.backward(inputs=leaves) if has_others(loss, leaves) else loss.backward()
 
     def procedure() -> None:
         for _ in range(steps):

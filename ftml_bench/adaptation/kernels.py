@@ -2,7 +2,7 @@
 
 PyTorch's own second derivatives are right here but slow: that of a grouped convolution runs group by group, and that of
 batch norm takes some thirty passes over the maps. Both are written out below in terms of the kernels of the first
-derivative. Third derivatives are refused by autograd.
+derivative. Third derivatives are refused.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ftml_bench.derivatives import once_differentiable
 
 _convolution_backward = torch.ops.aten.convolution_backward
 _norm_backward = torch.ops.aten.native_batch_norm_backward

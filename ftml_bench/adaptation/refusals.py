@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -18,6 +21,8 @@ def hooked(model: nn.Module) -> str:
     if any(getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in MODULE_HOOKS):
         return "all modules"
     for name, module in model.named_modules():
+        if isinstance(module, nn.ParameterList):  # whose own `__call__` says that it cannot be called
+            continue
         own = vars(module)
         is_called_otherwise = "forward" in own or type(module).__call__ is not nn.Module.__call__
         if any(own[hooks] for hooks in MODULE_HOOKS) or is_called_otherwise or own.get("_compiled_call_impl"):
@@ -61,3 +66,27 @@ def refuse_untreatable_layers(model: nn.Module) -> None:
             )
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):
             raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
+
+
+def refuse_overlapping_parameters(model: nn.Module) -> None:
+    """Refuse parameters that lie in the same memory (`a.weight.data = b.weight.data`): an inner step parts them.
+
+    :raises UsageError: if two do; one parameter in two modules is fine.
+    """
+    places = sorted(_places(model))
+    for (storage, _, end, name), (other_storage, start, _, other) in pairwise(places):
+        if storage == other_storage and start < end:
+            raise UsageError(
+                f"parameters {name} and {other} lie in the same memory, which inner steps would part: tie weights by "
+                f"one parameter, as in b.weight = a.weight"
+            )
+
+
+def _places(model: nn.Module) -> Iterator[tuple[int, int, int, str]]:
+    """Where parameters lie: storage, first and last place in it, name."""
+    for name, p in model.named_parameters():
+        if not is_lazy(p) and p.layout is torch.strided and p.numel() and p.untyped_storage().data_ptr():
+            extent = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
+            size = p.element_size()
+            start = int(p.storage_offset()) * size
+            yield p.untyped_storage().data_ptr(), start, start + int(extent) * size, name

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.adjoint import Adjoint
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError, trained_in
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
 from ftml_bench.adaptation.rule import PLAIN
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
@@ -36,8 +36,6 @@ class WrittenSteps(InnerLoop):
             raise UntreatableError(
                 self.name, f"with memory='adjoint' cannot draw twice alike from the generator of {layer}"
             )
-        if self.memory == "adjoint" and trained_in(criterion, self.model):
-            raise UntreatableError(self.name, "with memory='adjoint' takes no criterion with parameters of its own")
 
     def _loss(self, fast: Weights, x: Tensor, y: Tensor) -> Tensor:
         """The support loss; with a task dimension, the sum of the tasks' losses: each copy gets its own gradient."""
@@ -58,7 +56,7 @@ class WrittenSteps(InnerLoop):
         self, predict: Callable[..., Tensor], parameters: Parameters, x: Tensor, y: Tensor, query_x: Tensor
     ) -> Tensor:
         """`predict(parameters, x, y, query_x)`, on a GPU by CUDA graphs."""
-        if not x.is_cuda or not self._is_plain:
+        if not x.is_cuda or not self._is_plain or self.trains_others:
             return predict(parameters, x, y, query_x)
         names = list(parameters)
 
@@ -70,7 +68,8 @@ class WrittenSteps(InnerLoop):
 
     def _adapted_outputs(self, fast: Weights, x: Tensor, y: Tensor, query_x: Tensor, memory: str) -> Tensor:
         """The query's outputs after the inner steps, differentiable in `fast`, x and query_x."""
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (*fast.values(), x, query_x))
+        wanted = self.trains_others or any(t.requires_grad for t in (*fast.values(), x, query_x))
+        wanted = wanted and torch.is_grad_enabled()
         if self._rule.implicit and wanted:
             self._refuse_no_minimum()
             memory = "adjoint"
@@ -98,7 +97,7 @@ class WrittenSteps(InnerLoop):
             raise UsageError("every_step: the derivative of a minimum (implicit) is of the last step alone")
         if not self.second_order:
             raise UsageError("second_order=False: the derivative of a minimum (implicit) is of second order")
-        if own_generator(self.model) or trained_in(self.criterion, self.model):
+        if own_generator(self.model) or self.trains_others:
             raise UntreatableError(self.name, "takes no derivative of a minimum of what it cannot compute twice alike")
 
     @property
@@ -161,7 +160,7 @@ class WrittenSteps(InnerLoop):
         """
         if self.memory == "auto":
             # first order keeps no graph, and what cannot be drawn again cannot be computed again
-            if not self.second_order or own_generator(self.model) or trained_in(self.criterion, self.model):
+            if not self.second_order or own_generator(self.model) or self.trains_others:
                 return "unroll"
             fast, x, y = one_task()
             if y.requires_grad:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
+from ftml_bench.adaptation.leaves import has_others, leaves_of
 from ftml_bench.adaptation.small_batch import copied, elsewhere, few, inner, leave_out_padding, random_like, rows_of
 from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
 from ftml_bench.errors import UsageError
@@ -108,6 +109,7 @@ class Trial:
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
         self.criterion_sees_weights = _sees_weights(criterion, model, weights, inputs, y[0])
+        self.trains_others, self.unused = _dependences(criterion, model, inputs, y[0])
 
     def check(self, engine_class: type[InnerLoop], memory: Any) -> None:
         """Compare an engine's outputs and a directional derivative with those of plain copies.
@@ -335,7 +337,22 @@ def _sees_weights(
             with replayed(state, y.device):
                 return criterion(outputs.clone(), y)
 
-        return not torch.equal(loss(), while_holding(model, weights, loss))
+        own, other = loss(), while_holding(model, weights, loss)
+        return not (torch.equal(own, other) or (own.isnan().all() and other.isnan().all()))
+
+
+def _dependences(
+    criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor
+) -> tuple[bool, frozenset[str]]:
+    """Whether the loss is derived in tensors that are no parameters of `model` (a learned temperature, for one), and
+    the names of those parameters in which the outputs are not."""
+    state = random_state(y.device)
+    with batch_statistics(), replayed(state, y.device):
+        outputs = model(*(part.detach() for part in copied(inputs)))
+        of_outputs = {id(leaf) for leaf in leaves_of(outputs)}
+        loss = criterion(outputs, y.detach())
+    own = dict(model.named_parameters())
+    return has_others(loss, own.values()), frozenset(name for name, p in own.items() if id(p) not in of_outputs)
 
 
 @contextmanager

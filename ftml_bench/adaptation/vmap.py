@@ -36,6 +36,7 @@ class VmapEngine(WrittenSteps):
 
     name = "vmap"
     memories = ("adjoint",)
+    by_autograd = False
     task_dimensions = 1
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
@@ -55,6 +56,8 @@ class VmapEngine(WrittenSteps):
         """See `Engine.predict`."""
         self._rule, self._every_step = rule, every_step
         x, query_x = without_labels(self.name, support[0], query_x)
+        if torch.is_autocast_enabled(x.device.type):  # of which not every operator under vmap takes notice
+            raise UntreatableError(self.name, "takes no autocast")
         if x.requires_grad or query_x.requires_grad:
             raise UntreatableError(self.name, "takes no derivative in its inputs")
         return self._by_graphs(self._predict, parameters, x, support[1], query_x)

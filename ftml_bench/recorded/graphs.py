@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from ftml_bench.derivatives import once_differentiable
 from ftml_bench.random_state import host_state, random_state, replayed
 
 WARM_UP = 3  # calls before a recording: libraries choose their kernels and allocate what they keep

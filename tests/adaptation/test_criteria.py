@@ -1,5 +1,6 @@
 """Criteria that look at the model, or have parameters of their own."""
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from ftml_bench.adaptation import make_engine
 from ftml_bench.errors import UsageError
-from tests.adaptation.plain_copies import INNER, data, mlp, predict
+from tests.adaptation.plain_copies import INNER, data, mlp, plain, predict
 
 CROSS_ENTROPY = F.cross_entropy
 
@@ -66,15 +67,79 @@ def test_engines_that_call_the_criterion_with_the_models_own_weights_refuse_such
         predict(engine_of(model, name, lambda o, y: penalised(o, y)), model, *data())
 
 
-def test_the_update_procedure_leaves_no_gradient_on_a_criterion_of_its_own():
+def slope_by_hand(model, support, query, criterion_at, value, h=1e-5):
+    """That of the sum of outputs' sines, by plain copies with criteria of either side of `value`."""
+    ends = (plain(model, support, query, criterion_at(value + side * h)).sin().sum() for side in (1, -1))
+    return float(next(ends) - next(ends)) / (2 * h)
+
+
+@pytest.mark.parametrize("kind", ["function", "module"])
+@pytest.mark.parametrize("name", ["auto", "batched", "loop", "higher"])
+def test_a_learned_temperature_gets_what_inner_steps_owe_it(name, kind):
+    model, (support, query) = mlp(), data()
+    temperature = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    class Tempered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.temperature = temperature
+
+        def forward(self, outputs, y):
+            return F.cross_entropy(outputs * self.temperature.exp(), y)
+
+    tempered = Tempered()
+    engine = engine_of(model, name, tempered if kind == "module" else lambda o, y: tempered(o, y))
+    (gradient,) = torch.autograd.grad(predict(engine, model, support, query).sin().sum(), temperature)
+    slope = slope_by_hand(model, support, query, lambda t: lambda o, y: F.cross_entropy(o * math.exp(t), y), 0.3)
+    assert float(gradient) == pytest.approx(slope, rel=1e-6)
+    assert engine.chosen["engine_memory"] == "unroll"
+
+
+def test_a_tensor_of_the_model_that_no_module_holds_gets_its_gradient():
+    class Prompted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = mlp()
+            self.prompt = torch.full((3,), 0.1, dtype=torch.float64, requires_grad=True)
+
+        def forward(self, x):
+            return self.layers(x + self.prompt)
+
+    model, (support, query) = Prompted(), data()
+    engine = engine_of(model)
+    (gradient,) = torch.autograd.grad(predict(engine, model, support, query).sin().sum(), model.prompt)
+    h = 1e-5
+    for place in range(3):
+        at = []
+        for side in (1, -1):
+            shift = torch.zeros(3, dtype=torch.float64)
+            shift[place] = 0.1 + side * h
+            shift[:place] = shift[place + 1 :] = 0.1
+            moved = (support[0] + shift, support[1]), query + shift
+            at.append(float(plain(model.layers, *moved).sin().sum()))
+        assert float(gradient[place]) == pytest.approx((at[0] - at[1]) / (2 * h), rel=1e-6)
+    with pytest.raises(UsageError, match="memory='adjoint' takes no derivative in what the loss trains beside"):
+        predict(engine_of(model, "loop", memory="adjoint"), model, support, query)
+
+
+@pytest.mark.parametrize("kind", ["function", "module"])
+def test_an_update_leaves_no_gradient_in_what_the_criterion_trains(kind):
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
 
         def forward(self, outputs, y):
             return F.cross_entropy(self.scale * outputs, y)
 
-    model, criterion, ((x, y), _) = mlp(), Scaled(), data()
-    engine_of(model, criterion=criterion).adapt(dict(model.named_parameters()), x[0], y[0], 2)
-    assert criterion.scale.grad is None
+    model, scaled, ((x, y), _) = mlp(), Scaled(), data()
+    engine = engine_of(model, criterion=scaled if kind == "module" else lambda o, y: scaled(o, y))
+    engine.adapt(dict(model.named_parameters()), x[0], y[0], 2)
+    assert all(p.grad is None for p in (scaled.scale, *model.parameters()))
+
+
+def test_a_loss_that_is_not_a_number_is_no_look_at_the_weights():
+    model, (support, query) = mlp(), data()
+    engine = engine_of(model, criterion=lambda o, y: F.cross_entropy(o, y) * float("nan"))
+    predict(engine, model, support, query)
+    assert "looks at the model's weights" not in engine.chosen.get("engine_note", "")

@@ -91,7 +91,7 @@ def test_criteria_that_learn_or_draw_and_maps_go_to_batched(monkeypatch):
     rows = nn.Sequential(nn.Linear(4, 3)).double()
     maps = nn.Sequential(nn.Conv2d(2, 3, 3)).double()
     for model, criterion, shape, reason in [
-        (rows, Learned(), (4,), "native takes no criterion with parameters of its own"),
+        (rows, Learned(), (4,), "native takes no derivative in what the loss trains beside the model's parameters"),
         (rows, drawing, (4,), "native takes no criterion that draws"),
         (maps, of_maps, (2, 6, 5), "native gives no maps"),
     ]:

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ftml_bench.adaptation.batched import BatchedEngine
-from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError, trained_in
+from ftml_bench.adaptation.inner_loop import Criterion, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.native.call import Call
 from ftml_bench.adaptation.native.library import NotBuiltError, library
 from ftml_bench.adaptation.native.program import Program, why_not_native
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.steps import Weights
+from ftml_bench.derivatives import once_differentiable
 from ftml_bench.models.norm import Moments
 
 PRECISIONS = (torch.float32, torch.float64)
@@ -45,6 +45,7 @@ class NativeEngine(BatchedEngine):
     """
 
     name = "native"
+    by_autograd = False
     adapts_by_itself = True
 
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
@@ -56,8 +57,6 @@ class NativeEngine(BatchedEngine):
             raise UntreatableError(self.name, reason)
         if any(p.device.type != "cpu" for p in self.model.parameters()):
             raise UntreatableError(self.name, "takes tensors on a CPU only")
-        if trained_in(criterion, self.model):
-            raise UntreatableError(self.name, "takes no criterion with parameters of its own")
         self._programs: dict[Any, Program] = {}
         self._moments: dict[str, Moments] | None = None  # of the last call
         parameters = dict(self.model.named_parameters())
@@ -180,6 +179,8 @@ class NativeEngine(BatchedEngine):
 
         :raises UntreatableError: if something does not, in precision, place or shape.
         """
+        if torch.is_autocast_enabled("cpu"):
+            raise UntreatableError(self.name, "takes no autocast")
         tensors = [x, query_x, *weights.values(), *of_rates]
         if any(t.dtype != x.dtype or t.device.type != "cpu" or t.layout != torch.strided for t in tensors):
             raise UntreatableError(self.name, "takes dense tensors of one precision on a CPU only")
