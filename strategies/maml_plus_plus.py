@@ -67,7 +67,7 @@ class MAMLPlusPlus(LearnedRates):
             return loss
         assert self.multi_loss_steps is not None
         share = max(1 - self.clock.train_iterations / self.multi_loss_steps, LEAST) / (len(self._earlier) + 1)
-        earlier = torch.stack([self._criterion(outputs, self.mb_y) for outputs in self._earlier]).sum()
+        earlier = torch.stack([self._loss_of(outputs, self.mb_y) for outputs in self._earlier]).sum()
         return share * earlier + (1 - share * len(self._earlier)) * loss
 
     def _step_cost(self) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.avalanche.base import Learner
 from ftml_bench.strategies.avalanche.evaluation import grows
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords, with_defaults
+from ftml_bench.strategies.task_losses import ignored_by, mean_over_tasks
 
 UPDATES_AT_ONCE = 16  # tasks whose data lie ready as floats at a time
 
@@ -91,6 +92,7 @@ class MetaLearner(Learner):
             "batch_norm": "support" if self.batch_norm == "support" else "transductive",
         }
         self._engine = self._engine_of(self.model)
+        self._ignores: bool | None = None  # see `mean_over_tasks`; found out at each arrival
         self._updates_in_one_pass = self.device.type == "cuda"
         self.execution = Execution(self, self._draws_on_the_device())
 
@@ -224,16 +226,25 @@ class MetaLearner(Learner):
     def make_train_dataloader(self, **kwargs) -> None:
         """As `Learner.make_train_dataloader`; on a GPU draws may be made there."""
         self.execution.prepare(self._weights_by_round)
+        ignored = ignored_by(self._criterion) if self.execution.draws_on_device else None
+        rounds = self.buffer.rounds.values()
+        self._ignores = None if ignored is None else any(round.has_target(ignored) for round in rounds)
         super().make_train_dataloader(**kwargs)
 
     def training_epoch(self, **kwargs) -> None:
         """As Avalanche's; on a GPU, where nothing acts inside an iteration, by replays of one recorded step."""
         self.execution.take(len(self._own_loader), partial(super().training_epoch, **kwargs))
 
+    def _loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """In training the mean over tasks of the loss of each (paper, eq. 5)."""
+        if not self.is_training:
+            return super()._loss_of(outputs, targets)
+        return mean_over_tasks(self._criterion, outputs, targets, len(self.mbatch[2]), ignores=self._ignores)
+
     def fixed(self) -> Hashable:
         """See `Recordable`."""
         engine = self.engine
-        return id(engine), engine.built, engine.inner_lr, engine.inner_steps, engine.second_order
+        return self._ignores, id(engine), engine.built, engine.inner_lr, engine.inner_steps, engine.second_order
 
     def alike(self) -> Hashable:
         """See `Recordable`."""

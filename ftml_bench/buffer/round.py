@@ -82,6 +82,11 @@ class Round:
             raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
         return torch.as_tensor(list(targets))
 
+    def has_target(self, value: int) -> bool:
+        """Whether any of its points, which are stacked, has this class."""
+        assert self.numbers is not None
+        return bool((self._storage.labels(self.numbers) == value).any())
+
     def add(
         self, dataset: AvalancheDataset | None, numbers: Tensor | None, labels: int | Tensor | None, n: int
     ) -> None:

@@ -129,7 +129,11 @@ class EvaluatedOnCopies(SupervisedTemplate):
                 f"{type(self._criterion).__name__} of outputs of shape {tuple(self.mb_output.shape)} and targets of "
                 f"shape {tuple(self.mb_y.shape)} would spread one over the other, across tasks: expected one shape"
             )
-        return super().criterion()
+        return self._loss_of(self.mb_output, self.mb_y)
+
+    def _loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """That of some points."""
+        return self._criterion(outputs, targets)
 
     def _labels_of_points(self) -> Tensor:
         """The task label of every point of the minibatch."""
