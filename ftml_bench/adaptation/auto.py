@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
@@ -235,7 +236,15 @@ class TriedEngine:
             self._notes.append(failures[0].note)
 
     def _notice_changes(self) -> None:
-        """Build anew if the model is not what it was when the engine was built."""
+        """Build anew if the model is not what it was when the engine was built.
+
+        :raises UsageError: where parametrised weights are kept as they were, whatever they are computed from.
+        """
+        if getattr(parametrize, "_cache_enabled", 0):
+            raise UsageError(
+                "inside parametrize.cached(), weights would stay those of before the inner steps: expected a call "
+                "outside, or cached() inside the model's forward"
+            )
         now = pieces(self._modules)
         if len(now) == len(self._pieces) and all(map(is_, now, self._pieces)):
             return

@@ -46,9 +46,14 @@ LEADERBOARDS = {
     "pose_small": About("1.3", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.2", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
     "rainbow_mnist": About(_DAYS, _MNIST, "the paper's Figure 3: do later rounds need fewer images?"),
-    "rainbow_mnist_authors": About(_HOURS, _MNIST, "does the protocol of the authors' code rank learners otherwise?"),
+    "rainbow_mnist_authors": About(
+        "2.2", _MNIST, "does the protocol of the authors' code rank learners otherwise? (hours: one seed)"
+    ),
     "rainbow_mnist_cpu": About(
         "2.1", _MNIST, "the same as rainbow_mnist, with a fifth of the images a step (hours: one seed)"
+    ),
+    "rainbow_mnist_cpu_fourfold": About(
+        _HOURS, _MNIST, "do four times the steps of rainbow_mnist_cpu bring FTML to the front?"
     ),
     "rainbow_mnist_cpu_quarter": About(
         "0.6", _MNIST, "what of rainbow_mnist_cpu still holds with a quarter of its steps?"

@@ -214,3 +214,12 @@ def test_a_list_of_parameters_is_no_hook():
     engine = make_engine("auto", model, nn.CrossEntropyLoss(), **INNER)
     assert torch.allclose(predict(engine, model, support, query), plain(model, support, query), rtol=1e-10)
     assert engine.name == "vmap"
+
+
+def test_weights_that_are_kept_over_inner_steps_are_refused():
+    model, (support, query) = mlp(), data()
+    nn.utils.parametrizations.weight_norm(model[0])
+    engine = make_engine("auto", model, nn.CrossEntropyLoss(), **INNER)
+    assert torch.allclose(predict(engine, model, support, query), plain(model, support, query), rtol=1e-10)
+    with nn.utils.parametrize.cached(), pytest.raises(UsageError, match=r"inside parametrize\.cached\(\)"):
+        predict(engine, model, support, query)
