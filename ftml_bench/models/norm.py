@@ -159,3 +159,17 @@ def convert_batch_norm(model: nn.Module) -> nn.Module:
         if type(module) in CONVERTED:
             module.__class__ = TaskBatchNorm
     return model
+
+
+def give_running_statistics(model: nn.Module) -> None:
+    """Let every norm layer of `model` that keeps no running statistics keep them, as a new stock layer would.
+
+    Without them (`track_running_stats=False`) there is nothing that a prediction could be normalised by but its own
+    batch. A layer that has them is left alone.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    for module in model.modules():
+        if isinstance(module, TaskBatchNorm) and module.running_mean is None:
+            module.running_mean = like.new_zeros(module.num_features)
+            module.running_var = like.new_ones(module.num_features)
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long, device=like.device)
