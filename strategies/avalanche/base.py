@@ -22,7 +22,7 @@ from ftml_bench.benchmarks.experiences import (
 )
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import convert_batch_norm, give_running_statistics
+from ftml_bench.models.norm import convert_batch_norm, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
@@ -180,6 +180,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         at_hand = sum(len(self.buffer.rounds[number]) for number in self._rounds())
         self.cost.points_kept = max(self.cost.points_kept or 0, at_hand)
         super()._before_training_exp(**kwargs)
+        note_frozen(self.model)
         self._refuse_replaced_parts()
 
     def _arrival(self) -> DatasetExperience:
@@ -228,6 +229,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _before_training_iteration(self, **kwargs) -> None:
         drawn = len(self.mb_x)
         super()._before_training_iteration(**kwargs)
+        note_frozen(self.model)
         if len(self.mb_x) != drawn:
             raise self._replaced("minibatch", self._culprits(["before_training_iteration"]))
 
