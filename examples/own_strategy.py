@@ -28,9 +28,9 @@ class FineTune(JointLearner):
 
     def _update(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
         """Adapts `model`, the copy that is evaluated, to the data of its task."""
-        parameters = dict(model.named_parameters())
+        parameters = dict(self.model.named_parameters())
         tuned = update_procedure(
-            model,
+            self.model,  # not the copy: a criterion may look at its weights
             parameters,
             self._criterion,
             x,

@@ -100,14 +100,14 @@ class FollowTheLeader(JointLearner):
 
     def _fine_tune(self, model: nn.Module, x: Input, y: Tensor) -> None:
         tuned = update_procedure(
-            model,
-            dict(model.named_parameters()),
+            self.model,
+            dict(self.model.named_parameters()),
             self._criterion,
             x,
             y,
             steps=self.update_steps,
             optimizer=lambda parameters: FINE_TUNINGS[self.fine_tuning](parameters, lr=self.inner_lr),
-            adapted=adapted_names(model, "all"),
+            adapted=adapted_names(self.model, "all"),
             clip=self.inner_clip,
             outputs=None if isinstance(x, tuple) else lambda weights: self._plain_pass(x, parameters=weights),
         )

@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Unpack
 
@@ -20,7 +21,9 @@ FIRST_PARAMETERS = ("same", "shuffled")
 class FromScratch(JointLearner):
     """Starts every round with new parameters and a new optimiser state; trains on through its arrivals.
 
-    The control of every comparison: it cannot learn across rounds. A minibatch is of the current round.
+    The control of every comparison: it cannot learn across rounds. A minibatch is of the current round. Parameters and
+    buffers of a criterion that is a module start anew, too; a tensor that is trained but is of neither model nor
+    criterion is not known here, and goes on.
 
     :param first_parameters: of a round. "same": those of the first, so that rounds differ by their data alone.
         "shuffled": their entries in a new order, which is a new draw of what is initialised entry by entry, as
@@ -46,6 +49,15 @@ class FromScratch(JointLearner):
         self.step_factor = step_factor
         self.first_parameters = first_parameters
         self._first_state = deepcopy(self.model.state_dict())
+        self._first_criterion = {name: t.detach().clone() for name, t in self._of_criterion().items()}
+
+    def _of_criterion(self) -> dict[str, Tensor]:
+        """Parameters and buffers of a criterion that are not the model's; a plugin that is the criterion keeps its."""
+        if not isinstance(self._criterion, nn.Module) or self._criterion in self.plugins:
+            return {}
+        of_model = {id(t) for t in (*self.model.parameters(), *self.model.buffers())}
+        named = (*self._criterion.named_parameters(), *self._criterion.named_buffers())
+        return {name: t for name, t in named if id(t) not in of_model}
 
     def _rounds(self) -> list[int]:
         return [self.current_round]
@@ -56,6 +68,10 @@ class FromScratch(JointLearner):
             # In place, so that the optimiser and plugins keep their references. Buffers that a plugin has filled since
             # (class means, for one) stay its own.
             self.model.load_state_dict({**self.model.state_dict(), **self._first_state})
+            with torch.no_grad():
+                for name, t in self._of_criterion().items():
+                    if name in self._first_criterion:
+                        t.copy_(self._first_criterion[name])
             if self.first_parameters == "shuffled" and self.current_round >= 0:
                 self._shuffle_parameters()
             self.optimizer.state.clear()
@@ -79,12 +95,14 @@ class FromScratch(JointLearner):
 
     def state_dict(self) -> dict[str, Any]:
         """As `Learner.state_dict`, with the first parameters."""
-        return {**super().state_dict(), "first_state": self._first_state}
+        first = {"first_state": self._first_state, "first_criterion": self._first_criterion}
+        return {**super().state_dict(), **first}
 
     def load_state_dict(self, state, experiences) -> None:
         """As `Learner.load_state_dict`."""
         super().load_state_dict(state, experiences)
         self._first_state = state["first_state"]
+        self._first_criterion = state.get("first_criterion", self._first_criterion)
 
     def _steps(self) -> int:
         return self.step_factor * super()._steps()

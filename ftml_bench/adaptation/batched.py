@@ -232,6 +232,8 @@ def why_not_batched(model: nn.Module) -> str:
             return f"takes zero padding given by numbers only ({name})"
         if isinstance(layer, TaskBatchNorm) and (layer.weight is None) != (layer.bias is None):
             return f"takes norms with scale and offset or with none ({name})"
+        if isinstance(layer, TaskBatchNorm) and layer.frozen:
+            return f"takes no frozen norms ({name})"
         if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) != (1, -1):
             return f"takes Flatten(1, -1) only ({name})"
     names = {name for name, _ in model.named_parameters(remove_duplicate=True)}

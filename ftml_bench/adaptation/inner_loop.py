@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.engine import Criterion, Input, Outputs, Parameters
-from ftml_bench.adaptation.leaves import has_others
+from ftml_bench.adaptation.graph_leaves import gradients_kept, leaves_of
 from ftml_bench.adaptation.refusals import (
     refuse_overlapping_parameters,
     refuse_parameter_hooks,
@@ -274,8 +274,9 @@ def update_procedure(
 ) -> dict[str, Tensor]:
     """`steps` full-batch optimiser steps on (x, y) from a copy of `parameters`, norms by the batch's own statistics.
 
-    Neither `model`, nor `parameters`, nor any buffer changes.
+    Neither `model`, nor `parameters`, nor any buffer changes, and no `.grad` of any tensor.
 
+    :param model: that the criterion looks at if it looks at one, as a penalty on weights does: not a copy of it.
     :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
     :param optimizer: builds the optimiser for the adapted copies.
     :param clip: every entry of a gradient is cut to [-clip, clip]; None: as it is.
@@ -301,8 +302,9 @@ def update_procedure(
             raise NoGradientError(f"the loss of {type(model).__name__} does not depend on its parameters")
         if penalised is not None:
             loss = penalised(loss, leaves)
-        # `inputs` only where something else asks for a gradient: not every model can be derived so
-        loss.backward(inputs=leaves) if has_others(loss, leaves) else loss.backward()
+        with gradients_kept(leaves_of(loss), but=leaves):
+            # without `inputs`, by which a checkpoint that enters autograd anew would silently be left out
+            loss.backward()
 
     def procedure() -> None:
         for _ in range(steps):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
+from ftml_bench.adaptation.graph_leaves import has_others, leaves_of
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
-from ftml_bench.adaptation.leaves import has_others, leaves_of
 from ftml_bench.adaptation.small_batch import copied, elsewhere, few, inner, leave_out_padding, random_like, rows_of
 from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
 from ftml_bench.errors import UsageError

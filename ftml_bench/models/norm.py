@@ -71,6 +71,8 @@ class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
     Parameters, buffers and state dict are those of `nn.BatchNorm2d`; see the module's text for whose statistics count.
     """
 
+    frozen = False  # whether its own running statistics count, whatever the context says; see `note_frozen`
+
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected an input of shape (N, C, ...), got {tuple(input.shape)}")
@@ -80,8 +82,8 @@ class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         statistics = _statistics.get()
-        if statistics is None:
-            if not self.training and self.running_mean is not None:
+        if statistics is None or self.frozen:
+            if (self.frozen or not self.training) and self.running_mean is not None:
                 return self._affine((input - self._channels(self.running_mean, input)) * self._scale(input))
             statistics = _Statistics(None, 1, "running" if self.training else "nothing")
         rows = input.unflatten(0, (statistics.groups, -1))  # (groups, N / groups, C, ...)
@@ -139,6 +141,19 @@ def keep_running(model: nn.Module, moments: Mapping[str, Moments]) -> None:
             layer._keep("running", *of_layer)
 
 
+def note_frozen(model: nn.Module) -> None:
+    """Freeze the norm layers that are in evaluation mode while `model` trains, as frozen backbones have them.
+
+    Their own running statistics normalise in training, adaptation and evaluation, and stay as they are. A layer that
+    was built without (`track_running_stats=False`) has none of its own. To be called in training.
+    """
+    for module in model.modules():
+        if isinstance(module, TaskBatchNorm):
+            frozen = not module.training and module.track_running_stats
+            if module.frozen != frozen:
+                module.frozen = frozen
+
+
 def has_norm(model: nn.Module) -> bool:
     """Whether any layer of the model normalises by batch statistics."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
@@ -159,3 +174,17 @@ def convert_batch_norm(model: nn.Module) -> nn.Module:
         if type(module) in CONVERTED:
             module.__class__ = TaskBatchNorm
     return model
+
+
+def give_running_statistics(model: nn.Module) -> None:
+    """Let every norm layer of `model` that keeps no running statistics keep them, as a new stock layer would.
+
+    Without them (`track_running_stats=False`) there is nothing that a prediction could be normalised by but its own
+    batch. A layer that has them is left alone.
+    """
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    for module in model.modules():
+        if isinstance(module, TaskBatchNorm) and module.running_mean is None:
+            module.running_mean = like.new_zeros(module.num_features)
+            module.running_var = like.new_ones(module.num_features)
+            module.num_batches_tracked = torch.zeros((), dtype=torch.long, device=like.device)

@@ -11,7 +11,7 @@ from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import EvaluationPlugin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
@@ -22,7 +22,7 @@ from ftml_bench.benchmarks.experiences import (
 )
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import convert_batch_norm
+from ftml_bench.models.norm import convert_batch_norm, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
@@ -81,7 +81,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
                 f"{lazy[0]} of the model has no shape yet: expected lazy layers that have seen a batch: call model(x) "
                 f"once before {type(self).__name__} is built"
             )
-        avalanche["model"] = convert_batch_norm(model)
+        avalanche["model"] = _with_norms_for(batch_norm, model)
         avalanche["plugins"] = with_repairs(avalanche.get("plugins"))
         if avalanche.get("evaluator", ...) is None:
             avalanche["evaluator"] = _no_evaluator()
@@ -173,13 +173,14 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
 
     def _before_training_exp(self, **kwargs) -> None:
         self._copies_follow = False
-        convert_batch_norm(self.model)  # where layers have been added since
+        _with_norms_for(self.batch_norm, self.model)  # where layers have been added since
         self.experience = self._arrival()
         self._check_points()
         self.current_round = self.buffer.add(self.experience)
         at_hand = sum(len(self.buffer.rounds[number]) for number in self._rounds())
         self.cost.points_kept = max(self.cost.points_kept or 0, at_hand)
         super()._before_training_exp(**kwargs)
+        note_frozen(self.model)
         self._refuse_replaced_parts()
 
     def _arrival(self) -> DatasetExperience:
@@ -228,6 +229,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _before_training_iteration(self, **kwargs) -> None:
         drawn = len(self.mb_x)
         super()._before_training_iteration(**kwargs)
+        note_frozen(self.model)
         if len(self.mb_x) != drawn:
             raise self._replaced("minibatch", self._culprits(["before_training_iteration"]))
 
@@ -260,6 +262,14 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _replaced(self, part: str, culprits: list[str]) -> UsageError:
         """The error for plugins that put something else in the place of `part`."""
         return UsageError(f"{' or '.join(culprits) or 'something'} {replaced(part, self)}")
+
+
+def _with_norms_for(batch_norm: str, model: nn.Module) -> nn.Module:
+    """The model, whose norm layers can follow the rule now."""
+    convert_batch_norm(model)
+    if batch_norm != "transductive":
+        give_running_statistics(model)
+    return model
 
 
 def _no_evaluator() -> EvaluationPlugin:

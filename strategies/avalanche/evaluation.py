@@ -31,7 +31,7 @@ from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
-from ftml_bench.random_state import preserved_random_state
+from ftml_bench.random_state import own_generators_kept, preserved_random_state
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.task_copies import TaskCopies
 
@@ -73,6 +73,9 @@ class EvaluatedOnCopies(SupervisedTemplate):
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         """Change `model`, the copy to be evaluated, by the data (x, y) of its task; nothing by default.
 
+        What calls the criterion on the way has `self.model` hold the weights that are adapted (`update_procedure`): a
+        criterion may look at them, and knows no copy.
+
         For a model that takes task labels x is the tuple (inputs, labels).
         """
 
@@ -88,7 +91,12 @@ class EvaluatedOnCopies(SupervisedTemplate):
         iteration = self.mbatch, self.mb_output, self.loss
         try:
             # an adaptation takes gradients, which inference mode has none of
-            with torch.inference_mode(False), torch.no_grad(), preserved_random_state(self.device):
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+                preserved_random_state(self.device),
+                own_generators_kept(model),
+            ):
                 return super().eval(exp_list, **kwargs)
         finally:
             self._ahead = {}

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from ftml_bench.adaptation import make_engine
+from ftml_bench.adaptation import make_engine, update_procedure
+from ftml_bench.adaptation.graph_leaves import leaves_of
 from ftml_bench.errors import UsageError
 from tests.adaptation.plain_copies import INNER, data, mlp, plain, predict
 
@@ -143,3 +145,49 @@ def test_a_loss_that_is_not_a_number_is_no_look_at_the_weights():
     engine = engine_of(model, criterion=lambda o, y: F.cross_entropy(o, y) * float("nan"))
     predict(engine, model, support, query)
     assert "looks at the model's weights" not in engine.chosen.get("engine_note", "")
+
+
+def test_the_update_procedure_leaves_no_gradient_on_what_a_criterion_closes_over():
+    model, scale, weights, ((x, y), _) = mlp(), nn.Parameter(torch.ones(())), nn.Linear(2, 2), data()
+
+    def criterion(outputs, y):
+        return F.cross_entropy(scale * outputs, y) + weights.weight.square().sum()
+
+    found = engine_of(model, "loop", criterion).adapt(dict(model.named_parameters()), x[0], y[0], 2)
+    assert scale.grad is None
+    assert weights.weight.grad is None
+    alone = engine_of(model, "loop", F.cross_entropy).adapt(dict(model.named_parameters()), x[0], y[0], 2)
+    assert all(torch.allclose(found[name], alone[name], rtol=1e-12) for name in alone)
+
+
+def test_the_ends_of_a_graph_are_what_backward_adds_gradients_to():
+    model, (x, _), outside = mlp(), data()[0], nn.Parameter(torch.ones(3))
+    loss = model(x[0]).square().sum() * outside[0] + outside.sum()
+    loss.backward()
+    assert {id(t) for t in leaves_of(loss)} == {id(t) for t in (*model.parameters(), outside) if t.grad is not None}
+    assert len(leaves_of(loss)) == len(list(model.parameters())) + 1
+    assert leaves_of(outside) == [outside]
+
+
+def test_the_update_procedure_derives_a_model_that_enters_autograd_anew_whatever_a_criterion_closes_over():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.inner, self.head = nn.Linear(3, 4).double(), nn.Linear(4, 3).double()
+
+        def forward(self, x):
+            return self.head(checkpoint(lambda z: self.inner(z).tanh(), x.requires_grad_(), use_reentrant=True))
+
+    model, scale, ((x, y), _) = Checkpointed(), nn.Parameter(torch.ones(())), data()
+    parameters = dict(model.named_parameters())
+
+    def descent(leaves):
+        return torch.optim.SGD(leaves, lr=0.1)
+
+    settings = {"steps": 1, "optimizer": descent, "adapted": list(parameters)}
+    found = update_procedure(model, parameters, lambda o, t: F.cross_entropy(scale * o, t), x[0], y[0], **settings)
+    loss = F.cross_entropy(model.head(model.inner(x[0]).tanh()), y[0])
+    for (name, p), g in zip(parameters.items(), torch.autograd.grad(loss, list(parameters.values())), strict=True):
+        torch.testing.assert_close(found[name], p.detach() - 0.1 * g)
+    assert scale.grad is None

@@ -11,7 +11,7 @@ from torch import nn
 
 from ftml_bench.benchmarks import Sinusoids, arrivals
 from ftml_bench.models import SinusoidMLP
-from ftml_bench.strategies import FTML, FollowTheLeader
+from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 
 MOMENTUM = 0.1  # PyTorch's
 LR, UPDATES = 0.05, 3
@@ -150,3 +150,51 @@ def test_follow_the_leader_under_running_is_trained_on_mixed_minibatches(stream)
         i: (MOMENTUM * mean, (1 - MOMENTUM) + MOMENTUM * var * len(x) / (len(x) - 1)) for i, (mean, var) in seen.items()
     }
     torch.testing.assert_close(predictions(strategy, stream, 1), forward(own, test_x, statistics)[0])
+
+
+def untracked():
+    """A learner's model whose norm keeps no running statistics, and the same with a norm that does."""
+    models = []
+    for tracks in (False, True):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(6, track_running_stats=tracks)
+        models.append(nn.Sequential(nn.Linear(1, 6), norm, nn.Tanh(), nn.Linear(6, 1)))
+    return models
+
+
+@pytest.mark.parametrize(
+    ("cls", "rule"),
+    [
+        *((FTML, rule) for rule in ("support", "own_query", "running")),
+        *((FollowTheLeader, rule) for rule in ("support", "running")),
+        (FromScratch, "support"),
+        *((TrainOnEverything, rule) for rule in ("support", "running")),
+    ],
+)
+def test_a_norm_without_running_statistics_follows_the_rule(cls, rule, stream):
+    found = []
+    for size in (9, 2, 1):
+        for model in untracked():
+            strategy = cls(
+                model=model,
+                optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+                criterion=nn.MSELoss(),
+                batch_norm=rule,
+                steps=2,
+                train_mb_size=6,
+                eval_mb_size=size,
+                evaluator=EvaluationPlugin(),
+                **(META if cls is FTML else {}),
+            )
+            strategy.train(stream.train_stream[0], eval_streams=[])
+            # of a task that has arrived, and of one that has not
+            found.append(torch.cat([predictions(strategy, stream, t).flatten()[:9] for t in (0, 1)]))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[1])
+
+
+def test_a_norm_without_running_statistics_stays_so_under_transductive():
+    model, _ = untracked()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    FTML(model=model, optimizer=optimizer, batch_norm="transductive", evaluator=None)
+    assert model[1].running_mean is None

@@ -6,12 +6,13 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from avalanche.core import SupervisedPlugin
 
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.models import TaskBatchNorm
 from ftml_bench.protocol import evaluations, held_out
-from tests.strategies.learners import build, every_learner, losses, parameters
+from tests.strategies.learners import build, every_learner, losses, parameters, small_net
 
 # -- an evaluation changes nothing
 
@@ -51,6 +52,36 @@ def test_an_evaluation_leaves_optimiser_random_states_and_the_iteration_as_they_
     assert random.getstate() == states[1]
     assert (np.random.get_state()[1] == states[2]).all()
     assert (strategy.mbatch, strategy.mb_output, strategy.loss) == iteration
+
+
+@pytest.mark.parametrize("name", ["FTML", "FollowTheLeader", "FollowTheLeader adam"])
+def test_an_evaluation_leaves_no_gradient_in_what_a_criterion_closes_over(name, digits):
+    temperature = torch.nn.Parameter(torch.tensor(0.3))
+    criterion = lambda outputs, y: F.cross_entropy(outputs * temperature.exp(), y)  # noqa: E731
+    strategy = build(name, criterion=criterion)
+    for round in digits.train_stream[:2]:
+        strategy.train(round, eval_streams=[])
+    temperature.grad = torch.tensor(2.0)
+    strategy.eval(digits.test_stream)
+    assert float(temperature.grad) == 2
+
+
+@pytest.mark.parametrize("name", ["FollowTheLeader", "TrainOnEverything"])
+def test_an_evaluation_leaves_generators_of_the_model_as_they_were(name, digits):
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.generator = torch.Generator().manual_seed(3)
+
+        def forward(self, x):
+            return x + 0.01 * torch.randn(x.shape, generator=self.generator)
+
+    model = torch.nn.Sequential(small_net(), Noisy())
+    strategy = build(name, model=model)
+    strategy.train(digits.train_stream[0], eval_streams=[])
+    before = model[1].generator.get_state()
+    strategy.eval(digits.test_stream)
+    assert torch.equal(model[1].generator.get_state(), before)
 
 
 def test_an_error_inside_an_evaluation_leaves_the_strategy_in_training_order(digits):

@@ -1,12 +1,16 @@
 """FollowTheLeader: earlier rounds only, then fine-tuning."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+import torch.nn.functional as F
 from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 
 from ftml_bench.benchmarks import arrivals
 from ftml_bench.errors import UsageError
+from ftml_bench.models import batch_statistics
 from ftml_bench.protocol import evaluations
 from ftml_bench.strategies import FollowTheLeader
 from tests.strategies.learners import build, small_net
@@ -41,6 +45,39 @@ def test_follow_the_leader_fine_tunes_by_cut_gradients(digits):
     copy = strategy.model_for(digits.test_stream[0])
     moved = max(float((a - b).abs().max()) for a, b in zip(copy.parameters(), model.parameters(), strict=True))
     assert moved == pytest.approx(3 * 0.5 * 0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(("fine_tuning", "optimizer"), [("gd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_follow_the_leader_fine_tunes_by_a_criterion_that_looks_at_the_weights(fine_tuning, optimizer, digits):
+    model, lr = small_net(), 1e-3
+
+    def penalised(own):
+        return lambda outputs, y: F.cross_entropy(outputs, y) + sum(p.square().sum() for p in own.parameters())
+
+    strategy = FollowTheLeader(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        criterion=penalised(model),
+        fine_tuning=fine_tuning,
+        inner_lr=lr,
+        update_steps=3,
+        evaluator=EvaluationPlugin(),
+    )
+    strategy.train(digits.train_stream[0], eval_streams=[])
+    model.eval()
+    model.zero_grad()
+    found = strategy.model_for(digits.test_stream[0])
+
+    by_hand, (x, y) = deepcopy(model), digits.train_stream[0].stacked.take(torch.arange(40))
+    loss, steps = penalised(by_hand), optimizer(by_hand.parameters(), lr=lr)
+    for _ in range(3):
+        steps.zero_grad()
+        with batch_statistics():
+            loss(by_hand(x.float() / 255), y).backward()
+        steps.step()
+    for own, expected in zip(found.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in model.parameters())
 
 
 class Steps(SupervisedPlugin):

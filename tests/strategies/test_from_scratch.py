@@ -1,10 +1,15 @@
 """FromScratch: every round anew, from its own data alone."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 from avalanche.core import SupervisedPlugin
+from torch import nn
 
+from ftml_bench.benchmarks import arrivals
 from ftml_bench.protocol import evaluations
-from tests.strategies.learners import build, parameters
+from ftml_bench.strategies import FromScratch
+from tests.strategies.learners import build, parameters, small_net
 
 
 def test_from_scratch_starts_every_round_anew_and_trains_on_through_its_arrivals(digits):
@@ -62,3 +67,66 @@ def test_from_scratch_may_draw_its_first_parameters_anew(digits):
             assert not torch.equal(of_second, of_third)
     for one, again in zip(*found, strict=True):
         assert all(map(torch.equal, one, again))
+
+
+class Scaled(nn.Module):
+    """A loss with a trained temperature and a buffer that counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.3))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, outputs, y):
+        self.calls += 1
+        return F.cross_entropy(outputs * self.scale.exp(), y)
+
+
+@pytest.mark.parametrize("first", ["same", "shuffled"])
+def test_from_scratch_starts_a_criterion_anew_too(first, digits):
+    model, criterion = small_net(), Scaled()
+    optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.5)
+    strategy = FromScratch(
+        model=model, optimizer=optimizer, criterion=criterion, first_parameters=first, steps=2, evaluator=None
+    )
+    starts = []
+
+    class Starts(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            starts.append((float(criterion.scale), int(criterion.calls)))
+
+    strategy.plugins.insert(0, Starts())
+    for round in digits.train_stream:
+        for arrival in arrivals(round, 20):
+            strategy.train(arrival, eval_streams=[])
+    assert starts[::2] == [(float(torch.tensor(0.3)), 0)] * 3
+    assert all(scale != starts[0][0] and calls == 2 for scale, calls in starts[1::2])
+
+
+def test_from_scratch_resumed_knows_the_first_values_of_a_criterion(digits):
+    def built():
+        model, criterion = small_net(), Scaled()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        return FromScratch(model=model, optimizer=optimizer, criterion=criterion, steps=2, evaluator=None)
+
+    strategy, resumed = built(), built()
+    with torch.no_grad():
+        resumed._criterion.scale.fill_(7)
+    strategy.train(digits.train_stream[0], eval_streams=[])
+    resumed.load_state_dict(strategy.state_dict(), digits.train_stream[:1])
+    resumed.train(digits.train_stream[1], eval_streams=[])
+    assert float(resumed._criterion.scale) == float(torch.tensor(0.3))
+
+
+def test_from_scratch_leaves_a_model_that_its_criterion_holds_to_itself(digits):
+    class Penalised(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, outputs, y):
+            return F.cross_entropy(outputs, y) + 1e-3 * sum(p.square().sum() for p in self.model.parameters())
+
+    model = small_net()
+    with_penalty = build("FromScratch", model=model, criterion=Penalised(model))
+    assert not with_penalty.state_dict()["first_criterion"]
