@@ -40,7 +40,7 @@ from ftml_bench.seeding import generator
 class TaskBuffer(ExemplarsBuffer):
     """A buffer of everything, filed by round; used as Avalanche's own buffers (`.buffer`, `.update(strategy)`).
 
-    :param device: where drawn batches go; bytes become floats there.
+    :param device: where drawn batches go; bytes of streams of stacked tensors become floats there.
     :param folder: keep the inputs of streams of stacked tensors in a file in this folder instead of in memory (see
         `ftml_bench.buffer.storage.FileStorage`). Draws are the same.
     :param rule: what is kept of earlier rounds when a round begins; None: everything.
@@ -270,7 +270,9 @@ class TaskBuffer(ExemplarsBuffer):
             (part[:, :n_support].contiguous(), part[:, n_support:].contiguous()) for part in (x, y)
         )
         labels = self._labels(chosen).unflatten(0, (len(rounds), -1))[:, n_support:]
-        return (as_input(support_x), support_y), (as_input(query_x), query_y), labels
+        if self._are_stored(chosen):
+            support_x, query_x = as_input(support_x), as_input(query_x)
+        return (support_x, support_y), (query_x, query_y), labels
 
     def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
         """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
@@ -318,17 +320,44 @@ class TaskBuffer(ExemplarsBuffer):
     def _batch(self, chosen: list[tuple[int, Tensor]], *, train: bool = True) -> Batch:
         """The points at the given rows of the given rounds, one after the other, as inputs."""
         x, y = self._take(chosen, train=train)
-        return as_input(x), y
+        return as_input(x) if self._are_stored(chosen) else x, y
+
+    def _are_stored(self, chosen: list[tuple[int, Tensor]]) -> bool:
+        """Whether all of them are stacked tensors, whose bytes become floats; other data come as their dataset says."""
+        return all(self.rounds[number].numbers is not None for number, _ in chosen)
 
     def _take(self, chosen: list[tuple[int, Tensor]], *, train: bool) -> Batch:
-        """The same as they are stored, on the device."""
+        """The same as they are stored, or as their datasets give them, on the device.
+
+        :raises UsageError: if points of several shapes or types come together.
+        """
         of_rounds = [(self.rounds[number], rows) for number, rows in chosen]
         numbers = [round.numbers[rows] for round, rows in of_rounds if round.numbers is not None]
         if len(numbers) == len(of_rounds):
             return self._storage.take(torch.cat(numbers))
         pieces = [round.read(rows, train=train) for round, rows in of_rounds]
+        refuse_unlike(chosen, pieces)
         x, y = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
         return x.to(self.device), y.to(self.device)
+
+
+def refuse_unlike(chosen: list[tuple[int, Tensor]], pieces: list[Batch]) -> None:
+    """
+    :raises UsageError: if inputs or targets of the chosen rounds differ in shape, inputs in type, or targets are here
+        classes and there numbers.
+    """
+    first = chosen[0][0]
+    for part, name in enumerate(("inputs", "targets")):
+        of_first = pieces[0][part]
+        for (number, _), piece in zip(chosen, pieces, strict=True):
+            other = piece[part]
+            keeps_values = name == "targets" and other.is_floating_point() == of_first.is_floating_point()
+            if other.shape[1:] != of_first.shape[1:] or (other.dtype != of_first.dtype and not keeps_values):
+                kinds = [f"{tuple(t.shape[1:])} of type {t.dtype}" for t in (of_first, other)]
+                raise UsageError(
+                    f"{name} of round {first + 1} have the shape {kinds[0]}, of round {number + 1} {kinds[1]}: "
+                    f"expected one shape and type for rounds that are drawn together"
+                )
 
 
 # A permutation of more points than this is not made for a few of them.
