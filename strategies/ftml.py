@@ -82,8 +82,16 @@ class FTML(MetaLearner):
 
     def _split(self, tasks: list[int], support_size: int | None) -> list[Tensor]:
         """A minibatch of support and query sets of the tasks."""
-        how = {"class_balanced": self.class_balanced, "permute_labels": self.permute_labels}
-        return self._minibatch(*self.buffer.labelled_split(tasks, support_size, self.query_size, self.rng, **how))
+        split = self.buffer.labelled_split(
+            tasks,
+            support_size,
+            self.query_size,
+            self.rng,
+            class_balanced=self.class_balanced,
+            permute_labels=self.permute_labels,
+            ignore_index=getattr(self._criterion, "ignore_index", -100),
+        )
+        return self._minibatch(*split)
 
     def _weights(self, rounds: list[int]) -> Tensor:
         return weights_of(rounds, list(self.buffer.rounds), self.task_sampler)
@@ -96,6 +104,19 @@ class FTML(MetaLearner):
         if not self.is_training:
             return super().forward()
         return self._adapted_outputs(self.rule_for(self.mbatch[2].shape[1]))
+
+    def criterion(self) -> Tensor:
+        """The loss of the minibatch.
+
+        :raises UsageError: if classes were renamed of targets that are several answers a point, as in multi-hot ones.
+        """
+        shape = self.mb_y.shape
+        if self.is_training and self.permute_labels and shape[1:].numel() > 1 and self.mb_output.shape == shape:
+            raise UsageError(
+                f"permute_labels renames classes: targets of shape {tuple(shape)} for outputs of this shape are no "
+                f"class indices"
+            )
+        return super().criterion()
 
     def _step_cost(self) -> tuple[int, int]:
         query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]

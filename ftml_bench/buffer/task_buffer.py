@@ -30,6 +30,7 @@ from ftml_bench.benchmarks.experiences import (
     whole_of,
 )
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
+from ftml_bench.buffer.renaming import renamed, renaming
 from ftml_bench.buffer.round import Batch, Labels, Round
 from ftml_bench.buffer.rules import Rule
 from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
@@ -214,6 +215,7 @@ class TaskBuffer(ExemplarsBuffer):
         *,
         class_balanced: bool = False,
         permute_labels: bool = False,
+        ignore_index: int = -100,
     ) -> tuple[Batch, Batch]:
         """Support and query sets of a meta-batch, disjoint within every task: (T, S, ...) and (T, Q, ...).
 
@@ -224,11 +226,19 @@ class TaskBuffer(ExemplarsBuffer):
         :param class_balanced: a draw holds the classes of its round equally often (of those with points enough).
         :param permute_labels: in each draw of a round its classes are renamed among themselves at random, in the
             support and the query set alike, so that no class can be told from what it was called before.
-        :raises UsageError: with either of these, for regression.
+        :param ignore_index: a target that is no class and keeps its name.
+        :raises UsageError: with either of these, for targets that are no classes (regression, soft labels, numbers
+            below 0), and where points have several to balance.
         :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
         """
         return self.labelled_split(
-            rounds, support, query, rng, class_balanced=class_balanced, permute_labels=permute_labels
+            rounds,
+            support,
+            query,
+            rng,
+            class_balanced=class_balanced,
+            permute_labels=permute_labels,
+            ignore_index=ignore_index,
         )[:2]
 
     def labelled_split(
@@ -240,6 +250,7 @@ class TaskBuffer(ExemplarsBuffer):
         *,
         class_balanced: bool = False,
         permute_labels: bool = False,
+        ignore_index: int = -100,
     ) -> tuple[Batch, Batch, Tensor]:
         """As `split`, and the task labels of the query points, (T, Q) int64."""
         chosen, renamings, n_support = [], [], 0
@@ -249,7 +260,7 @@ class TaskBuffer(ExemplarsBuffer):
                 first = second = torch.arange(n)
             else:
                 round = self.rounds[number]
-                order = balanced_order(round.classes, rng) if class_balanced else torch.randperm(n, generator=rng)
+                order = balanced_order(round.class_of_each, rng) if class_balanced else torch.randperm(n, generator=rng)
                 if n >= support + query:
                     first, second = order[:support], order[support : support + query]
                 else:
@@ -257,7 +268,7 @@ class TaskBuffer(ExemplarsBuffer):
                     first = order[torch.arange(support) % half]
                     second = order[half + torch.arange(query) % (n - half)]
             if permute_labels:
-                renamings.append(_renaming(self.rounds[number].classes.unique(), rng))
+                renamings.append(renaming(self.rounds[number].classes.unique(), ignore_index, rng))
             chosen.append((number, torch.cat([first, second])))
             n_support = len(first)
         sizes = sorted({len(self.rounds[number]) for number in rounds})
@@ -265,7 +276,7 @@ class TaskBuffer(ExemplarsBuffer):
             raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
         x, y = (part.unflatten(0, (len(rounds), -1)) for part in self._take(chosen, train=True))
         for task, (old, new) in enumerate(renamings):
-            y[task] = new.to(y.device)[torch.searchsorted(old.to(y.device), y[task])]
+            y[task] = renamed(y[task], old.to(y.device), new.to(y.device))
         (support_x, query_x), (support_y, query_y) = (
             (part[:, :n_support].contiguous(), part[:, n_support:].contiguous()) for part in (x, y)
         )
@@ -373,8 +384,3 @@ def _some(n: int, size: int, rng: Generator) -> Tensor:
         rows = torch.randint(n, (2 * size,), generator=rng).unique()
         return rows[torch.randperm(len(rows), generator=rng)[:size]]
     return torch.randperm(n, generator=rng)[:size]
-
-
-def _renaming(classes: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """`classes` (sorted), and what each of them is called after a random renaming among themselves."""
-    return classes, classes[torch.randperm(len(classes), generator=rng)]
