@@ -56,6 +56,18 @@ class LearnedRates(FTML):
         return torch.empty_like(weight)
 
     @property
+    def inner_lr(self) -> float:
+        """What the rates start from."""
+        return self.engine.inner_lr
+
+    @inner_lr.setter
+    def inner_lr(self, value: float) -> None:
+        raise UsageError(
+            f"inner_lr={value}: the rates of {type(self).__name__} are learned and only start from inner_lr: set the "
+            f"model's parameters {PREFIX}..."
+        )
+
+    @property
     def rule(self) -> InnerRule:
         """The rates as they are now."""
         return InnerRule([{n: self.model.get_parameter(place) for n, place in of.items()} for of in self._places])
