@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -66,6 +67,20 @@ class FTML(MetaLearner):
         # One point cannot be both support and query.
         smallest = 1 if self.support_size is None else 2
         return [number for number, r in self.buffer.rounds.items() if len(r) >= smallest]
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `MetaLearner.make_train_dataloader`; says once that a round is too small to be trained on."""
+        n = len(self.buffer.rounds[self.current_round])
+        is_whole = getattr(self.experience, "is_last_subexp", True)
+        if is_whole and n < 2 and self.current_round not in self._rounds() and "a small round" not in self._warned_of:
+            self._warned_of.add("a small round")
+            warnings.warn(
+                f"round {self.current_round + 1} has {n} {'point' if n else 'points'}: {type(self).__name__} trains on "
+                f"rounds of at least two, one for the support and one for the query set, and leaves it out, as others "
+                f"like it",
+                stacklevel=2,
+            )
+        super().make_train_dataloader(**kwargs)
 
     def _draw(self) -> list[Tensor]:
         """A meta-batch: tasks k ~ ν_t, and of each D_k^tr and D_k^val (Algorithm 2, lines 4 and 5)."""
