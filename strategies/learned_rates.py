@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ftml_bench.adaptation import InnerRule, adapted_names
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.evaluation import grows
+from ftml_bench.strategies.avalanche.unfit import refuse_compiled
 from ftml_bench.strategies.ftml import FTML
 
 PREFIX = "inner_rate_"
@@ -24,6 +25,7 @@ class LearnedRates(FTML):
 
     def __init__(self, **learner) -> None:
         super().__init__(**learner)
+        refuse_compiled(self)
         if grows(self.model):
             raise UsageError(
                 f"{type(self).__name__} takes no model that can grow, whose new weights would have no rate: expected a "

@@ -38,6 +38,16 @@ from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 
 
+class _Numbers(WeakKeyDictionary[DatasetExperience, int]):
+    """The numbers of the rounds of experiences, which the streams keep alive."""
+
+    def __reduce__(self):
+        raise UsageError(
+            "a strategy of ftml_bench cannot be pickled, whose rounds are known by their stream: expected "
+            "ftml_bench.saving.save and load"
+        )
+
+
 class TaskBuffer(ExemplarsBuffer):
     """A buffer of everything, filed by round; used as Avalanche's own buffers (`.buffer`, `.update(strategy)`).
 
@@ -60,7 +70,7 @@ class TaskBuffer(ExemplarsBuffer):
         self.rule, self._seed = rule, seed
         self.device = torch.device(device)
         self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
-        self._objects: WeakKeyDictionary[DatasetExperience, int] = WeakKeyDictionary()
+        self._objects = _Numbers()
         self._identities: dict[Hashable, int] = {}
         self.in_a_file = folder is not None
         self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
@@ -168,7 +178,7 @@ class TaskBuffer(ExemplarsBuffer):
         :param experiences: those that had been added, in order.
         :raises UsageError: if these are other data than those that the state was saved with.
         """
-        self.rounds, self._objects, self._identities = {}, WeakKeyDictionary(), {}
+        self.rounds, self._objects, self._identities = {}, _Numbers(), {}
         for experience in experiences:
             self.add(experience)
         found = self.state_dict()["rounds"]
