@@ -25,10 +25,9 @@ def spreads(criterion: Criterion, outputs: Tensor, targets: Tensor) -> bool | No
     """
     if type(criterion) in ELEMENTWISE:
         return True
-    try:
-        torch.broadcast_shapes(outputs.shape, targets.shape)
-    except RuntimeError:
-        return False
+    sizes = zip(reversed(outputs.shape), reversed(targets.shape), strict=False)
+    if any(one != other and 1 not in (one, other) for one, other in sizes):
+        return False  # they do not broadcast
     if any(bool((part == part[:1]).all()) for part in (outputs, targets)):
         return None
     with torch.no_grad(), preserved_random_state(outputs.device), warnings.catch_warnings():
