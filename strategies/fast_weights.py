@@ -15,6 +15,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.avalanche.evaluation import grows
+from ftml_bench.strategies.avalanche.unfit import refuse_compiled
 from ftml_bench.strategies.meta_learner import MetaLearner, MetaLearnerKeywords
 
 PREFIX = "fast_weight_"
@@ -32,6 +33,7 @@ class FastWeights(MetaLearner):
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
         super().__init__(**learner)
+        refuse_compiled(self)
         if is_multi_task_module(self.model) or grows(self.model):
             what = "takes task labels" if is_multi_task_module(self.model) else "grows"
             raise UsageError(f"{type(self).__name__} knows no tasks: expected a model other than one that {what}")

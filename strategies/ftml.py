@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -67,6 +68,20 @@ class FTML(MetaLearner):
         smallest = 1 if self.support_size is None else 2
         return [number for number, r in self.buffer.rounds.items() if len(r) >= smallest]
 
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `MetaLearner.make_train_dataloader`; says once that a round is too small to be trained on."""
+        n = len(self.buffer.rounds[self.current_round])
+        is_whole = getattr(self.experience, "is_last_subexp", True)
+        if is_whole and n < 2 and self.current_round not in self._rounds() and "a small round" not in self._warned_of:
+            self._warned_of.add("a small round")
+            warnings.warn(
+                f"round {self.current_round + 1} has {n} {'point' if n else 'points'}: {type(self).__name__} trains on "
+                f"rounds of at least two, one for the support and one for the query set, and leaves it out, as others "
+                f"like it",
+                stacklevel=2,
+            )
+        super().make_train_dataloader(**kwargs)
+
     def _draw(self) -> list[Tensor]:
         """A meta-batch: tasks k ~ ν_t, and of each D_k^tr and D_k^val (Algorithm 2, lines 4 and 5)."""
         if self.execution.draws_on_device:
@@ -82,8 +97,16 @@ class FTML(MetaLearner):
 
     def _split(self, tasks: list[int], support_size: int | None) -> list[Tensor]:
         """A minibatch of support and query sets of the tasks."""
-        how = {"class_balanced": self.class_balanced, "permute_labels": self.permute_labels}
-        return self._minibatch(*self.buffer.labelled_split(tasks, support_size, self.query_size, self.rng, **how))
+        split = self.buffer.labelled_split(
+            tasks,
+            support_size,
+            self.query_size,
+            self.rng,
+            class_balanced=self.class_balanced,
+            permute_labels=self.permute_labels,
+            ignore_index=getattr(self._criterion, "ignore_index", -100),
+        )
+        return self._minibatch(*split)
 
     def _weights(self, rounds: list[int]) -> Tensor:
         return weights_of(rounds, list(self.buffer.rounds), self.task_sampler)
@@ -96,6 +119,19 @@ class FTML(MetaLearner):
         if not self.is_training:
             return super().forward()
         return self._adapted_outputs(self.rule_for(self.mbatch[2].shape[1]))
+
+    def criterion(self) -> Tensor:
+        """The loss of the minibatch.
+
+        :raises UsageError: if classes were renamed of targets that are several answers a point, as in multi-hot ones.
+        """
+        shape = self.mb_y.shape
+        if self.is_training and self.permute_labels and shape[1:].numel() > 1 and self.mb_output.shape == shape:
+            raise UsageError(
+                f"permute_labels renames classes: targets of shape {tuple(shape)} for outputs of this shape are no "
+                f"class indices"
+            )
+        return super().criterion()
 
     def _step_cost(self) -> tuple[int, int]:
         query, support = len(self.mbatch[0]), self.mbatch[2].shape[0] * self.mbatch[2].shape[1]

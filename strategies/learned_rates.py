@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ftml_bench.adaptation import InnerRule, adapted_names
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.evaluation import grows
+from ftml_bench.strategies.avalanche.unfit import refuse_compiled
 from ftml_bench.strategies.ftml import FTML
 
 PREFIX = "inner_rate_"
@@ -24,6 +25,7 @@ class LearnedRates(FTML):
 
     def __init__(self, **learner) -> None:
         super().__init__(**learner)
+        refuse_compiled(self)
         if grows(self.model):
             raise UsageError(
                 f"{type(self).__name__} takes no model that can grow, whose new weights would have no rate: expected a "
@@ -54,6 +56,18 @@ class LearnedRates(FTML):
     def _rate_like(self, weight: Tensor) -> Tensor:
         """An empty tensor for the rate of a weight: of its shape, or one number."""
         return torch.empty_like(weight)
+
+    @property
+    def inner_lr(self) -> float:
+        """What the rates start from."""
+        return self.engine.inner_lr
+
+    @inner_lr.setter
+    def inner_lr(self, value: float) -> None:
+        raise UsageError(
+            f"inner_lr={value}: the rates of {type(self).__name__} are learned and only start from inner_lr: set the "
+            f"model's parameters {PREFIX}..."
+        )
 
     @property
     def rule(self) -> InnerRule:

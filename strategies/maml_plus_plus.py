@@ -23,7 +23,8 @@ class MAMLPlusPlus(LearnedRates):
 
     :param multi_loss_steps: N, training steps of the whole stream until the loss of the last step prevails; None: it
         alone counts from the start.
-    :param first_order_steps: training steps of the whole stream in first order, before second order; None: none.
+    :param first_order_steps: training steps of the whole stream in first order, before second order,
+        whatever `second_order` is set to later; None: none.
     """
 
     def __init__(self, *, multi_loss_steps: int | None = None, first_order_steps: int | None = None, **learner) -> None:
@@ -43,11 +44,11 @@ class MAMLPlusPlus(LearnedRates):
         return weight.new_empty(())
 
     def _before_training_iteration(self, **kwargs) -> None:
-        # the clock decides, so that a resumed run is where it was
-        anneals = self.clock.train_iterations < (self.first_order_steps or 0)
-        second_order = self.engine_settings["second_order"] and not anneals
-        if self.engine.second_order != second_order:
-            self.engine.second_order = second_order
+        if self.first_order_steps is not None:  # the clock decides, so that a resumed run is where it was
+            anneals = self.clock.train_iterations < self.first_order_steps
+            second_order = self.engine_settings["second_order"] and not anneals
+            if self.engine.second_order != second_order:
+                self.engine.second_order = second_order
         super()._before_training_iteration(**kwargs)
 
     def forward(self) -> Tensor:

@@ -61,6 +61,18 @@ class MetaLearnerKeywords(LearnerKeywords, total=False):
     batch_norm: Annotated[Literal["support", "transductive", "own_query", "running"], "support"]
 
 
+def _of_engine(name: str) -> Any:
+    """A setting of the inner loop: the engine's, as it is now. It may be set at any time."""
+
+    def get(learner: MetaLearner) -> Any:
+        return learner._engine.settings[name]
+
+    def put(learner: MetaLearner, value: Any) -> None:
+        setattr(learner.engine, name, value)
+
+    return property(get, put)
+
+
 class MetaLearner(Learner):
     """A learner whose forward pass in training is "adapt to the support set, then predict the query set".
 
@@ -71,6 +83,13 @@ class MetaLearner(Learner):
     """
 
     BATCH_NORM_RULES = ("support", "transductive", "own_query", "running")
+
+    inner_lr = _of_engine("inner_lr")
+    inner_steps = _of_engine("inner_steps")
+    second_order = _of_engine("second_order")
+    adapted = _of_engine("adapted")
+    inner_clip = _of_engine("inner_clip")
+    memory = _of_engine("memory")
 
     def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
         given = with_defaults(MetaLearnerKeywords, learner)
@@ -83,15 +102,14 @@ class MetaLearner(Learner):
         self.update_steps = settings["inner_steps"] if update_steps is None else update_steps
         if not isinstance(settings["adapted"], str):
             settings["adapted"] = list(settings["adapted"])
-        self.adapted = settings["adapted"]
         if is_multi_task_module(self.model):
-            settings["engine"] = self._engine_for_task_labels(settings["engine"], self.adapted)
-        self.engine_settings: dict[str, Any] = {
+            settings["engine"] = self._engine_for_task_labels(settings["engine"], settings["adapted"])
+        self.engine_settings: dict[str, Any] = {  # as asked for; what was set since is known to the engine
             "name": settings.pop("engine"),
             **settings,
             "batch_norm": "support" if self.batch_norm == "support" else "transductive",
         }
-        self._engine = self._engine_of(self.model)
+        self._engine = make_engine(model=self.model, criterion=self._criterion, **self.engine_settings)
         self._ignores: bool | None = None  # see `mean_over_tasks`; found out at each arrival
         self._updates_in_one_pass = self.device.type == "cuda"
         self.execution = Execution(self, self._draws_on_the_device())
@@ -132,13 +150,17 @@ class MetaLearner(Learner):
             raise UsageError(f"adapted='last_layer': {kind} has a last layer for every task: give names of parameters")
         return "loop"
 
-    def _engine_of(self, model: nn.Module) -> Engine:
-        return make_engine(model=model, criterion=self._criterion, **self.engine_settings)
+    @property
+    def _settings_of_now(self) -> dict[str, Any]:
+        """What an engine as the present one is made of."""
+        return {**self.engine_settings, **self._engine.settings}
 
     @property
     def _engine_of_now(self) -> Engine:
         """The engine for an update procedure: a model that grows may have grown for this evaluation."""
-        return self._engine_of(self.model) if grows(self.model) else self.engine
+        if not grows(self.model):
+            return self.engine
+        return make_engine(model=self.model, criterion=self._criterion, **self._settings_of_now)
 
     # -- the minibatch
 
@@ -250,7 +272,7 @@ class MetaLearner(Learner):
         """See `Recordable`."""
         shapes = tuple((name, p.shape, p.requires_grad) for name, p in self.model.named_parameters())
         numbers, _ = fixed_by(self.model, self._criterion)
-        return type(self), self.engine.name, repr(self.engine_settings), shapes, numbers, self.device
+        return type(self), self.engine.name, repr(self._settings_of_now), shapes, numbers, self.device
 
     @property
     def takes_steps_together(self) -> bool:
@@ -334,12 +356,18 @@ class MetaLearner(Learner):
     # -- what is saved
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Learner.state_dict`, with the state of the draws on a GPU."""
+        """As `Learner.state_dict`, with settings of the inner loop set since, and the state of the draws on a GPU."""
         state, draws = super().state_dict(), self.execution.draws
+        asked_for = self.engine_settings
+        changed = {n: v for n, v in self._engine.settings.items() if n not in asked_for or v != asked_for[n]}
+        if changed:
+            state["inner_loop"] = changed
         return state if draws is None else {**state, "device_rng": draws.rng.get_state()}
 
     def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
         """As `Learner.load_state_dict`."""
         super().load_state_dict(state, experiences)
+        for name, value in state.get("inner_loop", {}).items():
+            setattr(self.engine, name, value)
         if self.execution.draws is not None and "device_rng" in state:
             self.execution.draws.rng.set_state(state["device_rng"].cpu())

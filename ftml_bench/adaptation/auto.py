@@ -68,6 +68,11 @@ class TriedEngine:
             self._build(self._model)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """See `Engine.settings`."""
+        return dict(self._settings)
+
+    @property
     def criterion(self) -> Criterion:
         """The loss of both loops; it may be exchanged."""
         return self._criterion

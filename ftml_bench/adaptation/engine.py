@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,11 @@ class Engine(Protocol):
     criterion: Criterion
     graphs: Graphs
     takes_each: bool  # whether there are `choose_memory` and `predict_each`
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of `InnerLoop` that it was made with or that were set since, by name."""
+        ...
 
     @property
     def built(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def leaves_of(value: Tensor) -> list[Tensor]:
-    """The tensors whose `.grad` a `value.backward()` would add to; what a checkpoint computes anew is not looked into."""
+    """The tensors whose `.grad` a `value.backward()` would add to; not what a checkpoint computes anew."""
     if value.grad_fn is None:
         return [value] if value.requires_grad else []
     found = []

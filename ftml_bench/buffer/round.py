@@ -13,8 +13,10 @@ from ftml_bench.benchmarks.experiences import batch_of, dataset_key
 from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.buffer.storage import FileStorage, Storage
 from ftml_bench.errors import UsageError
+from ftml_bench.random_state import preserved_random_state
 
 Batch = tuple[Tensor, Tensor]
+READ_AT_ONCE = 64  # points of a dataset, where only their targets are kept
 Labels = tuple[int | None, ...]  # task labels; None: that of data of which nothing says it
 
 
@@ -31,6 +33,7 @@ class Round:
         self._pieces: set[Hashable] = set()  # the arrivals that it came in, where they are datasets
 
         self.arrived = 0  # points so far, whatever is kept of them
+        self._targets: list[Tensor] = []  # of its first points in a dataset, as far as they were read
         self.keys: Tensor | None = None  # (N,), in [0, 1): by which a rule chooses; drawn when the round has ended
 
     def __len__(self) -> int:
@@ -69,18 +72,37 @@ class Round:
 
     @property
     def classes(self) -> Tensor:
-        """The class of every point, (N,) int64.
+        """The classes of every point as they are trained on, (N,) int64; (N, ...) where a point has one a token.
 
-        :raises UsageError: if the round has no classes (regression).
+        Those of a dataset are read once, each with its point: what it says of itself is not what a transform of
+        targets makes.
+
+        :raises UsageError: if the round has no classes (regression, soft labels).
         """
         if self.numbers is not None:
-            classes = self._storage.labels(self.numbers)
-            if not classes.is_floating_point():
-                return classes.cpu()
-        targets = getattr(self.dataset, "targets", None)
-        if targets is None:
+            classes = self._storage.labels(self.numbers).cpu()
+        else:
+            with preserved_random_state(torch.device("cpu")):  # of training transforms
+                for start in range(len(self._targets), len(self), READ_AT_ONCE):
+                    self._targets += self.read(torch.arange(start, min(start + READ_AT_ONCE, len(self))), train=True)[1]
+            classes = torch.stack(self._targets)
+        if classes.is_floating_point():
             raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
-        return torch.as_tensor(list(targets))
+        return classes
+
+    @property
+    def class_of_each(self) -> Tensor:
+        """As `classes`, (N,) int64.
+
+        :raises UsageError: if points have several, or none.
+        """
+        classes = self.classes
+        if classes.dim() != 1:
+            raise UsageError(
+                f"class_balanced and ShareOfClasses need one class a point: a target of this round has the shape "
+                f"{tuple(classes.shape[1:])}"
+            )
+        return classes
 
     def has_target(self, value: int) -> bool:
         """Whether any of its points, which are stacked, has this class."""
@@ -118,6 +140,7 @@ class Round:
             self.numbers = self.numbers[rows]
         if self._dataset is not None:
             self._dataset = self._dataset.subset(rows.tolist())
+            self._targets = [self._targets[row] for row in rows.tolist() if row < len(self._targets)]
         if self.keys is not None:
             self.keys = self.keys[rows]
 

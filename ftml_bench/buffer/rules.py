@@ -102,9 +102,9 @@ class ShareOfClasses:
     def keep(self, rounds: Mapping[int, Round], seed: int) -> dict[int, Tensor]:
         """See `Rule.keep`.
 
-        :raises UsageError: if points have no classes.
+        :raises UsageError: if points have no classes, or several.
         """
-        of_points = torch.cat([r.classes for r in rounds.values()])
+        of_points = torch.cat([r.class_of_each for r in rounds.values()])
         classes, places = of_points.unique(return_inverse=True)
         share, more = divmod(self.points, len(classes))
         return _smallest(_keys(rounds, seed), places, [share + (i < more) for i in range(len(classes))])

@@ -91,10 +91,11 @@ class SharedStorage:
 
     def append(self, data: StackedDataset) -> Tensor:
         """See `Storage.append`."""
-        if id(data.x) not in self._known:
-            self._known[id(data.x)] = len(self._bases), data.x
+        base, known = self._known.get(id(data.x), (0, None))
+        if known is not data.x:  # in a deep copy the ids are still those of the original's tensors
+            base = len(self._bases)
+            self._known[id(data.x)] = base, data.x
             self._bases.append(data.x.to(self._device))
-        base, _ = self._known[id(data.x)]
         start = len(self._y)
         self._y.append(data.y)
         self._row.append(data.rows)

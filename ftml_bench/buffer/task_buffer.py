@@ -30,6 +30,7 @@ from ftml_bench.benchmarks.experiences import (
     whole_of,
 )
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
+from ftml_bench.buffer.renaming import renamed, renaming
 from ftml_bench.buffer.round import Batch, Labels, Round
 from ftml_bench.buffer.rules import Rule
 from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
@@ -37,10 +38,20 @@ from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 
 
+class _Numbers(WeakKeyDictionary[DatasetExperience, int]):
+    """The numbers of the rounds of experiences, which the streams keep alive."""
+
+    def __reduce__(self):
+        raise UsageError(
+            "a strategy of ftml_bench cannot be pickled, whose rounds are known by their stream: expected "
+            "ftml_bench.saving.save and load"
+        )
+
+
 class TaskBuffer(ExemplarsBuffer):
     """A buffer of everything, filed by round; used as Avalanche's own buffers (`.buffer`, `.update(strategy)`).
 
-    :param device: where drawn batches go; bytes become floats there.
+    :param device: where drawn batches go; bytes of streams of stacked tensors become floats there.
     :param folder: keep the inputs of streams of stacked tensors in a file in this folder instead of in memory (see
         `ftml_bench.buffer.storage.FileStorage`). Draws are the same.
     :param rule: what is kept of earlier rounds when a round begins; None: everything.
@@ -59,7 +70,7 @@ class TaskBuffer(ExemplarsBuffer):
         self.rule, self._seed = rule, seed
         self.device = torch.device(device)
         self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
-        self._objects: WeakKeyDictionary[DatasetExperience, int] = WeakKeyDictionary()
+        self._objects = _Numbers()
         self._identities: dict[Hashable, int] = {}
         self.in_a_file = folder is not None
         self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
@@ -167,7 +178,7 @@ class TaskBuffer(ExemplarsBuffer):
         :param experiences: those that had been added, in order.
         :raises UsageError: if these are other data than those that the state was saved with.
         """
-        self.rounds, self._objects, self._identities = {}, WeakKeyDictionary(), {}
+        self.rounds, self._objects, self._identities = {}, _Numbers(), {}
         for experience in experiences:
             self.add(experience)
         found = self.state_dict()["rounds"]
@@ -214,6 +225,7 @@ class TaskBuffer(ExemplarsBuffer):
         *,
         class_balanced: bool = False,
         permute_labels: bool = False,
+        ignore_index: int = -100,
     ) -> tuple[Batch, Batch]:
         """Support and query sets of a meta-batch, disjoint within every task: (T, S, ...) and (T, Q, ...).
 
@@ -224,11 +236,19 @@ class TaskBuffer(ExemplarsBuffer):
         :param class_balanced: a draw holds the classes of its round equally often (of those with points enough).
         :param permute_labels: in each draw of a round its classes are renamed among themselves at random, in the
             support and the query set alike, so that no class can be told from what it was called before.
-        :raises UsageError: with either of these, for regression.
+        :param ignore_index: a target that is no class and keeps its name.
+        :raises UsageError: with either of these, for targets that are no classes (regression, soft labels, numbers
+            below 0), and where points have several to balance.
         :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
         """
         return self.labelled_split(
-            rounds, support, query, rng, class_balanced=class_balanced, permute_labels=permute_labels
+            rounds,
+            support,
+            query,
+            rng,
+            class_balanced=class_balanced,
+            permute_labels=permute_labels,
+            ignore_index=ignore_index,
         )[:2]
 
     def labelled_split(
@@ -240,6 +260,7 @@ class TaskBuffer(ExemplarsBuffer):
         *,
         class_balanced: bool = False,
         permute_labels: bool = False,
+        ignore_index: int = -100,
     ) -> tuple[Batch, Batch, Tensor]:
         """As `split`, and the task labels of the query points, (T, Q) int64."""
         chosen, renamings, n_support = [], [], 0
@@ -249,7 +270,7 @@ class TaskBuffer(ExemplarsBuffer):
                 first = second = torch.arange(n)
             else:
                 round = self.rounds[number]
-                order = balanced_order(round.classes, rng) if class_balanced else torch.randperm(n, generator=rng)
+                order = balanced_order(round.class_of_each, rng) if class_balanced else torch.randperm(n, generator=rng)
                 if n >= support + query:
                     first, second = order[:support], order[support : support + query]
                 else:
@@ -257,7 +278,7 @@ class TaskBuffer(ExemplarsBuffer):
                     first = order[torch.arange(support) % half]
                     second = order[half + torch.arange(query) % (n - half)]
             if permute_labels:
-                renamings.append(_renaming(self.rounds[number].classes.unique(), rng))
+                renamings.append(renaming(self.rounds[number].classes.unique(), ignore_index, rng))
             chosen.append((number, torch.cat([first, second])))
             n_support = len(first)
         sizes = sorted({len(self.rounds[number]) for number in rounds})
@@ -265,12 +286,14 @@ class TaskBuffer(ExemplarsBuffer):
             raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
         x, y = (part.unflatten(0, (len(rounds), -1)) for part in self._take(chosen, train=True))
         for task, (old, new) in enumerate(renamings):
-            y[task] = new.to(y.device)[torch.searchsorted(old.to(y.device), y[task])]
+            y[task] = renamed(y[task], old.to(y.device), new.to(y.device))
         (support_x, query_x), (support_y, query_y) = (
             (part[:, :n_support].contiguous(), part[:, n_support:].contiguous()) for part in (x, y)
         )
         labels = self._labels(chosen).unflatten(0, (len(rounds), -1))[:, n_support:]
-        return (as_input(support_x), support_y), (as_input(query_x), query_y), labels
+        if self._are_stored(chosen):
+            support_x, query_x = as_input(support_x), as_input(query_x)
+        return (support_x, support_y), (query_x, query_y), labels
 
     def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
         """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
@@ -318,17 +341,44 @@ class TaskBuffer(ExemplarsBuffer):
     def _batch(self, chosen: list[tuple[int, Tensor]], *, train: bool = True) -> Batch:
         """The points at the given rows of the given rounds, one after the other, as inputs."""
         x, y = self._take(chosen, train=train)
-        return as_input(x), y
+        return as_input(x) if self._are_stored(chosen) else x, y
+
+    def _are_stored(self, chosen: list[tuple[int, Tensor]]) -> bool:
+        """Whether all of them are stacked tensors, whose bytes become floats; other data come as their dataset says."""
+        return all(self.rounds[number].numbers is not None for number, _ in chosen)
 
     def _take(self, chosen: list[tuple[int, Tensor]], *, train: bool) -> Batch:
-        """The same as they are stored, on the device."""
+        """The same as they are stored, or as their datasets give them, on the device.
+
+        :raises UsageError: if points of several shapes or types come together.
+        """
         of_rounds = [(self.rounds[number], rows) for number, rows in chosen]
         numbers = [round.numbers[rows] for round, rows in of_rounds if round.numbers is not None]
         if len(numbers) == len(of_rounds):
             return self._storage.take(torch.cat(numbers))
         pieces = [round.read(rows, train=train) for round, rows in of_rounds]
+        refuse_unlike(chosen, pieces)
         x, y = torch.cat([x for x, _ in pieces]), torch.cat([y for _, y in pieces])
         return x.to(self.device), y.to(self.device)
+
+
+def refuse_unlike(chosen: list[tuple[int, Tensor]], pieces: list[Batch]) -> None:
+    """
+    :raises UsageError: if inputs or targets of the chosen rounds differ in shape, inputs in type, or targets are here
+        classes and there numbers.
+    """
+    first = chosen[0][0]
+    for part, name in enumerate(("inputs", "targets")):
+        of_first = pieces[0][part]
+        for (number, _), piece in zip(chosen, pieces, strict=True):
+            other = piece[part]
+            keeps_values = name == "targets" and other.is_floating_point() == of_first.is_floating_point()
+            if other.shape[1:] != of_first.shape[1:] or (other.dtype != of_first.dtype and not keeps_values):
+                kinds = [f"{tuple(t.shape[1:])} of type {t.dtype}" for t in (of_first, other)]
+                raise UsageError(
+                    f"{name} of round {first + 1} have the shape {kinds[0]}, of round {number + 1} {kinds[1]}: "
+                    f"expected one shape and type for rounds that are drawn together"
+                )
 
 
 # A permutation of more points than this is not made for a few of them.
@@ -344,8 +394,3 @@ def _some(n: int, size: int, rng: Generator) -> Tensor:
         rows = torch.randint(n, (2 * size,), generator=rng).unique()
         return rows[torch.randperm(len(rows), generator=rng)[:size]]
     return torch.randperm(n, generator=rng)[:size]
-
-
-def _renaming(classes: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-    """`classes` (sorted), and what each of them is called after a random renaming among themselves."""
-    return classes, classes[torch.randperm(len(classes), generator=rng)]

@@ -33,10 +33,8 @@ from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.random_state import own_generators_kept, preserved_random_state
 from ftml_bench.seeding import derive
+from ftml_bench.strategies.avalanche.pairing import spreads
 from ftml_bench.strategies.avalanche.task_copies import TaskCopies
-
-# losses that compare element by element, and spread one side over the other where shapes differ
-ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
 
 def grows(model: nn.Module) -> bool:
@@ -68,6 +66,7 @@ class EvaluatedOnCopies(SupervisedTemplate):
         self._own_model = self.model
         self._ahead: dict[tuple[int, ...] | None, nn.Module] = {}  # in an evaluation: what predicts tasks, by labels
         self._warned_of: set[str] = set()  # experiences that were predicted without data which are there
+        self._pairs_points: object = None  # a criterion and shapes of which it is known
         self._copies_follow = False  # found out after every arrival anew: hooks may have come
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
@@ -132,16 +131,28 @@ class EvaluatedOnCopies(SupervisedTemplate):
 
         :raises UsageError: for a loss that would compare every output with every target of the minibatch.
         """
-        if isinstance(self._criterion, ELEMENTWISE) and self.mb_output.shape != self.mb_y.shape:
-            raise UsageError(
-                f"{type(self._criterion).__name__} of outputs of shape {tuple(self.mb_output.shape)} and targets of "
-                f"shape {tuple(self.mb_y.shape)} would spread one over the other, across tasks: expected one shape"
-            )
-        return self._loss_of(self.mb_output, self.mb_y)
+        outputs, targets = self.mb_output, self.mb_y
+        if isinstance(outputs, Tensor) and outputs.shape != targets.shape:
+            self._refuse_spreading(outputs, targets)
+        return self._loss_of(outputs, targets)
 
     def _loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """That of some points."""
         return self._criterion(outputs, targets)
+
+    def _refuse_spreading(self, outputs: Tensor, targets: Tensor) -> None:
+        case = self._criterion, outputs.shape[1:], targets.shape[1:]
+        if case == self._pairs_points:
+            return
+        found = spreads(self._criterion, outputs, targets)
+        if found:
+            name = getattr(self._criterion, "__name__", type(self._criterion).__name__)
+            raise UsageError(
+                f"{name} of outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} would "
+                f"spread one over the other, across tasks: expected one shape"
+            )
+        if found is not None:
+            self._pairs_points = case
 
     def _labels_of_points(self) -> Tensor:
         """The task label of every point of the minibatch."""

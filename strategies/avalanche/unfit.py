@@ -30,6 +30,17 @@ def refuse_unfit(strategy: Any) -> None:
                 raise UsageError(f"{type(inner).__name__} {reason}")
 
 
+def refuse_compiled(strategy: Any) -> None:
+    """
+    :raises UsageError: for a model that torch.compile has wrapped, where a learner has parameters of its own in it.
+    """
+    if hasattr(strategy.model, "_orig_mod"):  # as torch's OptimizedModule has; its class is slow to import
+        raise UsageError(
+            f"{type(strategy).__name__} keeps parameters of its own in the model, which a model of torch.compile does "
+            f"not take: give the model as it was before"
+        )
+
+
 def replaced(part: str, strategy: Any) -> str:
     """What is said of a plugin that puts its own in the place of a part of a learner of ours."""
     return (

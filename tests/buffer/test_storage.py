@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import weakref
+from copy import deepcopy
 
 import pytest
 import torch
@@ -214,3 +215,15 @@ def test_what_was_read_from_a_file_stays_right_when_it_grows(tmp_path):
     assert torch.equal(storage.take(torch.tensor([302, 3, 0]))[0], images[[299, 0, 7]])
     assert torch.equal(torch.stack([before[i][0] for i in range(2)]), images[[7, 5]])
     assert len(mappings) <= 8  # room is doubled: a new mapping would have to fetch its pages anew
+
+
+def test_a_deep_copy_takes_no_new_tensor_for_one_of_the_originals():
+    old, new = (StackedDataset(torch.full((2, 3), value), torch.zeros(2), torch.arange(2)) for value in (1.0, 7.0))
+    original = SharedStorage(CPU)
+    original.append(old)
+    copied = deepcopy(original)
+    # what happens where the original is gone and a new tensor lies at its place
+    copied._known[id(new.x)] = copied._known.pop(id(old.x))
+    numbers = [copied.append(new), copied.append(new), copied.append(old)]
+    assert [copied.take(n)[0].unique().item() for n in (torch.arange(2), *numbers)] == [1.0, 7.0, 7.0, 1.0]
+    assert len(copied._bases) == 3

@@ -1,5 +1,8 @@
 """What could not go on bit by bit is refused by name; so are states of something else."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import torch
 from avalanche.core import SupervisedPlugin
@@ -177,3 +180,10 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
     monkeypatch.setattr(saving.strategies, "VERSION", 2)
     with pytest.raises(UsageError, match="a saved state of version 1; this ftml_bench reads version 2"):
         load(build(), tmp_path / "state.pt", stream)
+
+
+def test_a_strategy_is_not_pickled_and_is_still_copied():
+    strategy = build("FTML")
+    with pytest.raises(UsageError, match=r"cannot be pickled.*: expected ftml_bench.saving.save and load"):
+        pickle.dumps(strategy)
+    assert deepcopy(strategy).buffer.rounds == {}

@@ -30,7 +30,7 @@ from avalanche.training.plugins import (
 from torch import nn
 
 from ftml_bench.errors import UsageError
-from ftml_bench.strategies import FTML, FromScratch, TrainOnEverything, per_round
+from ftml_bench.strategies import FOML, FTML, FTMLVS, FromScratch, MetaSGD, TrainOnEverything, per_round
 from tests.strategies.avalanche.small import LEARNERS, feature_model, flat, mlp, model, train, values
 
 
@@ -162,3 +162,11 @@ def test_every_learner_takes_every_plugin(cls, stream):
     unchanged = {name for name in ends if name != "none" and torch.equal(ends[name], ends["none"])}
     # which projects only gradients that would do harm; and what FromScratch does by itself
     assert unchanged <= ({"AGEM", "from scratch"} if cls is FromScratch else {"AGEM"})
+
+
+@pytest.mark.parametrize("cls", [MetaSGD, FTMLVS, FOML])
+def test_compiled_models_are_refused_by_learners_that_keep_parameters_in_them(cls):
+    net = torch.compile(model(), backend="eager")
+    with pytest.raises(UsageError, match=f"{cls.__name__} keeps parameters of its own in the model, which a model of"):
+        cls(model=net, optimizer=torch.optim.SGD(net.parameters(), lr=0.1), evaluator=None)
+    assert not any(name.startswith(("inner_rate", "fast_weight")) for name in net._orig_mod.state_dict())

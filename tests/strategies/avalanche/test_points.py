@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute, TaskLabels
+from avalanche.training import Naive
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from ftml_bench.errors import UsageError
@@ -99,3 +101,69 @@ def test_a_collate_fn_that_makes_tensors_is_used(cls):
     by_hand = stream(*(TensorDataset(2 * tensors(seed=s)[0], tensors(seed=s)[1]) for s in (0, 1)))
     ends = [train(learner(cls), data).model.weight for data in (made, by_hand)]
     assert torch.equal(*ends)
+
+
+SEEN = []  # by `Scaling` and its copies: the type of the inputs, and the points
+
+
+class Scaling(nn.Module):
+    """Takes bytes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x):
+        SEEN.append((x.dtype, {tuple(point.tolist()) for point in x.detach().float()}))
+        return self.linear((x.float() / 255).to(self.linear.weight.dtype))
+
+
+def seen_by(run):
+    SEEN.clear()
+    run()
+    return {kind for kind, _ in SEEN}, set().union(*(points for _, points in SEEN))
+
+
+def of_bytes(seed):
+    return (40 * tensors(seed=seed)[0] + 120).clamp(0, 255).to(torch.uint8)
+
+
+@every_learner
+def test_bytes_of_other_peoples_data_reach_the_model_as_naive_gives_them(cls):
+    data = stream(*(TensorDataset(of_bytes(seed), tensors(seed=seed)[1]) for seed in (0, 1)))
+    model = Scaling()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    naive = Naive(model=model, optimizer=optimizer, train_mb_size=8, eval_mb_size=7, evaluator=None)
+    expected = seen_by(lambda: naive.train(data.train_stream, eval_streams=[]))
+    assert expected[0] == {torch.uint8}
+    strategy = learner(cls, Scaling(), steps=20)
+    kinds, points = seen_by(lambda: train(strategy, data))
+    assert kinds == expected[0]
+    assert points <= expected[1]  # here as there numbers from 0 to 255
+    assert seen_by(lambda: strategy.eval(data.test_stream)) == expected
+    assert strategy.buffer.for_label(None, limit=40, seed=0)[0].dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (tensors()[0].double(), tensors()[1], r"inputs of round \d have the shape \(6,\) of type torch.float"),
+        (of_bytes(1), tensors()[1], r"inputs of round \d have the shape \(6,\) of type torch.\w+, of round \d"),
+        (torch.ones(20, 5), tensors()[1], r"inputs of round \d have the shape \(\d,\)"),
+        (tensors()[0], torch.randn(20, 6), r"targets of round \d have the shape .*: expected one shape and type"),
+    ],
+)
+def test_rounds_of_several_types_and_shapes_are_refused_where_they_are_drawn_together(inputs, targets, message):
+    data = stream(TensorDataset(*tensors()), TensorDataset(inputs, targets))
+    strategy = train(learner(FTML), stream(TensorDataset(*tensors())))
+    strategy.buffer.add(data.train_stream[1])
+    with pytest.raises(UsageError, match=message) as error:
+        strategy.buffer.everything([0, 1])
+    assert "\n" not in str(error.value)
+
+
+def test_targets_of_several_precisions_keep_their_values():
+    strategy = train(learner(FTML), stream(TensorDataset(X, Y)))
+    strategy.buffer.add(stream(TensorDataset(-X, Y.to(torch.int32))).train_stream[0])
+    assert torch.equal(strategy.buffer.everything([0, 1])[0][1], torch.cat([Y, Y]))

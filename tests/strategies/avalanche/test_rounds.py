@@ -12,6 +12,7 @@ from avalanche.benchmarks import (
 )
 from avalanche.benchmarks.utils import AvalancheDataset
 from avalanche.core import SupervisedPlugin
+from torch.utils.data import TensorDataset
 
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
@@ -157,3 +158,13 @@ def test_a_plugin_per_round_sees_two_rounds_where_two_streams_have_the_same_numb
     for piece in [*pieces[0][:3], *pieces[1]]:
         strategy.train(piece, eval_streams=[])
     assert counts == [15, 20]
+
+
+def test_a_dataset_that_is_changed_in_place_changes_its_round_and_stays_one():
+    x, y = torch.randn(10, 6), torch.arange(10) % 6
+    data = benchmark_from_datasets(train=[AvalancheDataset([TensorDataset(x, y)])]).train_stream
+    strategy = trained(data)
+    x.add_(1.0)
+    strategy.train(data[0], eval_streams=[])
+    assert held(strategy) == {0: 10}
+    assert torch.equal(strategy.buffer.everything([0])[0][0], x)
