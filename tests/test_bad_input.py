@@ -266,6 +266,7 @@ def test_types_and_foreign_classes_are_refused_before_anything_runs(place, key, 
     (tmp_path / "bad.yaml").write_text(changed(place + key, value))
     line = refused("leaderboard", "bad.yaml", "--jobs", "1", "--quiet")
     assert message in line
+    assert line.startswith("ftml-bench: error: bad.yaml: ") or "ended the command by" in line
     if place == ROW and "strategy" not in key:
         assert f"sines: FTML: {key}: " in line or repr(key) in line
 

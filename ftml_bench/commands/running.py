@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftml_bench.commands.options import check_device, key_values, usable_cores
+from ftml_bench.commands.options import check_device, key_values
+from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,9 +107,7 @@ def _run_and_report(
     return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
 
 
-def _checked(
-    definition: Definition, root: Path, options: argparse.Namespace, redo_names: Sequence[str]
-) -> set[Cell]:
+def _checked(definition: Definition, root: Path, options: argparse.Namespace, redo_names: Sequence[str]) -> set[Cell]:
     """The cells that are done again; everything is refused here that can be before a cell is run."""
     if options.data is not None and not Path(options.data).is_dir():
         raise UsageError(f"--data: there is no folder {options.data}")
@@ -119,9 +119,21 @@ def _checked(
     with put_off():
         from ftml_bench.runs import cell
 
-    schedule.check_versions(definition, root, cell.versions(definition), redo)
-    cell.check(definition, options.data)
+    with _named(getattr(options, "definition", "run")):
+        versions = cell.versions(definition)
+    schedule.check_versions(definition, root, versions, redo)
+    with _named(getattr(options, "definition", "run")):
+        cell.check(definition, options.data)
     return redo
+
+
+@contextmanager
+def _named(definition: str) -> Iterator[None]:
+    """Errors name the definition, as those do that are found when it is read."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{definition}: {error}") from error
 
 
 def _place(options: argparse.Namespace, ray: str | None) -> Place | None:
