@@ -19,6 +19,7 @@ from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.data import data_root
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream, carry
+from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.rendering import RENDERERS
 from ftml_bench.rendering.cache import cache_root, key_of, load
@@ -26,7 +27,7 @@ from ftml_bench.rendering.meshes import PASCAL3D_OBJECTS, clean, parse_off, read
 from ftml_bench.rendering.scene import Camera, Mesh, fitted
 from ftml_bench.rendering.solids import SOLIDS, solid
 from ftml_bench.rendering.worker import Task
-from ftml_bench.rendering.workers import render_tasks, usable_cores, version_of
+from ftml_bench.rendering.workers import render_tasks, version_of
 from ftml_bench.seeding import generator
 
 OBJECTS = {"solids": SOLIDS, "pascal3d": PASCAL3D_OBJECTS}

@@ -19,6 +19,8 @@ COMPARED = (
     ("support", "running", "FTML by support,\nthe other running"),
 )
 
+if len(sys.argv) != 3:
+    sys.exit("expected a leaderboard's folder and a picture to write: python examples/batch_norm_study.py DIR FILE.png")
 folder, picture = sys.argv[1:]
 results = load(folder)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ftml_bench import __version__
 from ftml_bench.commands import checking, comparing, listing, running, submitting, timing, verifying
 from ftml_bench.commands import data as datasets
-from ftml_bench.commands.options import add_data, add_running, integers, seed
+from ftml_bench.commands.options import add_data, add_running, integers, rate, seed, size
 from ftml_bench.errors import UsageError, printable, unknown
 from ftml_bench.runs.noise import without_noise
 from ftml_bench.runs.signals import Stopped, as_ctrl_c
@@ -94,7 +95,15 @@ def _run_command(options: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says an error in one line, as all others are said."""
+    """Says an error in one line, as all others are said, and takes options by their whole names alone."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    @property
+    def options(self) -> list[str]:
+        """The options that its usage names."""
+        return ["--help", *re.findall(r"(?<=[\[\s])--?[a-z][\w-]*", self.format_usage())]
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -176,9 +185,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     run.add_argument("benchmark", metavar="BENCHMARK", help="a name of `ftml-bench list`, or module:Class")
     run.add_argument("strategy", metavar="STRATEGY", help="a name of `ftml-bench list`, or module:Class")
     run.add_argument("--seed", type=seed, default=0, metavar="N", help="default 0")
-    run.add_argument("--steps", type=int, default=20, metavar="N", help="training steps an arrival (default 20)")
+    run.add_argument("--steps", type=size, default=20, metavar="N", help="training steps an arrival (default 20)")
     run.add_argument("--arrivals", type=integers, metavar="N|a,b,c", help="datapoints of each arrival")
-    run.add_argument("--lr", type=float, default=0.001, metavar="X", help="learning rate of Adam (default 0.001)")
+    run.add_argument("--lr", type=rate, default=0.001, metavar="X", help="learning rate of Adam (default 0.001)")
     run.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="the strategy's settings"
     )
@@ -226,7 +235,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     verify.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="leaderboards' folders or archives (.zip)")
     verify.add_argument(
-        "--rerun", type=int, default=0, metavar="N", help="also run N cells again and compare their curves"
+        "--rerun", type=seed, default=0, metavar="N", help="also run N cells again and compare their curves"
     )
     add_data(verify)
 
@@ -249,8 +258,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     compare.add_argument("new", type=Path, metavar="NEW", help="another, of the same benchmarks")
 
     speed = add("speed", timing.speed, "time the engines against each other", "ftml-bench speed --repeats 5")
-    speed.add_argument("--repeats", type=int, default=5, metavar="N", help="interleaved repeats (default 5)")
-    speed.add_argument("--threads", type=int, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
+    speed.add_argument("--repeats", type=size, default=5, metavar="N", help="interleaved repeats (default 5)")
+    speed.add_argument("--threads", type=size, nargs="+", metavar="N", help="of PyTorch (default: 1, and all cores)")
     speed.add_argument("--device", default="cpu", metavar="NAME", help="time on: cpu (default), cuda ...")
     speed.add_argument("--out", type=Path, metavar="DIR", help="also write the tables, and figures, into DIR")
     other = speed.add_mutually_exclusive_group()
@@ -268,7 +277,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     options, extra = parser.parse_known_args(arguments)
     for argument in extra:
         if name is not None and argument.startswith("-"):
-            raise unknown(f"option of {name}", argument, commands.choices[name]._option_string_actions)
+            raise unknown(f"option of {name}", argument.partition("=")[0], commands.choices[name].options)
         raise UsageError(f"{name} takes no further argument {argument!r} (see ftml-bench {name} --help)")
     return options
 

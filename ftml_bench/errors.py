@@ -22,11 +22,40 @@ def unknown(kind: str, name: object, names: Iterable[str], others: Mapping[str, 
     :param others: names that are known elsewhere, and how they are written here; they are suggested but not listed.
     """
     valid, others = sorted(names), others or {}
-    near = difflib.get_close_matches(str(name), [*valid, *others], n=1, cutoff=0.4)
-    # Case alone is the commonest slip, and difflib counts case as a difference.
-    near = [n for n in [*valid, *others] if n.lower() == str(name).lower()] or near
-    hint = f"did you mean {others.get(near[0], near[0])!r}? " if near else ""
-    return UsageError(f"unknown {kind} {str(name)!r}: {hint}(expected one of: {', '.join(valid)})")
+    near = _nearest(str(name), [*valid, *others])
+    expected = f"expected one of: {', '.join(valid)}"
+    said = f"did you mean {others.get(near, near)!r}? ({expected})" if near else expected
+    return UsageError(f"unknown {kind} {str(name)!r}: {said}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """The one that was meant, as far as can be told; empty if none is near."""
+    given = name.lower()
+    begun = [one for one in known if given and one.lower().startswith(given)]
+    if begun:
+        return min(begun, key=len)
+    # Then letters that are missing, too many or have changed places: difflib would rather have a longer name with more
+    # of the letters in order. Case is the commonest slip, and no edit.
+    edits = {one: _edits(given, one.lower()) for one in known}
+    least = min(reversed(known), key=lambda one: (edits[one], len(one)), default="")
+    if known and edits[least] <= min(2, len(given) // 2):
+        return least
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")
+
+
+def _edits(a: str, b: str) -> int:
+    """How many letters make one text of the other: put in, left out, changed, or swapped with the next."""
+    before: list[int] = []
+    last = [*range(len(b) + 1)]
+    for i, one in enumerate(a, 1):
+        row = [i]
+        for j, other in enumerate(b, 1):
+            least = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (one != other))
+            if i > 1 and j > 1 and one == b[j - 2] and a[i - 2] == other:
+                least = min(least, before[j - 2] + 1)
+            row.append(least)
+        before, last = last, row
+    return last[-1]
 
 
 def at_least(least: int, **settings: int) -> None:

@@ -266,8 +266,32 @@ def test_types_and_foreign_classes_are_refused_before_anything_runs(place, key, 
     (tmp_path / "bad.yaml").write_text(changed(place + key, value))
     line = refused("leaderboard", "bad.yaml", "--jobs", "1", "--quiet")
     assert message in line
+    assert line.startswith("ftml-bench: error: bad.yaml: ") or "ended the command by" in line
     if place == ROW and "strategy" not in key:
         assert f"sines: FTML: {key}: " in line or repr(key) in line
+
+
+DRY = [
+    ("Adma", ADAM + "name", "unknown optimizer"),
+    ([5, 40], SINES + "checkpoints", "no arrival ends at checkpoint 5"),
+    (400, SINES + "arrivals", "no arrival ends at checkpoint"),
+    ("no", ROW + "second_order", "expected true or false, got 'no'"),
+    (["accuracy", 0.5], SINES + "threshold", "accuracy of a regression stream"),
+]
+
+
+@pytest.mark.parametrize(("value", "path", "message"), DRY, ids=[path for _, path, _ in DRY])
+def test_a_dry_run_refuses_what_the_run_refuses_in_the_same_words(value, path, message, refused, tmp_path):
+    (tmp_path / "bad.yaml").write_text(changed(path, value))
+    line = refused("leaderboard", "bad.yaml", "--dry-run")
+    assert message in line
+    assert line == refused("leaderboard", "bad.yaml", "--jobs", "1", "--quiet")
+
+
+@pytest.mark.parametrize("options", [("--device", "cuda:7"), ("--data", "nowhere"), ("--ray", "a b")])
+def test_a_dry_run_refuses_places_that_the_run_refuses(options, refused, tmp_path):
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(GOOD))
+    assert refused("leaderboard", "good.yaml", "--dry-run", *options) == refused("leaderboard", "good.yaml", *options)
 
 
 @pytest.mark.parametrize(("name", "missing"), [("NoStreams", "has no 'train_stream'"), ("EmptyStreams", "no rounds")])

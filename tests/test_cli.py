@@ -12,7 +12,7 @@ import yaml
 
 import ftml_bench.runs.cell
 from ftml_bench import cli
-from ftml_bench.commands.options import usable_cores
+from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import pool, schedule
 from ftml_bench.runs.record import RunWriter
@@ -233,12 +233,24 @@ def test_run_takes_module_and_class(tmp_path):
             "argument --seeds: expected whole numbers with commas between them, got '1,x'",
         ),
         ("leaderboard quick --seeds 1,1", "seeds: 1 stands there more than once"),
-        ("leaderboard quick --jobs 0", "--jobs: expected a whole number of at least 1, got 0"),
+        ("leaderboard quick --jobs 0", "--jobs: expected a whole number of at least 1, got '0'"),
+        ("leaderboard quick --jobs two", "--jobs: expected a whole number of at least 1, got 'two'"),
+        ("leaderboard .", "unknown leaderboard '.': expected one of: ablations/arrival_size, "),
+        ("leaderboard quick --dry", "unknown option of leaderboard '--dry': did you mean '--dry-run'?"),
+        ("leaderboard quick --stat=1", "unknown option of leaderboard '--stat': did you mean '--status'?"),
+        ("report x --overal", "unknown option of report '--overal': did you mean '--overall'?"),
+        ("speed --baseline", "unknown option of speed '--baseline': did you mean '--baselines'?"),
+        ("speed --repeats 1.5", "--repeats: expected a whole number of at least 1, got '1.5'"),
+        ("speed --threads 1 0", "--threads: expected a whole number of at least 1, got '0'"),
+        ("verify x --rerun -1", "--rerun: expected a whole number of at least 0, got '-1'"),
         ("leaderboard quick --data nowhere", "--data: there is no folder nowhere"),
         ("run Sinusoid FTML", "unknown benchmark 'Sinusoid': did you mean 'Sinusoids'?"),
         ("run Sinusoids FTLM", "unknown strategy 'FTLM': did you mean 'FTML'?"),
-        ("run Sinusoids FTML --steps 0", "steps: expected a whole number of at least 1, got 0"),
-        ("run Sinusoids FTML --lr -1", "lr: expected a finite number above 0, got -1"),
+        ("run Sinusoids FTML --steps 0", "steps: expected a whole number of at least 1, got '0'"),
+        ("run Sinusoids FTML --steps 1.5", "steps: expected a whole number of at least 1, got '1.5'"),
+        ("run Sinusoids FTML --lr -1", "lr: expected a finite number above 0, got '-1'"),
+        ("run Sinusoids FTML --lr x", "lr: expected a finite number above 0, got 'x'"),
+        ("run Sinusoids FTML --lr nan", "lr: expected a finite number above 0, got 'nan'"),
         ("run Sinusoids FTML --arrivals 0", "arrivals: expected a whole number of at least 1, got 0"),
         ("run Sinusoids FTML --seed -1", "--seed: expected a whole number of at least 0, got '-1'"),
         ("run Sinusoids FTML --set rounds", "--set: expected key=value, got 'rounds'"),
@@ -263,7 +275,8 @@ def test_what_a_class_refuses_is_said_before_anything_is_written(refused, monkey
         raise UsageError("unknown setting\nof FTML")
 
     monkeypatch.setattr(ftml_bench.runs.cell, "check", check)
-    assert "unknown setting of FTML" in refused("leaderboard", "quick", "--quiet")
+    assert "error: quick: unknown setting of FTML" in refused("leaderboard", "quick", "--quiet")
+    assert "error: run: unknown setting of FTML" in refused("run", "Sinusoids", "FTML")
     assert not (tmp_path / "runs").exists()
 
 
@@ -275,6 +288,17 @@ def test_another_runs_folder_is_refused_before_anything_is_built(refused, monkey
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.tex").write_text("mine")
     assert "is no leaderboard's folder" in refused("leaderboard", "quick", "--out", "thesis")
+
+
+def test_other_seeds_are_said_to_be_what_differs(refused, capsys):
+    file = write_definition(FTML="finished")  # seeds 0 and 1
+    assert cli.main(["leaderboard", file, "--seeds", "0,1,2", "--jobs", "1", "--quiet"]) == 0
+    capsys.readouterr()
+    for given, here in ((["--seeds", "0,1,2,3"], "0,1,2,3"), ([], "0,1"), (["--status"], "0,1")):
+        line = refused("leaderboard", file, *given)
+        assert f"runs/mine holds the results of the same definition with other seeds (0,1,2; here {here}): " in line
+        assert "give --seeds 0,1,2, or choose another --out" in line
+    assert "of another definition" in refused("leaderboard", write_definition(FTML="failed"), "--seeds", "0,1,2,3")
 
 
 def test_data_says_where_it_looks_and_what_is_there(capsys, tmp_path, monkeypatch):
@@ -295,6 +319,13 @@ def test_a_sheet_is_drawn(tmp_path):
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("name", ["thesis.png", "thesis.xyz", "thesis.tex", "thesis", "thesis.pdf"])
+def test_no_sheet_takes_the_place_of_a_file_or_the_name_of_another_kind(name, refused, tmp_path):
+    (tmp_path / "thesis.png").write_text("mine")
+    said = "thesis.png exists: move it away" if name == "thesis.png" else f"a name that ends in .png, got {name}"
+    assert said in refused("data", "Sinusoids", "--sheet", name)
+
+
 def test_the_console_script_is_installed():
     script = os.path.join(os.path.dirname(sys.executable), "ftml-bench")
     done = subprocess.run([script, "leaderbord"], capture_output=True, text=True, check=False)
@@ -313,7 +344,8 @@ def test_a_reader_that_had_enough_is_no_error():
     ("gpus", "device", "message"),
     [
         (0, "cuda", "--device cuda: PyTorch finds no GPU here: expected cpu"),
-        (0, "gpu", "unknown --device 'gpu'"),
+        (0, "gpu", "--device gpu: PyTorch finds no GPU here: expected cpu"),
+        (2, "gpu", "unknown --device 'gpu': did you mean 'cuda'?"),
         (2, "cuda:2", "did you mean 'cuda:1'"),
         (2, "meta", "expected one of: cpu, cuda, cuda:0, cuda:1"),
     ],

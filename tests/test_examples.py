@@ -144,6 +144,13 @@ def test_the_readmes_files_exist():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("arguments", [[], ["leaderboards/results/batch_norm"], ["a", "b", "c"]])
+def test_the_study_of_batch_norm_says_what_it_takes(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["batch_norm_study.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^expected a leaderboard's folder and a picture to write: [^\n]*$"):
+        run("batch_norm_study.py")
+
+
 def test_the_study_of_batch_norm_is_of_the_committed_results(monkeypatch, tmp_path, capsys):
     folder = str(ROOT / "leaderboards/results/batch_norm")
     monkeypatch.setattr(sys, "argv", ["batch_norm_study.py", folder, "study.png"])

@@ -73,7 +73,7 @@ class StrategySubject:
         if "train_mb_size" in inspect.signature(cls).parameters:
             settings = {"train_mb_size": 8, **settings}
         self.settings = {"strategy": name, **settings}
-        self.entry = {
+        self.entry: dict[str, Any] = {
             "benchmark": benchmark,
             "settings": {**small, **benchmark_settings},
             "steps": STEPS,
@@ -83,8 +83,10 @@ class StrategySubject:
         self.build()  # a setting that does not exist is the caller's to mend
 
     def _spec(self, **changes: Any) -> Any:
-        rows = {"checked": {**self.settings, **changes}}
-        content = {"name": "check", "seeds": [0], "benchmarks": {"small": {**self.entry, "strategies": rows}}}
+        # Errors name both by these names: of "module:Class" the class.
+        benchmark, row = self.entry["benchmark"].split(":")[-1], self.settings["strategy"].split(":")[-1]
+        rows = {row: {**self.settings, **changes}}
+        content = {"name": "check", "seeds": [0], "benchmarks": {benchmark: {**self.entry, "strategies": rows}}}
         return from_dict(content, "check").benchmarks[0]
 
     def benchmark(self) -> CLScenario:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftml_bench.commands.options import key_values
 from ftml_bench.errors import UsageError, printable, unknown
+from ftml_bench.files import replacing
 
 
 def data(options: argparse.Namespace) -> int:
@@ -82,9 +83,13 @@ def _sheet(options: argparse.Namespace) -> int:
 
     if options.name is None:
         raise UsageError("say what to draw: ftml-bench data BENCHMARK --sheet FILE.png")
-    folder = Path(options.sheet).absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder} to write {options.sheet} into")
+    file = Path(options.sheet)
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"--sheet: expected a name that ends in .png, got {file}")
+    if not file.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {file.absolute().parent} to write {file} into")
+    if file.exists():
+        raise UsageError(f"{file} exists: move it away or choose another name")
     benchmark_class = registry.load("benchmark", options.name)
     from ftml_bench.benchmarks.sheets import contact_sheet
     from ftml_bench.runs.building import construct
@@ -96,9 +101,7 @@ def _sheet(options: argparse.Namespace) -> int:
     if "seed" in settings:
         raise UsageError("--set: 'seed' cannot be set here: give --seed")
     benchmark = construct(benchmark_class, {**settings, "seed": options.seed}, options.name, hidden={"seed"})
-    try:
-        contact_sheet(benchmark, options.sheet)
-    except ValueError as error:  # a name that says no format of pictures
-        raise UsageError(f"{options.sheet}: {error}") from error
-    print(options.sheet)
+    with replacing(file) as drawn:
+        contact_sheet(benchmark, drawn)
+    print(file)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ftml_bench.commands.about import LEADERBOARDS
+from ftml_bench.commands.about import HOURS, LEADERBOARDS
 
 
 def list_names(options: argparse.Namespace) -> int:
@@ -22,4 +22,6 @@ def list_names(options: argparse.Namespace) -> int:
             if title == "leaderboards":
                 about = LEADERBOARDS[name]
                 print(f"  {'':<{width}}  core-hours: {about.hours}; needs: {about.data}; asks: {about.question}")
+        if title == "leaderboards":
+            print(f"  {HOURS}")
     return 0

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from ftml_bench.errors import printable
 from ftml_bench.report.tables import NONE, Table
 from ftml_bench.runs import locking, record, schedule, status
-from ftml_bench.runs.definition import Definition
+from ftml_bench.runs.definition import Cell, Definition
 
 
 def show_status(definition: Definition, root: Path) -> int:
@@ -39,13 +39,13 @@ def show_status(definition: Definition, root: Path) -> int:
     return 0
 
 
-def dry_run(definition: Definition, root: Path, redo_names: Sequence[str]) -> int:
-    """Prints which cells would be run, and from where."""
-    schedule.check_free(definition, root)
-    redo = schedule.cells_named(definition, root, redo_names)
+def dry_run(definition: Definition, root: Path, redo: Collection[Cell]) -> None:
+    """Prints which cells would be run, and from where.
+
+    :param redo: those that are done again whatever they have come to.
+    """
     todo = schedule.to_run(definition, root, redo)
     print(f"{root}: {len(todo)} of {len(definition.cells())} cells would be run")
     for cell in todo:
         goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.hash)
         print(f"  {cell}{' (from its saved state)' if goes_on else ''}")
-    return 0

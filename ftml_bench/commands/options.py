@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
+import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_running(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results (default {default})")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="cells at a time (default: the cores that are usable; 1 on a GPU)"
+        "--jobs", type=size, metavar="N", help="cells at a time (default: the cores that are usable; 1 on a GPU)"
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="to train on: cpu (default), cuda, cuda:1 ...")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -35,15 +36,9 @@ def check_device(name: str) -> None:
     usable = ["cpu", *(["cuda"] if gpus else []), *gpus]
     if name in usable:
         return
-    if name.split(":")[0] == "cuda" and not gpus:
+    if not gpus:
         raise UsageError(f"--device {name}: PyTorch finds no GPU here: expected cpu")
-    raise unknown("--device", name, usable)
-
-
-def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container or under taskset
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    raise unknown("--device", name, usable, {"gpu": "cuda"})
 
 
 def key_values(option: str, texts: list[str]) -> dict[str, Any]:
@@ -68,7 +63,23 @@ def integers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected whole numbers with commas between them, got {text!r}") from None
 
 
+def size(text: str) -> int:
+    return _whole(text, least=1)
+
+
 def seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {text!r}")
-    return int(text)
+    return _whole(text, least=0)
+
+
+def rate(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+
+
+def _whole(text: str, least: int) -> int:
+    with suppress(ValueError):  # of more digits than Python reads
+        if text.isdecimal() and int(text) >= least:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftml_bench.commands.options import check_device, key_values, usable_cores
+from ftml_bench.commands.options import check_device, key_values
+from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from ftml_bench.runs.definition import Definition
+    from ftml_bench.runs.definition import Cell, Definition
     from ftml_bench.runs.schedule import Place
 
 
@@ -29,7 +31,9 @@ def leaderboard(options: argparse.Namespace) -> int:
 
         if options.status:
             return looking.show_status(definition, root)
-        return looking.dry_run(definition, root, options.redo)
+        _place(options, options.ray)
+        looking.dry_run(definition, root, _checked(definition, root, options, options.redo))
+        return 0
     return _run_and_report(definition, options, options.redo, options.ray)
 
 
@@ -81,25 +85,12 @@ def report(options: argparse.Namespace) -> int:
 def _run_and_report(
     definition: Definition, options: argparse.Namespace, redo_names: Sequence[str] = (), ray: str | None = None
 ) -> int:
-    if options.jobs is not None and options.jobs < 1:
-        raise UsageError(f"--jobs: expected a whole number of at least 1, got {options.jobs}")
     jobs = options.jobs or (usable_cores() if options.device == "cpu" else 1)
-    place = None if ray is None else _on_cluster(ray, options)
-    if place is None:
-        check_device(options.device)
-    if options.data is not None and not Path(options.data).is_dir():
-        raise UsageError(f"--data: there is no folder {options.data}")
+    place = _place(options, ray)
     root: Path = options.out or Path("runs", definition.name)
-    from ftml_bench.runs import schedule
-    from ftml_bench.runs.signals import put_off
+    redo = _checked(definition, root, options, redo_names)
+    from ftml_bench.runs import pictures, schedule
 
-    schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
-    redo = schedule.cells_named(definition, root, redo_names)
-    with put_off():
-        from ftml_bench.runs import cell, pictures
-
-    schedule.check_versions(definition, root, cell.versions(definition), redo)
-    cell.check(definition, options.data)
     outcomes = schedule.run_cells(
         definition,
         root,
@@ -116,8 +107,44 @@ def _run_and_report(
     return 1 if any(status == "failed" for _, status, _ in outcomes) else 0
 
 
+def _checked(definition: Definition, root: Path, options: argparse.Namespace, redo_names: Sequence[str]) -> set[Cell]:
+    """The cells that are done again; everything is refused here that can be before a cell is run."""
+    if options.data is not None and not Path(options.data).is_dir():
+        raise UsageError(f"--data: there is no folder {options.data}")
+    from ftml_bench.runs import schedule
+    from ftml_bench.runs.signals import put_off
+
+    schedule.check_free(definition, root)  # before the seconds that it takes to import what follows
+    redo = schedule.cells_named(definition, root, redo_names)
+    with put_off():
+        from ftml_bench.runs import cell
+
+    with _named(getattr(options, "definition", "run")):
+        versions = cell.versions(definition)
+    schedule.check_versions(definition, root, versions, redo)
+    with _named(getattr(options, "definition", "run")):
+        cell.check(definition, options.data)
+    return redo
+
+
+@contextmanager
+def _named(definition: str) -> Iterator[None]:
+    """Errors name the definition, as those do that are found when it is read."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{definition}: {error}") from error
+
+
+def _place(options: argparse.Namespace, ray: str | None) -> Place | None:
+    """Where cells run with --ray ADDRESS; None: here."""
+    if ray is not None:
+        return _on_cluster(ray, options)
+    check_device(options.device)
+    return None
+
+
 def _on_cluster(address: str, options: argparse.Namespace) -> Place:
-    """Where cells run with --ray ADDRESS."""
     from ftml_bench.runs import cluster
 
     cluster.imported()  # before anything is begun

@@ -19,10 +19,6 @@ TABLES = ("growth", "baselines", "start")  # instead of the engines'; on a CPU, 
 
 
 def speed(options: argparse.Namespace) -> int:
-    for name, counts in {"repeats": [options.repeats], "threads": options.threads or []}.items():
-        for count in counts:
-            if count < 1:
-                raise UsageError(f"--{name}: expected a whole number of at least 1, got {count}")
     check_device(options.device)
     if options.run or options.buffer is not None:
         _print_text(options)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 def verify(options: argparse.Namespace) -> int:
     from ftml_bench.runs.packed import unpacked
 
-    if options.rerun < 0:
-        raise UsageError(f"--rerun: expected a whole number of at least 0, got {options.rerun}")
     wrong = False
     for path in options.folders:
         with unpacked(path) as root:

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import zbuffer
 from ftml_bench.rendering.worker import Task
@@ -160,10 +161,3 @@ class _Process:
 
 def _hidden(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux: fewer than the machine has, in a container or under taskset
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

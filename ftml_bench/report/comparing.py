@@ -12,6 +12,7 @@ from ftml_bench.report.tables import NONE, Table
 from ftml_bench.results.pairs import Pair
 from ftml_bench.results.quantities import compare, compared, judge
 from ftml_bench.results.statistics import BenchmarkResult, RowResult
+from ftml_bench.runs.values import shown
 
 
 def tables(old: Path, new: Path) -> list[Table]:
@@ -73,6 +74,8 @@ def _of_benchmark(old: BenchmarkResult, new: BenchmarkResult) -> Table:
         "over seeds and their rounds. p: two-sided, exact sign flips over seeds; Holm: corrected for the rows. Ahead "
         "or behind: that is at most 0.05 and the interval leaves out 0; level: it lies within 5 % of OLD's mean."
     ]
+    if others := _other_settings(old, new, pairs):
+        notes.append(f"OLD and NEW differ in settings, which may be all that is seen here: {others}.")
     if most:
         notes.append(certainty(most, sum(other is not None for other, _ in pairs)))
     return Table(f"{new.spec.name}: NEW against OLD", columns, rows, notes)
@@ -88,8 +91,24 @@ def _settings(result: BenchmarkResult, row: RowResult) -> tuple[object, ...]:
     return row.row, spec.steps, spec.arrivals, spec.model
 
 
+def _other_settings(old: BenchmarkResult, new: BenchmarkResult, pairs: list[tuple[RowResult | None, RowResult]]) -> str:
+    """What a benchmark was run with in OLD and in NEW, where it is not the same, and the rows with other settings."""
+    found = []
+    for what in ("steps", "arrivals", "model"):
+        before, after = getattr(old.spec, what), getattr(new.spec, what)
+        if before != after:
+            found.append(f"{what} {_said(before)} and {_said(after)}")
+    rows = [row.row.name for other, row in pairs if other is not None and other.row != row.row]
+    return "; ".join([*found, *([f"those of {', '.join(rows)}"] if rows else [])])
+
+
+def _said(value: object) -> str:
+    return "the stream's own" if value is None else shown(value)
+
+
 def _of_versions(old: Contents, new: Contents, apart: list[str]) -> Table:
-    rows = []
+    name, name_of_new = old.definition.name, new.definition.name
+    rows = [["leaderboard", name, name_of_new, "the same" if name == name_of_new else "other"]]
     kinds = {**RUN_WITH, "commit": lambda record: record.get("commit"), "machine": lambda record: record.get("machine")}
     for what, of in kinds.items():
         before, after = (

@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +22,7 @@ import portalocker
 from portalocker import LockFlags
 
 from ftml_bench.errors import UsageError
+from ftml_bench.runs.provenance import now
 from ftml_bench.runs.storage import StorageError
 
 LOCK, WRITERS = ".lock", ".writers"
@@ -48,7 +48,7 @@ def alone(root: Path) -> Iterator[str]:
     try:
         with suppress(OSError):  # a full disk: it is held all the same
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode())
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
         await_writers(root)
         yield _name(root)
     finally:
@@ -176,7 +176,3 @@ def _name(root: Path) -> str:
 
 def _in_use(root: Path) -> UsageError:
     return UsageError(f"{root} is in use by {_name(root)}: wait until that has ended, or choose another --out")
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -207,12 +207,20 @@ def check_folder(definition: Definition, root: Path) -> None:
     file = root / FILE
     if not file.is_file():
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
-    found = definitions.load(str(file)).hash
-    if found != definition.hash:
+    found = definitions.load(str(file))
+    if found.hash == definition.hash:
+        return
+    if definitions.with_seeds(found, list(definition.seeds)).hash == definition.hash:
+        there, here = (",".join(map(str, one.seeds)) for one in (found, definition))
         raise UsageError(
-            f"{root} holds the results of another definition (hash {found}, this one is {definition.hash}): "
+            f"{root} holds the results of the same definition with other seeds ({there}; here {here}): seeds cannot "
+            f"be added to a run, whose records name the definition with all of its seeds: give --seeds {there}, or "
             "choose another --out or move it away"
         )
+    raise UsageError(
+        f"{root} holds the results of another definition (hash {found.hash}, this one is {definition.hash}): "
+        "choose another --out or move it away"
+    )
 
 
 def cells_named(definition: Definition, root: Path, names: Iterable[str]) -> set[Cell]:

@@ -16,11 +16,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ftml_bench.cores import usable_cores
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.speed.machine import clock_of, description, flop, load, matmul_rate
 from ftml_bench.speed.measuring import Clock, at, interleaved, row, spread, table
 from ftml_bench.speed.peers import ALONE, PEERS, MetaGradient, in_a_line, peers_of
-from ftml_bench.speed.processes import higher_by_processes, peak_memory, peak_memory_on_gpu, usable_cores
+from ftml_bench.speed.processes import higher_by_processes, peak_memory, peak_memory_on_gpu
 from ftml_bench.speed.subjects import INNER_STEPS, QUERY, SUBJECTS, SUPPORT, TASKS, has_native, subject
 
 MEMORY_STEPS = (1, 5, 20, 50)

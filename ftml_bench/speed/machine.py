@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ftml_bench.speed.processes import usable_cores
+from ftml_bench.cores import usable_cores
 from ftml_bench.speed.subjects import Gradient
 
 _SIZE, _SIZE_ON_GPU = 2048, 8192  # of matrices that keep it busy

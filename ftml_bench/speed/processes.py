@@ -119,8 +119,3 @@ def higher_by_processes(name: str, tasks: int, processes: int, repeats: int) -> 
         worker.join()
     # every process reports each repeat, within the time that a barrier takes
     return sorted(seconds)[::processes]
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,6 +26,10 @@ def test_a_broken_contract_is_named_and_the_exit_code_is_1(capsys):
         (["FTLM"], "unknown strategy, benchmark or model 'FTLM': did you mean 'FTML'"),
         (["fractions:Fraction"], "fractions:Fraction is no strategy (SupervisedTemplate), benchmark (CLScenario) or"),
         (["no_such:Thing"], "cannot import no_such"),
+        (
+            ["FTML", "--set", "meta_batch=3"],
+            "unknown setting of RainbowDigits: FTML 'meta_batch': did you mean 'meta_batch_size'",
+        ),
         (["Sinusoids", "--set", "round=3"], "unknown setting of Sinusoids 'round': did you mean 'rounds'"),
         (["FTML", "--set", "inner_lrr=3"], "'inner_lrr': did you mean 'inner_lr'"),
         (["FTML", "--benchmark", "Sinusoid"], "unknown benchmark 'Sinusoid': did you mean 'Sinusoids'"),

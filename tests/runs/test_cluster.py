@@ -118,7 +118,7 @@ def run_on(address, root, board=None):
         (["--ray", "10.0.0.1"], "--ray: expected 'auto' or HOST:PORT of a cluster that this machine is one of"),
         (["--ray", "ray://10.0.0.1:10001"], "--ray: expected 'auto' or HOST:PORT"),
         (["--ray", "auto", "--jobs", "2"], "--jobs: how many cells run at a time is what the cluster 'auto' has room"),
-        (["--ray", "--jobs", "0"], "--jobs: expected a whole number of at least 1, got 0"),
+        (["--ray", "--jobs", "0"], "argument --jobs: expected a whole number of at least 1, got '0'"),
         (["--ray", "--device", "cuda:1"], "--device cuda:1: expected cpu or cuda with --ray, which chooses the GPU"),
     ],
 )

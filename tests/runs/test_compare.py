@@ -59,6 +59,20 @@ def test_other_versions_and_settings_are_said(tmp_path):
     results, versions = comparing.tables(old, new)
     assert rows(results)["FTML", "loss at 20"][-1] == "level (other settings)"
     assert ["device", "cpu", "cuda", "other"] in versions.rows
+    (said,) = (note for note in results.notes if "settings" in note)
+    assert said == "OLD and NEW differ in settings, which may be all that is seen here: steps 5 and 6."
+    assert ["leaderboard", "small", "small", "the same"] in versions.rows
+
+
+def test_rows_with_other_settings_and_other_leaderboards_are_named(tmp_path):
+    old, new = board(tmp_path, "old"), tmp_path / "new"
+    rows_of = {"FTML": {"meta_batch_size": 3}, "FromScratch": {}}
+    write_all(new, definition=changed({"arrivals": 2, "strategies": rows_of}, seeds=list(range(6)), name="mine"))
+    results, versions = comparing.tables(old, new)
+    (said,) = (note for note in results.notes if "settings" in note)
+    assert said.endswith("all that is seen here: arrivals the stream's own and 2; those of FTML.")
+    assert ["leaderboard", "small", "mine", "other"] in versions.rows
+    assert not any("settings" in note for table in comparing.tables(old, old) for note in table.notes)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
