@@ -62,7 +62,7 @@ class MetaLearnerKeywords(LearnerKeywords, total=False):
 
 
 def _of_engine(name: str) -> Any:
-    """A setting of the inner loop: the engine's, as it is now. It may be set at any time."""
+    """A setting of the inner loop, which is the engine's."""
 
     def get(learner: MetaLearner) -> Any:
         return learner._engine.settings[name]
@@ -70,7 +70,7 @@ def _of_engine(name: str) -> Any:
     def put(learner: MetaLearner, value: Any) -> None:
         setattr(learner.engine, name, value)
 
-    return property(get, put)
+    return property(get, put, doc=f"`{name}` of the inner loop, as it is now; it may be set at any time.")
 
 
 class MetaLearner(Learner):
