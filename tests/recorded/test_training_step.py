@@ -11,6 +11,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from ftml_bench import metrics
+from ftml_bench.adaptation import make_engine
 from ftml_bench.benchmarks import RainbowDigits, arrivals
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError
@@ -158,6 +159,10 @@ def recordable():
     return strategy
 
 
+def another_engine(strategy):
+    return make_engine(model=strategy.model, criterion=strategy._criterion, **strategy._settings_of_now)
+
+
 CHANGES = {
     "learning rate": lambda s: s.optimizer.param_groups[0].update(lr=0.5),
     "weight decay": lambda s: s.optimizer.param_groups[0].update(weight_decay=0.5),
@@ -170,7 +175,7 @@ CHANGES = {
     "a buffer of the criterion": lambda s: setattr(s._criterion, "weight", torch.ones(10)),
     "inner learning rate": lambda s: setattr(s.engine, "inner_lr", 0.3),
     "inner steps": lambda s: setattr(s.engine, "inner_steps", 2),
-    "another engine": lambda s: setattr(s, "_engine", s._engine_of(s.model)),
+    "another engine": lambda s: setattr(s, "_engine", another_engine(s)),
     "another layer": lambda s: setattr(s.model, "relu1", nn.Tanh()),
     "a hook of a layer": lambda s: s.model[0].register_forward_hook(lambda *_: None),
     "query size": lambda s: setattr(s, "query_size", 3),
