@@ -99,17 +99,28 @@ class FollowTheLeader(JointLearner):
             self._fine_tune(model, x, y)
 
     def _fine_tune(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        # a criterion of somebody's own may look at the weights of the learner's model: they have to be the tuned ones
+        sees_weights = not _is_pytorchs(self._criterion)
+        held = self.model if sees_weights else model
         tuned = update_procedure(
-            self.model,
-            dict(self.model.named_parameters()),
+            held,
+            dict(held.named_parameters()),
             self._criterion,
             x,
             y,
             steps=self.update_steps,
             optimizer=lambda parameters: FINE_TUNINGS[self.fine_tuning](parameters, lr=self.inner_lr),
-            adapted=adapted_names(self.model, "all"),
+            adapted=adapted_names(held, "all"),
             clip=self.inner_clip,
-            outputs=None if isinstance(x, tuple) else lambda weights: self._plain_pass(x, parameters=weights),
+            outputs=None
+            if sees_weights or isinstance(x, tuple)
+            else lambda weights: self._plain_pass(x, parameters=weights),
         )
         put(tuned, model, self.model)
         self.cost.gradient_evaluations += self.update_steps * len(y)
+
+
+def _is_pytorchs(criterion: Any) -> bool:
+    """Whether it is a loss of PyTorch's own, which looks at outputs and targets alone."""
+    where = type(criterion).__module__ if isinstance(criterion, nn.Module) else getattr(criterion, "__module__", "")
+    return str(where).startswith("torch.nn.")

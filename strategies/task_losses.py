@@ -41,7 +41,8 @@ def ignored_by(criterion: Criterion) -> int | None:
 def _is_mean_of_points(criterion: Criterion, targets: Tensor, ignores: bool | None) -> bool:
     ignored = ignored_by(criterion)
     if ignored is None:
-        return criterion in MEAN_FUNCTIONS or (type(criterion) in MEANS and criterion.reduction == "mean")
+        is_mean = isinstance(criterion, MEANS) and type(criterion) in MEANS and criterion.reduction == "mean"
+        return is_mean or criterion in MEAN_FUNCTIONS
     if isinstance(criterion, nn.Module) and (criterion.weight is not None or criterion.reduction != "mean"):
         return False
     if ignores is None:
