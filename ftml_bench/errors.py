@@ -34,28 +34,9 @@ def _nearest(name: str, known: list[str]) -> str:
     begun = [one for one in known if given and one.lower().startswith(given)]
     if begun:
         return min(begun, key=len)
-    # Then letters that are missing, too many or have changed places: difflib would rather have a longer name with more
-    # of the letters in order. Case is the commonest slip, and no edit.
-    edits = {one: _edits(given, one.lower()) for one in known}
-    least = min(reversed(known), key=lambda one: (edits[one], len(one)), default="")
-    if known and edits[least] <= min(2, len(given) // 2):
-        return least
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")
-
-
-def _edits(a: str, b: str) -> int:
-    """How many letters make one text of the other: put in, left out, changed, or swapped with the next."""
-    before: list[int] = []
-    last = [*range(len(b) + 1)]
-    for i, one in enumerate(a, 1):
-        row = [i]
-        for j, other in enumerate(b, 1):
-            least = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (one != other))
-            if i > 1 and j > 1 and one == b[j - 2] and a[i - 2] == other:
-                least = min(least, before[j - 2] + 1)
-            row.append(least)
-        before, last = last, row
-    return last[-1]
+    # difflib would rather have a longer name with all of the letters in order than one in which two are swapped
+    swapped = [one for one in known if sorted(one.lower()) == sorted(given)]
+    return next(iter(swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")
 
 
 def at_least(least: int, **settings: int) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ftml_bench.adaptation import Criterion
 from ftml_bench.random_state import preserved_random_state
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
 # compare element by element, and spread one side over the other where shapes differ in any way
 ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 
