@@ -49,10 +49,11 @@ def _results(result: BenchmarkResult) -> Table:
             "censored: their share of the second half. Reaches and stays: datapoints at the first evaluation at or "
             "beyond γ after which no later one of the round falls short of it, second half."
         )
+    second = "" if result.threshold is None else ", of two numbers the second"
     notes.append(
         f"{result.measure.capitalize()} on held-out data over the second half of the rounds"
         f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}"
-        f"{result.means.capitalize()}; bold: the least, as printed."
+        f"{result.means.capitalize()}; bold: the least, as printed{second}."
     )
     rows = [list(row) for row in zip(*cells, strict=True)]
     return Table(f"{result.spec.name}: {result.spec.benchmark}", columns, rows, notes, frozenset(bold))

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from ftml_bench.report import charts, downloads, figures, making, overview
 from ftml_bench.report.contents import Contents
-from ftml_bench.report.tables import NONE, Table, unbroken
+from ftml_bench.report.tables import NONE, Table, ranked, unbroken
 from ftml_bench.results.looks import looks
 
 _SITE = files("ftml_bench.report") / "site"
@@ -65,7 +65,7 @@ def render(contents: Contents, folder: Path) -> str:
 
 def html(table: Table) -> str:
     """A table with its notes. Every cell says by which number it is sorted."""
-    return _template("table.html").render(table=table, value=sort_value, unbroken=unbroken)
+    return _template("table.html").render(table=table, value=sort_value, unbroken=unbroken, ranked=ranked)
 
 
 def tasks(folder: Path, benchmark: str) -> list[Path]:

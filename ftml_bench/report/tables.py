@@ -24,7 +24,7 @@ def markdown(text: str, marks: str = f"{_MARKS}|{_MARKS_OF_LINES}") -> str:
 class Table:
     """A heading, names of columns, cells of text (the first column names the row), and remarks below.
 
-    :param bold: (row, column) of the cells that stand out, such as the best.
+    :param bold: (row, column) of the cells that stand out, such as the best; of several numbers in a cell the last.
     """
 
     heading: str
@@ -37,7 +37,8 @@ class Table:
         """The table in Markdown."""
         columns, *rows = ([unbroken(markdown(cell, _MARKS)) for cell in row] for row in [self.columns, *self.rows])
         rows = [
-            [f"**{cell}**" if (i, j) in self.bold else cell for j, cell in enumerate(row)] for i, row in enumerate(rows)
+            [_starred(cell) if (i, j) in self.bold else cell for j, cell in enumerate(row)]
+            for i, row in enumerate(rows)
         ]
         lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -83,6 +84,21 @@ def best(values: Sequence[float | None], decimals: int) -> set[int]:
     printed = [None if value is None else float(f"{value:.{decimals}f}") for value in values]
     least = min((value for value in printed if value is not None), default=None)
     return {index for index, value in enumerate(printed) if value is not None and value == least}
+
+
+def ranked(cell: str) -> tuple[str, str]:
+    """A cell in two: what stands before its last number, and that, by which rows are ranked.
+
+    >>> ranked("149.2 → 40.1 → 12.3"), ranked("0.153")
+    (('149.2 → 40.1 → ', '12.3'), ('', '0.153'))
+    """
+    before, arrow, last = cell.rpartition(" → ")
+    return before + arrow, last
+
+
+def _starred(cell: str) -> str:
+    before, last = ranked(cell)
+    return f"{before}**{last}**"
 
 
 def unbroken(cell: str) -> str:

@@ -289,7 +289,7 @@ def test_names_in_data_cannot_end_the_script():
         '<div class="scroll" role="region" aria-label="&lt;/script&gt;" tabindex="0"><table>\n'
         '<thead><tr><th scope="col">strategy</th><th scope="col">&lt;b&gt;</th></tr></thead>\n'
         "<tbody>\n"
-        '<tr><th scope="row">&lt;i&gt;</th><td data-value="1" class="best">1</td></tr>\n'
+        '<tr><th scope="row">&lt;i&gt;</th><td data-value="1" class="best"><b>1</b></td></tr>\n'
         "</tbody></table></div>\n"
         '<ul class="notes"><li>&#34;&amp;</li></ul>\n'
     )

@@ -4,8 +4,8 @@
     <!-- table: late(digits, "first", 1), late(digits, "at 20", 3) -->     so do the cells of the table that follows
 
 The row that a line of a table is of is its first cell, up to a comma or bracket. The least of a column, as printed, is
-bold. `python -m tests.results.marks` says which numbers are not what the curves make; with `--write` it puts them
-right.
+bold; of halves it is the second that counts, and is bold. `python -m tests.results.marks` says which numbers are not
+what the curves make; with `--write` it puts them right.
 """
 
 from __future__ import annotations
@@ -188,11 +188,17 @@ def _lines(columns: tuple[Column, ...], text: str) -> str:
     lines = []
     for label, name in zip(labels, names, strict=True):
         cells = [
-            f"**{column.text(name)}**" if column.value and column.value(name) == least else column.text(name)
+            _bold(column.text(name)) if column.value and column.value(name) == least else column.text(name)
             for column, least in zip(columns, best, strict=True)
         ]
         lines.append(f"| {' | '.join([label, *cells])} |\n")
     return "".join(lines)
+
+
+def _bold(text: str) -> str:
+    """Of halves the second, by which they are ranked."""
+    before, arrow, last = text.rpartition(" → ")
+    return f"{before}{arrow}**{last}**"
 
 
 def main() -> int:

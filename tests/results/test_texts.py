@@ -29,6 +29,16 @@ def test_a_number_that_was_changed_is_seen():
     )
 
 
+def test_of_halves_the_second_counts_and_is_bold():
+    """FollowTheLeader needs more in the first half, and may need less than others in the second."""
+    rows = "".join(f"| {name} | ? |\n" for name in ("FTML", "FromScratch"))
+    table = written(f'<!-- table: halves(digits, "first", 1) -->\n\n| | datapoints |\n|---|--:|\n{rows}')
+    assert re.search(
+        r"^\| FTML \| \d[\d.]+\u00a0±\u00a0[\d.]+ → \*\*[\d.]+\u00a0±\u00a0[\d.]+\*\* \|$", table, re.MULTILINE
+    )
+    assert table.count("**") == 2
+
+
 def test_of_ties_all_are_bold():
     """Of coloured digits two of these rows sit on the floor in the second half."""
     rows = "".join(f"| {name} | ? |\n" for name in ("FTML", "FollowTheLeader", "TrainOnEverything", "FromScratch"))
