@@ -8,7 +8,7 @@ from ftml_bench.report.tables import NONE, Table, best, human, plus_minus
 from ftml_bench.results.cells import THIRDS, CellSummary, part
 from ftml_bench.results.kaplan_meier import survival
 from ftml_bench.results.pairs import LEVEL, Pair, least_p, seeds_needed
-from ftml_bench.results.quantities import Comparison, Quantity, compared, comparisons, error_at, quantities
+from ftml_bench.results.quantities import Comparison, Quantity, compared, comparisons, error_at, quantities, shown, sums
 from ftml_bench.results.statistics import BenchmarkResult, RowResult, estimate
 
 
@@ -24,7 +24,7 @@ def tables(result: BenchmarkResult) -> list[Table]:
 
 def _results(result: BenchmarkResult) -> Table:
     """A row a strategy, over the second half of the rounds (area: over all)."""
-    judged = {quantity.name: quantity for quantity in quantities(result)}
+    judged = {quantity.name: quantity for quantity in shown(result)}
     columns, cells, bold = ["strategy"], [[row.row.name + (" *" if row.notes else "") for row in result.rows]], set()
 
     def add(title: str, column: list[str]) -> None:
@@ -52,7 +52,7 @@ def _results(result: BenchmarkResult) -> Table:
     second = "" if result.threshold is None else ", of two numbers the second"
     notes.append(
         f"{result.measure.capitalize()} on held-out data over the second half of the rounds"
-        f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}"
+        f"{_halves(result) if result.threshold is None else ''}. {_area(result, 'all rounds')}{_sums(result)}"
         f"{result.means.capitalize()}; bold: the least, as printed{second}."
     )
     rows = [list(row) for row in zip(*cells, strict=True)]
@@ -193,19 +193,19 @@ def _fall_beyond(row: RowResult, control: RowResult) -> str:
 def _errors(result: BenchmarkResult) -> Table:
     """Errors by thirds of the stream: the area, with the first data, with all."""
     first, last = result.checkpoints[0], result.checkpoints[-1]
-    shown = [quantity for quantity in quantities(result) if quantity.name == "area"]
-    shown += [error_at(result, checkpoint) for checkpoint in dict.fromkeys((first, last))]
-    rows = [[row.row.name, *(_thirds(row, quantity) for quantity in shown)] for row in result.rows]
+    found = [quantity for quantity in quantities(result) if quantity.name == "area"]
+    found += [error_at(result, checkpoint) for checkpoint in dict.fromkeys((first, last))]
+    rows = [[row.row.name, *(_thirds(row, quantity) for quantity in found)] for row in result.rows]
     bold = {
         (row, column)
-        for column, quantity in enumerate(shown, 1)
+        for column, quantity in enumerate(found, 1)
         for row in best([row.over_seeds(quantity.over(THIRDS[-1])).mean for row in result.rows], quantity.decimals)
     }
     note = (
         f"Means over thirds of the stream{_rounds_of_thirds(result)}, over all seeds; bold: the least in the last "
         f"third. {_area(result, 'each round')}Standard errors: leaderboard.csv."
     )
-    columns = ["strategy", *(quantity.title for quantity in shown)]
+    columns = ["strategy", *(quantity.title for quantity in found)]
     return Table(f"{result.spec.name}: {result.measure} by thirds", columns, rows, [note], frozenset(bold))
 
 
@@ -251,6 +251,11 @@ def _area(result: BenchmarkResult, rounds: str) -> str:
     if all(quantity.name != "area" for quantity in quantities(result)):
         return ""
     return f"{result.measure.capitalize()} area: mean over the logarithm of datapoints, {rounds}. "
+
+
+def _sums(result: BenchmarkResult) -> str:
+    """What an average of a sum is, if the benchmark has one."""
+    return "".join(f"{one.title.capitalize()}: that over all rounds, divided by their number. " for one in sums(result))
 
 
 def _halves(result: BenchmarkResult) -> str:

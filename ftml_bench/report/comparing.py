@@ -50,7 +50,8 @@ def _of_benchmark(old: BenchmarkResult, new: BenchmarkResult) -> Table:
     pairs = [(next((one for one in old.rows if one.row.name == row.row.name), None), row) for row in new.rows]
     found: list[list[list[str]]] = [[] for _ in pairs]  # of every row the lines
     most = 0
-    for quantity in compared(new):
+    names_of_old = {quantity.name for quantity in compared(old)}
+    for quantity in (one for one in compared(new) if one.name in names_of_old):
         judged = judge([None if other is None else compare(row, other, quantity) for other, row in pairs])
         for lines, (other, row), (pair, p, verdict) in zip(found, pairs, judged, strict=True):
             if other is None or pair is None or p is None or verdict is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ftml_bench.results.cells import ALL, PARTS, CellSummary, mean, part
 from ftml_bench.results.pairs import Pair, holm, paired, verdict
@@ -69,11 +71,34 @@ def error_at(result: BenchmarkResult, checkpoint: int) -> Quantity:
     return Quantity(name, title, 3, lambda cell: cell.errors[checkpoint], "second_half")
 
 
+def sums(result: BenchmarkResult) -> list[Quantity]:
+    """Of everything measured that is a sum over all rounds so far, such as the regret, what a round adds to it: the
+    mean over all rounds is the last sum, divided by their number. None of what a cell lacks for a round."""
+    cells = [cell for row in result.rows for cell in row.cells.values()]
+    return [
+        Quantity(f"average_{name.lower()}", f"average {curve.title}", 3, partial(_added, name), ALL)
+        for name, curve in measured(result).items()
+        if curve.so_far == "sum" and all(t in cell.measures.get(name, {}) for cell in cells for t in cell.rounds)
+    ]
+
+
+def _added(measure: str, cell: CellSummary) -> list[float]:
+    so_far = [0.0, *(cell.measures[measure][t] for t in cell.rounds)]
+    return [after - before for before, after in itertools.pairwise(so_far)]
+
+
+def shown(result: BenchmarkResult) -> list[Quantity]:
+    """What rows are judged by. Sums come first where there is no γ: they are what was asked for."""
+    if result.threshold is None:
+        return [*sums(result), *quantities(result)]
+    return [*quantities(result), *sums(result)]
+
+
 def compared(result: BenchmarkResult) -> list[Quantity]:
     """In which rows are compared: where there is a γ, the checkpoints between the first and the last are left out."""
-    shown = set(result.checkpoints if result.threshold is None else (result.checkpoints[0], result.checkpoints[-1]))
-    hidden = {error_at(result, checkpoint).name for checkpoint in result.checkpoints if checkpoint not in shown}
-    return [quantity for quantity in quantities(result) if quantity.name not in hidden]
+    kept = set(result.checkpoints if result.threshold is None else (result.checkpoints[0], result.checkpoints[-1]))
+    hidden = {error_at(result, checkpoint).name for checkpoint in result.checkpoints if checkpoint not in kept}
+    return [quantity for quantity in shown(result) if quantity.name not in hidden]
 
 
 def compare(first: RowResult, other: RowResult, quantity: Quantity) -> Pair | None:
@@ -105,7 +130,7 @@ def judge(pairs: Sequence[Pair | None]) -> list[tuple[Pair | None, float | None,
 def numbers(result: BenchmarkResult) -> dict[str, Number]:
     """Every number of a cell by its name in `leaderboard.csv` and `seeds.csv`."""
     found: dict[str, Number] = {
-        f"{quantity.name}_{name}": quantity.over(name) for quantity in quantities(result) for name in PARTS
+        f"{quantity.name}_{name}": quantity.over(name) for quantity in shown(result) for name in PARTS
     }
     if result.threshold is not None:
         shares: dict[str, Callable[[CellSummary], list[bool]]] = {

@@ -15,7 +15,9 @@ from ftml_bench.errors import UsageError
 from ftml_bench.metrics.measures import CURVES, MEASURES
 from ftml_bench.protocol import in_hindsight
 from ftml_bench.report import measures as shown
+from ftml_bench.report.benchmark import tables as result_tables
 from ftml_bench.results.looks import looks
+from ftml_bench.results.quantities import comparisons, sums
 from ftml_bench.results.statistics import results
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import record, schedule
@@ -228,9 +230,35 @@ class TestReport:
         cells_ = results(definition, runs, root)[0].rows[0].cells.values()
         regret = [list(cell.measures["Regret"].values()) for cell in cells_]
         losses = [list(cell.measures["Loss_Of_Round"].values()) for cell in cells_]
+        assert found["FTML", "average_regret_all_rounds"] == pytest.approx(sum(r[3] for r in regret) / 2 / 4)
         assert found["FTML", "regret_first_half"] == pytest.approx(sum(r[1] for r in regret) / 2)
         assert found["FTML", "regret_second_half"] == pytest.approx(sum(r[3] for r in regret) / 2)
         assert found["FTML", "loss_of_round_second_half"] == pytest.approx(sum(v[2] + v[3] for v in losses) / 4)
+
+    def test_rows_are_compared_by_their_regret(self, root):
+        """The last value over the rounds, less the other's; rounds in which one adds less to it, by hand."""
+        definition, runs, _ = read_runs(root)
+        (result,) = results(definition, runs, root)
+        regret = [[list(cell.measures["Regret"].values()) for cell in row.cells.values()] for row in result.rows]
+        (found,) = comparisons(result, result.rows[0], sums(result)[0])
+        mine, other = ([curve[-1] / 4 for curve in curves] for curves in regret)
+        assert found.quantity.title == "average regret"
+        assert found.pair.mean == pytest.approx(sum(mine) / 2 - sum(other) / 2)
+        added = [[[b - a for a, b in zip([0, *c], c, strict=False)] for c in curves] for curves in regret]
+        less = sum(a < b for x, y in zip(*added, strict=True) for a, b in zip(x, y, strict=True))
+        assert found.pair.wins == less
+        columns, *_ = result_tables(result)
+        assert "average regret" in columns.columns
+        place = columns.columns.index("average regret")
+        assert columns.rows[0][place].startswith(f"{sum(mine) / 2:.3f} ± ")
+        assert "Average regret: that over all rounds, divided by their number." in columns.notes[-1]
+
+    def test_a_sum_that_a_cell_lacks_for_a_round_is_not_compared(self, root):
+        definition, runs, _ = read_runs(root)
+        (result,) = results(definition, runs, root)
+        assert [one.name for one in sums(result)] == ["average_regret"]
+        del result.rows[1].cells[0].measures["Regret"][2]
+        assert sums(result) == []
 
     def test_rounds_without_a_value_are_left_out(self, root, tmp_path):
         definition, runs, _ = read_runs(root)
