@@ -30,21 +30,25 @@ _COSTS: dict[str, Number] = {
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a panel shows of every row; `early` is None where there is one number for all rounds."""
+    """What a panel shows of every row, by its title, or by its `name` where there is less room; `early` is None where
+    there is one number for all rounds."""
 
     title: str
+    name: str
     early: Number | None
     late: Number
     is_wide: bool  # rows differ by powers of ten
+    more_is_better: bool = False
 
 
 def caption(results: Sequence[BenchmarkResult]) -> str:
     """What the figure shows."""
     bars = any(len(row.cells) > 1 for result in results for row in result.rows)
     return (
-        "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds; full: "
-        "over the second (of an area over all, of what is over all rounds so far its end)"
-        f"{'; bars: ± one standard error over seeds' * bars}. Costs: of one run."
+        "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds. Full: "
+        "second half of the rounds; an area is over all rounds; a running sum or mean is its last value"
+        f"{'; bars: ± one standard error over seeds' * bars}. Right: the first panel's number against what it cost in "
+        "one run."
     )
 
 
@@ -62,7 +66,7 @@ def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure
         if (name != "second" or any(len(some) > 1 for some in shown))
         and (name not in _COSTS or any(_mean_costs(result, name) for result in results))
     ]
-    heights = [0.85 + 0.19 * max(len(result.rows), 4) for result in results]
+    heights = [1.0 + 0.19 * max(len(result.rows), 4) for result in results]
     figure = Figure(figsize=(11, sum(heights)), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06))
     FigureCanvasAgg(figure)
     widths = [_WIDTHS[name] for name in columns]
@@ -108,7 +112,14 @@ def _shown(result: BenchmarkResult) -> list[_Shown]:
     chosen = [name for name in ("datapoints_to_threshold", "area") if name in found] + names[-1:]
     first, *others = [_of_rounds(result, found[name]) for name in dict.fromkeys(chosen)]
     so_far = [
-        _Shown(f"{curve.title}, all rounds", None, halves(name, curve)["second_half"], is_wide=curve.so_far == "sum")
+        _Shown(
+            f"{curve.title}, all rounds",
+            curve.title,
+            None,
+            halves(name, curve)["second_half"],
+            is_wide=curve.so_far == "sum",
+            more_is_better=curve.so_far == "mean" and result.measure == "error",  # then it is of accuracies
+        )
         for name, curve in measured(result).items()
         if curve.so_far
     ]
@@ -121,9 +132,9 @@ def _of_rounds(result: BenchmarkResult, quantity: Quantity) -> _Shown:
     is_wide = quantity.name == "datapoints_to_threshold" or result.measure == "loss"
     title = quantity.title.replace("γ", f"γ ({result.gamma})")
     if quantity.judged == ALL:
-        return _Shown(title, None, quantity.over(ALL), is_wide)
+        return _Shown(title, quantity.title, None, quantity.over(ALL), is_wide)
     early, late = (quantity.over(half) for half in HALVES)
-    return _Shown(title, early, late, is_wide)
+    return _Shown(title, quantity.title, early, late, is_wide)
 
 
 def _rows(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Shown) -> None:
@@ -140,6 +151,10 @@ def _rows(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Sh
     axes.set_yticks(range(len(result.rows)), [f"{row.row.name}  {n}" for n, row in enumerate(result.rows, 1)])
     axes.set_ylim(len(result.rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
+    if shown.more_is_better:
+        axes.set_xlabel("better →", loc="right", labelpad=1)
+    else:
+        axes.set_xlabel("← better", loc="left", labelpad=1)
     if shown.is_wide:
         _logarithmic(axes, "x")
 
@@ -161,22 +176,26 @@ def _over(
             axes.plot(x, y, color=own.color, marker=own.marker or "o", markersize=5, linestyle="")
             points[str(number)] = x, y
     axes.set_title(f"over {name}", loc="left")
+    axes.set_ylabel(shown.name)
     axes.margins(0.2)
-    _logarithmic(axes, "x")
+    _logarithmic(axes, "x", few=True)
     if shown.is_wide:
         _logarithmic(axes, "y")
     return points
 
 
-def _logarithmic(axes: Axes, which: str) -> None:
-    """A logarithmic axis with a few plain numbers, whatever it spans."""
+def _logarithmic(axes: Axes, which: str, *, few: bool = False) -> None:
+    """A logarithmic axis with a few plain numbers, whatever it spans; `few`: it is short."""
     getattr(axes, f"set_{which}scale")("log")
     low, high = getattr(axes, f"get_{which}lim")()
     axis = getattr(axes, f"{which}axis")
-    if high < 10 * low:
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if few and 3 * low <= high < 10 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    elif high < 10 * low:
+        axis.set_major_locator(MaxNLocator(2 if few else 4, steps=[1, 2, 5, 10]))
     else:
-        axis.set_major_locator(LogLocator(subs=(1, 3) if high < 1000 * low else (1,), numticks=6))
+        halfway = high < (30 if few else 1000) * low
+        axis.set_major_locator(LogLocator(subs=(1, 3) if halfway else (1,), numticks=3 if few else 6))
     axis.set_major_formatter(FuncFormatter(_plain))
     axis.set_minor_formatter(NullFormatter())
 

@@ -1,5 +1,6 @@
 """The figure of all rows: what its markers stand at, by hand."""
 
+import itertools
 from itertools import combinations
 
 import pytest
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ftml_bench.errors import UsageError
-from ftml_bench.report import contents, labels, overview
+from ftml_bench.report import contents, figures, labels, overview
 from ftml_bench.results.looks import looks
 from ftml_bench.runs import definition as definitions
 from tests.report.made import CONTENT, FROM_SCRATCH, FTML, made_in, write_run
@@ -76,3 +77,41 @@ def test_numbers_of_points_at_one_place_are_not_over_each_other():
     assert not any(a.overlaps(b) for a, b in combinations(boxes.values(), 2))
     assert [text.get_text() for text in axes.texts if text.arrow_patch is None] == ["5"]
     assert all(boxes[name].x0 > axes.transData.transform(points[name])[0] for name in points)
+
+
+@pytest.mark.parametrize("span", [1.0, 3, 9.9, 11, 25, 35, 90, 150, 400, 2e3, 3e4, 1e6])
+@pytest.mark.parametrize("least", [7.0, 4.3e4, 9e5])
+def test_numbers_below_a_short_panel_do_not_run_into_each_other(least, span):
+    with figures.styled():
+        figure = Figure(figsize=(1.8, 1.5))
+        axes = figure.subplots()
+        axes.plot([least, least * span], [1, 2], "o")
+        axes.margins(0.2)
+        overview._logarithmic(axes, "x", few=True)
+        figure.draw_without_rendering()
+        left, right = axes.get_window_extent().x0, axes.get_window_extent().x1
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    boxes = [box for box in boxes if left <= (box.x0 + box.x1) / 2 <= right]
+    assert all(a.x1 + 3 < b.x0 for a, b in itertools.pairwise(sorted(boxes, key=lambda box: box.x0)))
+
+
+def test_every_panel_says_what_it_shows_and_which_way_is_better(tmp_path):
+    root = made_in(tmp_path)
+    efficiency, area, spent = drawn(root).axes
+    assert [axes.xaxis.get_label().get_text() for axes in (efficiency, area, spent)] == ["← better", "← better", ""]
+    assert (efficiency.xaxis.get_label().get_position()[0], spent.get_ylabel()) == (0, "datapoints to γ")
+    assert overview.caption(contents.compute(root).results) == (
+        "Every row, with its number in the panels to the right. Hollow: mean over the first half of the rounds. Full: "
+        "second half of the rounds; an area is over all rounds; a running sum or mean is its last value; bars: ± one "
+        "standard error over seeds. Right: the first panel's number against what it cost in one run."
+    )
+
+
+@pytest.mark.parametrize(("metric", "said"), [("Online_Performance", "better →"), ("Regret_Over_Shots", "← better")])
+def test_accuracies_are_better_high_and_sums_of_losses_low(metric, said, tmp_path):
+    found = contents.compute(made_in(tmp_path))
+    for row in found.results[0].rows:
+        for cell in row.cells.values():
+            cell.measures[metric] = dict.fromkeys(cell.rounds, 0.5)
+    second = overview._figure(found.results, looks(found.definition.benchmarks)).axes[1]
+    assert second.xaxis.get_label().get_text() == said
