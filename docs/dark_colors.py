@@ -1,18 +1,13 @@
-"""The colours of figures on a dark page: those that the report's own page has there."""
+"""The colours of figures on a dark page of the site: those that the report's own page has there."""
 
 from __future__ import annotations
 
 import re
 
-from ftml_bench.results.looks import COLORS, GREY, GREY_ON_DARK, ON_DARK
+from ftml_bench.report.dark import colors
 
 PAGE = "#131416"  # furo's
-# The style's own colours, of page, grid, lines and letters.
-_STYLE = {"#ffffff": PAGE, "#e6e6e6": "#2e3136", "#444444": "#c8ccd0", "#666666": "#a0a6ac", "#888888": "#8a9096"}
-DARK = {
-    **_STYLE,
-    **{light.lower(): dark for light, dark in zip((*COLORS, GREY), (*ON_DARK, GREY_ON_DARK), strict=True)},
-}
+DARK = colors(PAGE)
 
 
 def darkened(svg: str) -> str:

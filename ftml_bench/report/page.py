@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from ftml_bench.report import charts, downloads, figures, making, overview
 from ftml_bench.report.contents import Contents
+from ftml_bench.report.dark import following
 from ftml_bench.report.tables import NONE, Table, ranked, unbroken
 from ftml_bench.results.looks import looks
 
@@ -77,7 +78,7 @@ def tasks(folder: Path, benchmark: str) -> list[Path]:
 def picture(file: Path, title: str) -> str:
     """An SVG or PNG file as an image that needs no file."""
     if file.suffix == ".svg":
-        data = f"svg+xml,{quote(_short(file.read_text(encoding='utf-8')), safe=_SAFE)}"
+        data = f"svg+xml,{quote(_short(following(file.read_text(encoding='utf-8'))), safe=_SAFE)}"
     else:
         data = f"png;base64,{base64.b64encode(file.read_bytes()).decode()}"
     shown = {

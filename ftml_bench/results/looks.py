@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from ftml_bench.runs.definition import BenchmarkSpec
 
-# Okabe and Ito (2008), told apart with any kind of colour vision; on white with Tol's wine for their yellow, on dark
-# with white for their black.
+# Okabe and Ito (2008), told apart with any kind of colour vision; on white with Tol's wine for their yellow. On dark
+# with white for their black, and lighter where names in these colours could not be read.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
-ON_DARK = ("#0072B2", "#D55E00", "#009E73", "#FFFFFF", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+ON_DARK = ("#5A89DA", "#DA6E22", "#3EB78E", "#FFFFFF", "#CC79A7", "#E69F00", "#8FD8F5", "#F0E442")
 GREY, GREY_ON_DARK = "#9A9A9A", "#7F858C"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[tuple[float, ...], ...] = ((), (4, 1.5), (1, 1.3), (4, 1.3, 1, 1.3))

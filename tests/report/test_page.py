@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from ftml_bench import report
+from ftml_bench.report import dark
 from ftml_bench.report import page as pages
 from ftml_bench.report.tables import Table
 from ftml_bench.results.looks import COLORS, ON_DARK
@@ -219,7 +220,17 @@ def test_dark_pages_have_light_lines(browser, file):
         assert seen.mean() < 60
         plot = picture(page.locator(".plot.main"))
         assert share(plot, ON_DARK[3]) > 0.002
-        assert share(plot, BLUE) > 0.002
+        assert share(plot, ON_DARK[0]) > 0.002
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_and_charts_have_the_same_colours(browser, file, scheme):
+    page_color, blue = {"light": ("#FFFFFF", COLORS[0]), "dark": (dark.PAGE, ON_DARK[0])}[scheme]
+    with opened(browser, file, scheme=scheme) as page:
+        figure = picture(page.locator(".graph img").first)
+        assert share(figure, page_color, within=2) > 0.6
+        assert share(figure, blue, within=12) > 0.0003
+        assert share(picture(page.locator(".plot.main")), blue, within=12) > 0.001
 
 
 def test_a_telephone_scrolls_tables_and_nothing_else(browser, file):
