@@ -79,6 +79,10 @@ def _differences(result: BenchmarkResult, found: dict[str, list[Comparison]]) ->
         f"seeds and their rounds). Below zero {name} leads. Bold: it can be told that {name} is ahead or behind; =: "
         "level, the interval lies within 5 % of the row's mean; else they cannot be told apart with these seeds."
     )
+    if _pairs(next(iter(found.values()))) == 1:
+        note = (
+            f"{name} minus the row, paired by round, as in the table above: mean, of one seed. Below zero {name} leads."
+        )
     return Table(f"{result.spec.name}: {name} minus the others", columns, rows, [note], frozenset(bold))
 
 
@@ -105,6 +109,7 @@ def interval(pair: Pair, decimals: int) -> str:
 def _certainty(result: BenchmarkResult, found: list[Comparison]) -> Table:
     name, quantity = result.rows[0].row.name, found[0].quantity
     rows = []
+    columns = ["strategy", "seeds ahead", "rounds", "better", "p", "p (Holm)", f"{name} is"]
     for comparison in found:
         pair = comparison.pair
         if pair is None or comparison.p is None or comparison.verdict is None:
@@ -115,14 +120,21 @@ def _certainty(result: BenchmarkResult, found: list[Comparison]) -> Table:
         seeds = f"{pair.leads} of {pair.seeds}"
         name_, ps = comparison.other.row.name, [f"{pair.p:.3f}", f"{comparison.p:.3f}"]
         rows.append([name_, seeds, rounds, better, *ps, comparison.verdict])
-    notes = [
-        f"Seeds and rounds in which {name} has less / the same / more. Better: probability of improvement, the share "
-        "of rounds in which it has less, ties counted half. p: two-sided, exact sign flips over seeds; Holm: "
-        "corrected for all rows.",
-        certainty(max((c.pair.seeds for c in found if c.pair), default=0), len(found)),
-    ]
-    columns = ["strategy", "seeds ahead", "rounds", "better", "p", "p (Holm)", f"{name} is"]
+    counted = (
+        f"ounds in which {name} has less / the same / more. Better: probability of improvement, the share of rounds in "
+        "which it has less, ties counted half."
+    )
+    notes = [f"Seeds and r{counted} p: two-sided, exact sign flips over seeds; Holm: corrected for all rows."]
+    if _pairs(found) == 1:  # it has no p
+        columns, *rows = ([line[0], *line[2:4]] for line in [columns, *rows])
+        notes = [f"R{counted}"]
+    notes.append(certainty(_pairs(found), len(found)))
     return Table(f"{result.spec.name}: what can be said of {quantity.title}", columns, rows, notes)
+
+
+def _pairs(found: list[Comparison]) -> int:
+    """The most seeds that two of the rows have both finished."""
+    return max((one.pair.seeds for one in found if one.pair), default=0)
 
 
 def _mean(result: BenchmarkResult) -> str:
@@ -137,8 +149,10 @@ def certainty(seeds: int, rows: int) -> str:
     """
     if not seeds:
         return "No seed is finished in two rows."
+    if seeds == 1:
+        return "One seed decides nothing: how far others would lie from it is not known."
     return (
-        f"{seeds} seed{'s' if seeds > 1 else ''} cannot go below p = {least_p(seeds):.2g}; for {LEVEL:g} after the "
+        f"{seeds} seeds cannot go below p = {least_p(seeds):.2g}; for {LEVEL:g} after the "
         f"correction for {rows} row{'s' if rows > 1 else ''} it takes {seeds_needed(rows)}, all of one sign."
     )
 

@@ -138,7 +138,7 @@ def test_one_seed_has_no_standard_error(root):
     text = (root / "leaderboard.md").read_text()
     assert line(text, "FTML", "digits: RainbowDigits")[1:4] == ["15.0 → **15.0**", "20.0", "50 %"]
     assert line(text, "FromScratch", "digits: FTML minus the others")[1] == "0.0"
-    assert line(text, "FromScratch", "digits: what can be said of datapoints to γ")[-1].endswith("with 1 seed")
+    assert line(text, "FromScratch", "digits: what can be said of datapoints to γ")[1] == "0 / 2 / 0"  # 20 and 10, both
 
 
 def test_of_one_seed_nothing_has_an_error(root):
@@ -147,7 +147,18 @@ def test_of_one_seed_nothing_has_an_error(root):
     text = report.write(root)
     assert "±" not in text
     assert "Of one seed, without an error" in text
-    assert "±" not in (root / "leaderboard.md").read_text(encoding="utf-8")
+    markdown = (root / "leaderboard.md").read_text(encoding="utf-8")
+    assert "±" not in markdown
+    assert "p (Holm)" not in markdown
+    assert "interval" not in markdown
+    assert "told" not in markdown
+    assert markdown.count("One seed decides nothing: how far others would lie from it is not known.") == 1
+    heading = "digits: what can be said of datapoints to γ"
+    assert line(markdown, "FromScratch", heading) == [
+        "FromScratch",
+        "2 / 0 / 0",
+        "100 %",
+    ]  # 10 and 10 against 20 and 20
 
 
 def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(root):

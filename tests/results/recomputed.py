@@ -131,6 +131,11 @@ def part(name: str, rounds: int) -> range:
 @cache
 def values(benchmark: str, row: str, name: str, where: str) -> dict[int, list[float]]:
     """Of every seed the rounds' values in a part of the stream."""
+    if name.startswith("average "):  # of a sum over all rounds so far, what each round adds to it
+        sums = _curves(benchmark, row, name.removeprefix("average "))
+        return {
+            seed: [curve[t] - curve.get(t - 1, 0.0) for t in part(where, len(curve))] for seed, curve in sums.items()
+        }
     of = quantity(name)
     return {
         seed: [float(of(rounds[i])) for i in part(where, len(rounds))] for seed, rounds in rows(benchmark)[row].items()
@@ -150,19 +155,26 @@ def of_seeds(benchmark: str, row: str, name: str, where: str) -> list[float]:
 
 def _measured(benchmark: str, row: str, name: str, where: str) -> list[float]:
     """The mean of a measure over those of a part's rounds that have it; of what is over all so far the last."""
+    found = []
+    for seed, curve in _curves(benchmark, row, name).items():
+        rounds = part(where, len(rows(benchmark)[row][seed]))
+        known = [curve[t] for t in rounds if t in curve]
+        found.append(known[-1] if name in SO_FAR else statistics.fmean(known))
+    return found
+
+
+def _curves(benchmark: str, row: str, name: str) -> dict[int, dict[int, float]]:
+    """Seed -> round, from 0 -> value of a measure."""
     leaderboard, inner = parts(benchmark)
     measures = frame(leaderboard, "measures")
-    found = []
+    found = {}
     for seed, some in measures[(measures.benchmark == inner) & (measures.row == row)].groupby("seed"):
         curves = {measure: dict(zip(of["round"] - 1, of.value, strict=True)) for measure, of in some.groupby("measure")}
-        runs = rows(benchmark)
         if name == "Regret" and name not in curves:  # against the comparator, whose one evaluation a round is its loss
-            best = [one.errors[-1] for one in runs["FTML in hindsight"][seed]]
+            best = [one.errors[-1] for one in rows(benchmark)["FTML in hindsight"][seed]]
             paid = [curves["Loss_Of_Round"][t] - loss for t, loss in enumerate(best)]
             curves[name] = dict(enumerate(itertools.accumulate(paid)))
-        rounds = part(where, len(runs[row][seed]))
-        known = [curves[name][t] for t in rounds if t in curves[name]]
-        found.append(known[-1] if name in SO_FAR else statistics.fmean(known))
+        found[seed] = curves[name]
     return found
 
 
