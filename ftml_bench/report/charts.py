@@ -71,7 +71,7 @@ def _quantities(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Char
     for quantity in quantities(result):
         lines = {row.row.name: _over_rounds(list(row.cells.values()), quantity.rounds, smooth=True) for row in rows}
         counts = quantity.name.startswith("datapoints")
-        yield _chart(quantity.title, quantity.title, lines, log_y=counts or result.measure == "loss")
+        yield _chart(quantity.title, lines, log_y=counts or result.measure == "loss")
 
 
 def _measures(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]:
@@ -81,7 +81,7 @@ def _measures(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]
             cells = [cell for cell in row.cells.values() if name in cell.measures]
             if cells:
                 lines[row.row.name] = _over_rounds(cells, _of_rounds(name), smooth=not curve.so_far)
-        yield _chart(curve.title, curve.title, lines, log_x=curve.so_far == "sum")
+        yield _chart(curve.title, lines, log_x=curve.so_far == "sum")
 
 
 def _learning_curve(result: BenchmarkResult, rows: list[RowResult], curves: dict[Cell, Any], name: str) -> Chart:
@@ -95,7 +95,7 @@ def _learning_curve(result: BenchmarkResult, rows: list[RowResult], curves: dict
             seeds.append([float(np.mean(by_size[size])) for size in sizes])
         lines[row.row.name] = {"x": sizes, **_line(np.array(seeds))}
     title = f"{result.measure} over datapoints, {_PARTS[name]}"
-    return _chart(title, result.measure, lines, log_x=True, log_y=result.measure == "loss")
+    return _chart(title, lines, y=result.measure, log_x=True, log_y=result.measure == "loss")
 
 
 def _errors(curve: Sequence[Any], cell: CellSummary, name: str, measure: str) -> dict[int, list[float]]:
@@ -124,7 +124,7 @@ def _survival(result: BenchmarkResult, rows: list[RowResult], name: str) -> Char
             "median": curve.median,
         }
     title = f"rounds short of γ, {_PARTS[name]}"
-    return _chart(title, "share of rounds", lines, log_x=True)
+    return _chart(title, lines, y="share of rounds", log_x=True)
 
 
 def _of_rounds(measure: str) -> Callable[[CellSummary], list[float]]:
@@ -152,8 +152,9 @@ def _line(seeds: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _chart(title: str, y: str, lines: dict[str, Any], *, log_x: bool = False, log_y: bool = False) -> Chart:
-    return {"title": title, "y": y, "logX": log_x, "logY": log_y, "lines": lines}
+def _chart(title: str, lines: dict[str, Any], *, y: str = "", log_x: bool = False, log_y: bool = False) -> Chart:
+    """`y`: what the axis says, if not the title."""
+    return {"title": title, "y": y or title, "logX": log_x, "logY": log_y, "lines": lines}
 
 
 def _numbers(values: Iterable[float], digits: int = _DIGITS) -> list[float | None]:

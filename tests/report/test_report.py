@@ -154,11 +154,7 @@ def test_of_one_seed_nothing_has_an_error(root):
     assert "told" not in markdown
     assert markdown.count("One seed decides nothing: how far others would lie from it is not known.") == 1
     heading = "digits: what can be said of datapoints to γ"
-    assert line(markdown, "FromScratch", heading) == [
-        "FromScratch",
-        "2 / 0 / 0",
-        "100 %",
-    ]  # 10 and 10 against 20 and 20
+    assert line(markdown, "FromScratch", heading) == ["FromScratch", "2 / 0 / 0", "100 %"]  # 10, 10 and 20, 20
 
 
 def test_of_an_odd_number_of_rounds_the_middle_one_belongs_to_the_second_half(root):
