@@ -294,10 +294,10 @@ def test_other_seeds_are_said_to_be_what_differs(refused, capsys):
     file = write_definition(FTML="finished")  # seeds 0 and 1
     assert cli.main(["leaderboard", file, "--seeds", "0,1,2", "--jobs", "1", "--quiet"]) == 0
     capsys.readouterr()
-    for given, here in ((["--seeds", "0,1,2,3"], "0,1,2,3"), ([], "0,1"), (["--status"], "0,1")):
+    for given, here in ((["--seeds", "1,0,2,3"], "1,0,2,3"), ([], "0,1"), (["--status"], "0,1")):
         line = refused("leaderboard", file, *given)
         assert f"runs/mine holds the results of the same definition with other seeds (0,1,2; here {here}): " in line
-        assert "give --seeds 0,1,2, or choose another --out" in line
+        assert "give --seeds 0,1,2, to which more can be added at the end, or choose another --out" in line
     assert "of another definition" in refused("leaderboard", write_definition(FTML="failed"), "--seeds", "0,1,2,3")
 
 

@@ -47,5 +47,5 @@ def dry_run(definition: Definition, root: Path, redo: Collection[Cell]) -> None:
     todo = schedule.to_run(definition, root, redo)
     print(f"{root}: {len(todo)} of {len(definition.cells())} cells would be run")
     for cell in todo:
-        goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.hash)
+        goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
         print(f"  {cell}{' (from its saved state)' if goes_on else ''}")

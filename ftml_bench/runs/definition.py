@@ -273,13 +273,25 @@ class Definition(fields.Model):
     @property
     def hash(self) -> str:
         """12 hexadecimal digits that change with whatever could change a result: not description and resources."""
+        return _hash(self._important())
+
+    def includes(self, other_hash: str | None) -> bool:
+        """Whether a hash is this definition's, or that of the same with its first seeds only: others came later."""
+        content = self._important()
+        return any(other_hash == _hash(content | {"seeds": self.seeds[:n]}) for n in range(len(self.seeds), 0, -1))
+
+    def _important(self) -> dict[str, Any]:
         content = self.to_dict()
         for unimportant in ("description", "resources"):
             content.pop(unimportant, None)
         for spec in content["benchmarks"].values():
             for row in spec["strategies"].values():
                 row.pop("resources", None)
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return content
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def available() -> dict[str, str]:

@@ -48,13 +48,13 @@ def read_definition(root: Path) -> Definition:
 
 
 def check_belongs(definition: Definition, cell: Cell, run: Run, root: Path) -> None:
-    """Sees that a record is that of this cell in this definition.
+    """Sees that a record is that of this cell in this definition, or in that of before seeds were added.
 
     :raises UsageError: it is not.
     """
     file = root / cell.folder / "record.json"
     found = run.record.get("definition")
-    if found != definition.hash:
+    if not definition.includes(found):
         raise UsageError(f"{file} is of another definition (hash {found}) than {root / FILE} (hash {definition.hash})")
     check_cell(cell, run, root)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,11 +205,11 @@ class RunWriter:
         tidy(self.folder)
 
 
-def may_go_on(folder: Path, definition_hash: str) -> bool:
-    """Whether a cell that did not come to its end has left a saved state of this definition."""
+def may_go_on(folder: Path, is_ours: Callable[[str | None], bool]) -> bool:
+    """Whether a cell that did not come to its end has left a saved state of our definition, told by its hash."""
     if not (folder / SAVED_STATE).is_file() or not has_record(folder):
         return False
-    return _read_record(folder).get("definition") == definition_hash
+    return is_ours(_read_record(folder).get("definition"))
 
 
 def has_record(folder: Path) -> bool:

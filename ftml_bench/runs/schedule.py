@@ -89,7 +89,7 @@ def _run_cells(
             record.tidy(root / cell.folder)
         todo = to_run(definition, root, redo)
         for cell in todo:
-            goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.hash)
+            goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
             if (root / cell.folder).exists() and not goes_on:
                 shutil.rmtree(root / cell.folder)
     groups = _groups(definition, todo, device)
@@ -196,7 +196,8 @@ def check_free(definition: Definition, root: Path) -> None:
 
 
 def check_folder(definition: Definition, root: Path) -> None:
-    """Sees that `root` is missing, empty, or the folder of this definition's results; changes nothing.
+    """Sees that `root` is missing, empty, or the folder of this definition's results, perhaps of its first seeds only;
+    changes nothing.
 
     :raises UsageError: it holds another definition's results, or files of something else.
     """
@@ -208,14 +209,13 @@ def check_folder(definition: Definition, root: Path) -> None:
     if not file.is_file():
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
     found = definitions.load(str(file))
-    if found.hash == definition.hash:
+    if definition.includes(found.hash):
         return
     if definitions.with_seeds(found, list(definition.seeds)).hash == definition.hash:
         there, here = (",".join(map(str, one.seeds)) for one in (found, definition))
         raise UsageError(
-            f"{root} holds the results of the same definition with other seeds ({there}; here {here}): seeds cannot "
-            f"be added to a run, whose records name the definition with all of its seeds: give --seeds {there}, or "
-            "choose another --out or move it away"
+            f"{root} holds the results of the same definition with other seeds ({there}; here {here}): give "
+            f"--seeds {there}, to which more can be added at the end, or choose another --out or move it away"
         )
     raise UsageError(
         f"{root} holds the results of another definition (hash {found.hash}, this one is {definition.hash}): "
@@ -272,9 +272,9 @@ def check_versions(
 
 
 def _claim(definition: Definition, root: Path) -> None:
-    """Makes `root` the folder of this definition's results, if it is not yet."""
+    """Makes `root` the folder of this definition's results, if it is not yet, or was with fewer seeds."""
     file = root / FILE
-    if _holds_nothing(root):
+    if _holds_nothing(root) or definitions.load(str(file)).hash != definition.hash:
         content = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True, width=120)
         record.write_whole(file, f"{HEADER}{definition.hash}\n{content}")
     remove_temporary(file)

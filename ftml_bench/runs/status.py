@@ -95,7 +95,7 @@ def _of_cell(definition: Definition, cell: Cell, folder: Path, in_use: bool) -> 
         run = record.read(folder)
     except UsageError as error:
         return CellStatus(cell, "changed", note=str(error))
-    if run.record.get("definition") != definition.hash:
+    if not definition.includes(run.record.get("definition")):
         return CellStatus(cell, "open")
     done, seconds = _progress(folder)
     try:

@@ -109,7 +109,7 @@ def status_of(definition: Definition, root: Path, cell: Cell) -> str:
         return ""
     run = record.read(root / cell.folder)
     check_cell(cell, run, root)
-    return run.status if run.status in KEPT and run.record.get("definition") == definition.hash else ""
+    return run.status if run.status in KEPT and definition.includes(run.record.get("definition")) else ""
 
 
 def one_thread() -> None:

@@ -138,6 +138,35 @@ def test_another_definitions_results_are_left_alone(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_seeds_can_be_added_to_those_that_are_there(tmp_path):
+    two = leaderboard(good="finished", wild="diverged")
+    run(two, tmp_path)
+    RunWriter.start(tmp_path / "sines/wild/seed-1", {"definition": two.hash, "protocol": {}})  # as if interrupted
+    before = snapshot(tmp_path / "sines")
+    four = definitions.with_seeds(two, [0, 1, 7, 3])
+    assert [status for _, status, _ in run(four, tmp_path)] == ["finished"] * 4 + ["diverged"] * 4
+    after = snapshot(tmp_path / "sines")
+    assert {path for path in before if before[path] != after[path]} == {
+        tmp_path / "sines/wild/seed-1" / name for name in ("record.json", "curve.csv", "timing.csv")
+    }
+    assert len(after) == 2 * len(before)
+    found, runs, missing = read_runs(tmp_path)  # whose records have one of two hashes
+    assert (found, len(runs), missing) == (four, 8, [])
+    for others in ([0, 1], [0, 7, 1, 3], [1, 7, 3], [4]):
+        with pytest.raises(UsageError, match=r"with other seeds \(0,1,7,3; here .*give --seeds 0,1,7,3, to which more"):
+            run(definitions.with_seeds(two, others), tmp_path)
+    assert snapshot(tmp_path / "sines") == after
+
+
+def test_what_was_begun_with_fewer_seeds_goes_on_from_its_saved_state(tmp_path):
+    two = leaderboard(good="finished")
+    RunWriter.start(tmp_path / "cell", {"definition": two.hash, "protocol": {}})
+    (tmp_path / "cell" / record.SAVED_STATE).touch()
+    assert record.may_go_on(tmp_path / "cell", definitions.with_seeds(two, [0, 1, 2]).includes)
+    for others in (leaderboard(good="diverged"), definitions.with_seeds(two, [0])):
+        assert not record.may_go_on(tmp_path / "cell", others.includes)
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match=r"exists and is no leaderboard's folder"):
