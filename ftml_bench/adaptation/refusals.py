@@ -50,15 +50,11 @@ def refuse_untreatable_layers(model: nn.Module) -> None:
         running statistics), batch norms that are more than `nn.BatchNorm1d` to 3d and so cannot be converted, lazy
         layers that have not seen a batch, and TorchScript, which cannot be called with other weights.
     """
+    refuse_norms_of_their_own_kind(model)
     for name, module in model.named_modules():
-        of = f"{type(module).__name__} ({name or 'the model itself'})"
+        of = _called(name, module)
         if isinstance(module, torch.jit.ScriptModule):
             raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
-        if isinstance(module, _BatchNorm) and type(module) not in (TaskBatchNorm, *CONVERTED):
-            raise UsageError(
-                f"{of} is a batch norm of its own kind, which cannot be converted to one with a task's statistics: "
-                f"expected nn.BatchNorm1d to 3d as they are"
-            )
         if isinstance(module, _NormBase) and not isinstance(module, _BatchNorm) and module.track_running_stats:
             raise UsageError(
                 f"{of} keeps running statistics, which every inner step would change: expected "
@@ -66,6 +62,23 @@ def refuse_untreatable_layers(model: nn.Module) -> None:
             )
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):
             raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
+
+
+def refuse_norms_of_their_own_kind(model: nn.Module) -> None:
+    """Refuse batch norms that know nothing of tasks and cannot be taught: subclasses, `nn.SyncBatchNorm`.
+
+    :raises UsageError: if there is one.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and type(module) not in (TaskBatchNorm, *CONVERTED):
+            raise UsageError(
+                f"{_called(name, module)} is a batch norm of its own kind, which cannot be converted to one with a "
+                f"task's statistics: expected nn.BatchNorm1d to 3d as they are"
+            )
+
+
+def _called(name: str, module: nn.Module) -> str:
+    return f"{type(module).__name__} ({name or 'the model itself'})"
 
 
 def refuse_overlapping_parameters(model: nn.Module) -> None:

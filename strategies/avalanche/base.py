@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from typing_extensions import Unpack
 
+from ftml_bench.adaptation.refusals import refuse_norms_of_their_own_kind
 from ftml_bench.benchmarks.experiences import (
     batch_of,
     number_of,
@@ -267,6 +268,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
 def _with_norms_for(batch_norm: str, model: nn.Module) -> nn.Module:
     """The model, whose norm layers can follow the rule now."""
     convert_batch_norm(model)
+    if batch_norm != "running":  # by which layers of any kind do what they do without us
+        refuse_norms_of_their_own_kind(model)
     if batch_norm != "transductive":
         give_running_statistics(model)
     return model

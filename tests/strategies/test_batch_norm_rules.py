@@ -10,6 +10,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from ftml_bench.benchmarks import Sinusoids, arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.models import SinusoidMLP
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 
@@ -198,3 +199,50 @@ def test_a_norm_without_running_statistics_stays_so_under_transductive():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     FTML(model=model, optimizer=optimizer, batch_norm="transductive", evaluator=None)
     assert model[1].running_mean is None
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x).sin()
+
+
+OF_TASKS = [
+    (c, r) for c in (TrainOnEverything, FollowTheLeader, FromScratch) for r in c.BATCH_NORM_RULES if r != "running"
+]
+
+
+@pytest.mark.parametrize(("cls", "rule"), OF_TASKS)
+@pytest.mark.parametrize("norm", [Activated, nn.SyncBatchNorm])
+def test_a_norm_of_its_own_kind_which_would_mix_groups_is_refused(norm, cls, rule):
+    model = nn.Sequential(nn.Linear(1, 6), norm(6), nn.Linear(6, 1))
+    message = rf"{norm.__name__} \(1\) is a batch norm of its own kind.*expected nn.BatchNorm1d to 3d"
+    with pytest.raises(UsageError, match=message):
+        cls(
+            model=model,
+            optimizer=torch.optim.SGD(model.parameters(), 0.1),
+            batch_norm=rule,
+            evaluator=EvaluationPlugin(),
+        )
+
+
+@pytest.mark.parametrize("cls", [TrainOnEverything, FollowTheLeader])
+def test_by_running_statistics_a_norm_of_its_own_kind_does_what_it_does(cls, stream):
+    """Against a stock layer and the same function behind it."""
+    found = []
+    for layers in ([Activated(6)], [nn.BatchNorm1d(6), Sine()]):
+        torch.manual_seed(0)
+        first, last = nn.Linear(1, 6), nn.Linear(6, 1)
+        model = nn.Sequential(first, *layers, last)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        settings = {"criterion": nn.MSELoss(), "batch_norm": "running", "steps": 3, "train_mb_size": 6}
+        strategy = cls(model=model, optimizer=optimizer, evaluator=EvaluationPlugin(), **settings)
+        for round in stream.train_stream:
+            strategy.train(round, eval_streams=[])
+        copy = strategy.model_for(stream.test_stream[1]).eval()
+        found.append(copy(torch.linspace(-1, 1, 5)[:, None]).detach())
+    assert torch.allclose(*found, rtol=1e-12)
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.sin()
