@@ -41,8 +41,7 @@ class FOML(FastWeights):
         if not 0 < pull < float("inf"):
             raise UsageError(f"pull={pull}: expected a number above 0, without which no slow weight is learned")
         super().__init__(**learner)
-        if not self.engine.second_order or not self.engine.inner_steps:
-            raise UsageError("second_order=False or inner_steps=0: the slow weights of FOML act on the pull alone")
+        self._refuse_a_loop_without_pull()
         self.pull = pull
         self.meta_batch_size = meta_batch_size
         self.support_size = support_size
@@ -52,6 +51,11 @@ class FOML(FastWeights):
     def rule(self) -> InnerRule:
         """The pull towards the slow weights."""
         return InnerRule(penalty=self.pull, anchor=dict(self.model.named_parameters()))
+
+    def _refuse_a_loop_without_pull(self) -> None:
+        """Such settings may also come later."""
+        if not self.engine.second_order or not self.engine.inner_steps:
+            raise UsageError("second_order=False or inner_steps=0: the slow weights of FOML act on the pull alone")
 
     def _draw(self) -> list[Tensor]:
         each = self.support_size + self.query_size
@@ -63,6 +67,7 @@ class FOML(FastWeights):
         return self._minibatch((x[:, :n], y[:, :n]), (x[:, n:], y[:, n:]), labels[:, n:])
 
     def _before_training_iteration(self, **kwargs) -> None:
+        self._refuse_a_loop_without_pull()
         if len(self.arrived[1]):
             self._move_fast(self.fast, *self.arrived, 1, self.rule)
         super()._before_training_iteration(**kwargs)

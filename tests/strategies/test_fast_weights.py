@@ -185,3 +185,15 @@ def test_what_cannot_be_is_refused_in_one_line():
         assert "grows" in refused(cls, nn.Sequential(nn.Flatten(), IncrementalClassifier(588)))
     assert "pull=0.0: expected a number above 0" in refused(FOML, small_net(), pull=0.0)
     assert "second_order=False" in refused(FOML, small_net(), second_order=False)
+
+
+@pytest.mark.parametrize(("name", "value"), [("second_order", False), ("inner_steps", 0)])
+def test_a_setting_without_which_no_slow_weight_is_learned_is_refused_whenever_it_comes(name, value):
+    benchmark, strategy = built(FOML, pull=PULL)
+    strategy.train(benchmark.train_stream[0], eval_streams=[])
+    setattr(strategy, name, value)
+    before = slow(strategy), fast(strategy)
+    with pytest.raises(UsageError, match="act on the pull alone"):
+        strategy.train(benchmark.train_stream[1], eval_streams=[])
+    assert torch.equal(slow(strategy), before[0])
+    assert torch.equal(fast(strategy), before[1])
