@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.results import recomputed
@@ -127,10 +128,9 @@ def off(benchmark: str, row: str, other: str, name: str, where: str) -> str:
     return f"{100 * (1 - a / b):.0f}"
 
 
-def late(benchmark: str, name: str, decimals: int, where: str = "half 2") -> Column:
-    return Column(
-        lambda row: pm(benchmark, row, name, where, decimals), lambda row: mean(benchmark, row, name, where, decimals)
-    )
+def late(benchmark: str, name: str, decimals: int, where: str = "half 2", *, ranked: bool = True) -> Column:
+    value = partial(mean, benchmark, name=name, where=where, decimals=decimals)
+    return Column(lambda row: pm(benchmark, row, name, where, decimals), value if ranked else None)
 
 
 def area(benchmark: str) -> Column:
