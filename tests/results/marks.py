@@ -153,6 +153,8 @@ NAMES = {
     "authors": "rainbow_mnist_authors/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "cifar_cpu": "cifar100_cpu/cifar100",
+    "many_steps": "trials/cifar100_cpu_overfitting/120 steps",
+    "few_steps": "trials/cifar100_cpu_overfitting/24 steps",
     "pose": "pose_small/pose",
     "pose_cpu": "pose_cpu/pose",
     "colored": "colored/digits",
