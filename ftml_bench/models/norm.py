@@ -154,6 +154,15 @@ def note_frozen(model: nn.Module) -> None:
                 module.frozen = frozen
 
 
+def find_frozen(model: nn.Module) -> None:
+    """As `note_frozen`, of a model that need not train: its `train` says what stays in evaluation mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    note_frozen(model)
+    for module, training in modes:
+        module.training = training
+
+
 def has_norm(model: nn.Module) -> bool:
     """Whether any layer of the model normalises by batch statistics."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())

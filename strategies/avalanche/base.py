@@ -23,7 +23,7 @@ from ftml_bench.benchmarks.experiences import (
 )
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.models.norm import convert_batch_norm, give_running_statistics, note_frozen
+from ftml_bench.models.norm import convert_batch_norm, find_frozen, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
@@ -272,6 +272,7 @@ def _with_norms_for(batch_norm: str, model: nn.Module) -> nn.Module:
         refuse_norms_of_their_own_kind(model)
     if batch_norm != "transductive":
         give_running_statistics(model)
+    find_frozen(model)  # an evaluation may come before any training, as after a saved state
     return model
 
 

@@ -7,6 +7,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
 from ftml_bench.benchmarks import Sinusoids
+from ftml_bench.saving import load_state_dict, state_dict
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 
 
@@ -60,3 +61,26 @@ def test_a_frozen_norm_is_normalised_by_its_own_statistics(cls, rule, engine, do
         found.append(nn.utils.parameters_to_vector(copy.parameters()).detach())
         found.append(copy(torch.linspace(-2, 2, 5)[:, None].to(found[0])).detach())
     torch.testing.assert_close(found[:2], found[2:])
+
+
+@pytest.mark.parametrize("cls", [FTML, FollowTheLeader, FromScratch, TrainOnEverything])
+def test_it_is_so_in_an_evaluation_that_comes_before_any_training_too(cls, double_precision):
+    """As after a saved state."""
+    stream = Sinusoids(rounds=2, images_per_round=12, held_out_per_round=9)
+
+    def built():
+        torch.manual_seed(0)
+        model = Frozen(nn.Linear(1, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1))
+        model[1].running_mean.fill_(0.3)
+        assert model[1].training  # nobody has called `train` yet
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return cls(model=model, optimizer=optimizer, criterion=nn.MSELoss(), steps=1, evaluator=EvaluationPlugin())
+
+    def predictions(strategy):
+        return strategy.model_for(stream.test_stream[0]).eval()(torch.linspace(-2, 2, 5)[:, None]).detach()
+
+    whole, resumed = built(), built()
+    assert resumed.model[1].training  # nor has the learner left its mark
+    whole.train(stream.train_stream[0], eval_streams=[])
+    load_state_dict(resumed, state_dict(whole), stream.train_stream)
+    assert torch.equal(predictions(resumed), predictions(whole))
