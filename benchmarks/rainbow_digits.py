@@ -61,7 +61,7 @@ class RainbowDigits(TaskStream):
         :param images_per_round: datapoints of each round, 1 to 1,440.
         :param held_out_per_round: held-out images of each round, 1 to 357.
         :param image_size: side of the images in pixels, 14 or 28: the digits' 8 x 8 pixels enlarged (bilinear).
-        :param order: decides the order of the tasks alone; None: `seed` does.
+        :param order: decides which tasks come, and in which order, alone; None: `seed` does.
         :param label_smoothing: of the cross entropy that is trained and reported, from 0 to below 1.
         :raises UsageError: for arguments outside these ranges.
         """

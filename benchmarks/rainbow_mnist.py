@@ -60,7 +60,7 @@ class RainbowMNIST(TaskStream):
         :param images_per_round: datapoints of each round; rounds x images_per_round is 60,000 at most.
         :param held_out_per_round: held-out images of each round; rounds x held_out_per_round is 10,000 at most.
         :param image_size: side of the images in pixels: 28, or 14 (the mean of each 2 x 2 pixels).
-        :param order: decides the order of the tasks alone; None: `seed` does.
+        :param order: decides which tasks come, and in which order, alone; None: `seed` does.
         :param label_smoothing: of the cross entropy that is trained and reported, from 0 to below 1.
         :param images: a public image set by this name, a folder or a pickle, instead of ours (two forms:
             docs/streams.md). A round is one of its groups: images_per_round + held_out_per_round of its images.

@@ -39,7 +39,7 @@ LEADERBOARDS = {
     "ablations/meta_steps": About("0.1", _NONE, "how many meta-steps does an arrival take?"),
     "ablations/second_order": About("0.1", _NONE, "what do second derivatives buy?"),
     "ablations/set_sizes": About("0.1", _NONE, "how many points do support and query sets take?"),
-    "ablations/task_order": About("0.1", _NONE, "how much does the order of the tasks decide?"),
+    "ablations/task_order": About("0.1", _NONE, "how much do the draw of the tasks and their order decide?"),
     "avalanche": About("0.5", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
     "batch_norm": About("0.3", _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
     "cifar100": About(_DAYS, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"),

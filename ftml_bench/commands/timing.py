@@ -21,6 +21,8 @@ TABLES = ("growth", "baselines", "start")  # instead of the engines'; on a CPU, 
 def speed(options: argparse.Namespace) -> int:
     check_device(options.device)
     if options.run or options.buffer is not None:
+        if options.out is not None:
+            raise UsageError(f"{'--run' if options.run else '--buffer'} prints its table: expected no --out")
         _print_text(options)
         return 0
     chosen = next((name for name in TABLES if getattr(options, name)), "engines")
