@@ -45,6 +45,10 @@ class JointLearner(Learner):
             raise UsageError(f"group_size={group_size}: expected a number of at least 1")
         if draw not in DRAWS:
             raise unknown("value of draw", draw, DRAWS)
+        if draw == "datapoints" and batch_norm != "running":
+            raise UsageError(
+                f"draw='datapoints' is of mixed minibatches: expected batch_norm='running', not {batch_norm!r}"
+            )
         super().__init__(batch_norm=batch_norm, **learner)
         self.group_size = min(group_size, self.train_mb_size)
         self.draw = draw

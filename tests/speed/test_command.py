@@ -27,3 +27,10 @@ def test_a_table_of_one_thread_takes_no_number_of_threads(name, capsys):
 def test_one_table_at_a_time(capsys):
     assert main(["speed", "--growth", "--start"]) == 2
     assert "not allowed with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", [["--run"], ["--buffer", "."]])
+def test_what_is_only_printed_takes_no_folder(what, capsys, tmp_path):
+    assert main(["speed", *what, "--out", str(tmp_path / "out")]) == 2
+    assert f"{what[0]} prints its table: expected no --out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -11,6 +11,7 @@ from torch import nn
 from ftml_bench.benchmarks import RainbowDigits
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import TaskStream
+from ftml_bench.errors import UsageError
 from ftml_bench.models import MultiHeadNet, RainbowNet
 from ftml_bench.protocol import evaluations
 from ftml_bench.strategies import TrainOnEverything
@@ -113,3 +114,8 @@ def test_train_on_everything_takes_avalanches_own_growing_multi_head_models(digi
     results = list(evaluations(strategy, digits, 20))
     assert sorted(model.classifier.classifiers) == ["0", "1", "2"]
     assert all(np.isfinite(e.loss) for e in results)
+
+
+def test_a_draw_that_groups_have_no_use_for_is_refused():
+    with pytest.raises(UsageError, match="draw='datapoints' is of mixed minibatches: expected batch_norm='running'"):
+        build("TrainOnEverything", batch_norm="support", draw="datapoints")
