@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor, nn
 
-from ftml_bench.adaptation import InnerRule, adapted_names
+from ftml_bench.adaptation import Engine, InnerRule, adapted_names
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.evaluation import grows
 from ftml_bench.strategies.avalanche.unfit import refuse_compiled
@@ -58,12 +60,23 @@ class LearnedRates(FTML):
         return torch.empty_like(weight)
 
     @property
+    def engine(self) -> Engine:
+        """As FTML's. Where its `inner_lr` was set, which nothing would follow, it is refused."""
+        engine = super().engine
+        if engine.inner_lr != self.engine_settings["inner_lr"]:
+            self._refuse_rate(engine.inner_lr)
+        return engine
+
+    @property
     def inner_lr(self) -> float:
         """What the rates start from."""
         return self.engine.inner_lr
 
     @inner_lr.setter
     def inner_lr(self, value: float) -> None:
+        self._refuse_rate(value)
+
+    def _refuse_rate(self, value: float) -> NoReturn:
         raise UsageError(
             f"inner_lr={value}: the rates of {type(self).__name__} are learned and only start from inner_lr: set the "
             f"model's parameters {PREFIX}..."

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from avalanche.training.templates.base_sgd import BaseSGDTemplate
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.module import register_module_forward_hook
 
 from ftml_bench.errors import UsageError
@@ -88,6 +89,16 @@ def _signature(strategy_class: type) -> inspect.Signature:
     return inspect.Signature(list(found.values()))
 
 
+def _refuse_norms_without_statistics(model: nn.Module | None) -> None:
+    """What they say of a point depends on which others are evaluated with it, thus on `eval_mb_size`."""
+    for name, module in model.named_modules() if model is not None else ():
+        if isinstance(module, _BatchNorm) and not module.track_running_stats:
+            raise UsageError(
+                f"{name or 'the model'}: a {type(module).__name__} that keeps no running statistics normalises "
+                f"every minibatch of an evaluation by itself: expected track_running_stats=True"
+            )
+
+
 # Not a subclass: Avalanche would check all keywords by what this class and its own bases take.
 class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore[misc]
     """Goes before a strategy class in the order of bases; see `on_arrivals`."""
@@ -102,6 +113,7 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
     def __init__(self, *, steps: int, seed: int = 0, **settings: Any) -> None:
         if steps < 1:
             raise UsageError(f"steps={steps}: expected a number of at least 1")
+        _refuse_norms_without_statistics(settings.get("model"))
         # Every epoch takes a step or more, so that these are enough. OnlineNaive has a name of its own for them.
         passes = "train_passes" in inspect.signature(super().__init__).parameters
         super().__init__(**settings, **{"train_passes" if passes else "train_epochs": steps})

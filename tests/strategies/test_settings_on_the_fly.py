@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from ftml_bench.errors import UsageError
 from ftml_bench.saving import load, save
-from ftml_bench.strategies import FTML, MAMLPlusPlus, MetaSGD
+from ftml_bench.strategies import FTML, FTMLVS, MAMLPlusPlus, MetaSGD
 from tests.strategies.avalanche.small import points
 
 BUILT = {"inner_lr": 0.5, "inner_steps": 2, "second_order": True, "inner_clip": None, "adapted": "all"}
@@ -100,13 +100,21 @@ def test_learners_that_differ_in_what_was_set_are_not_alike():
     assert one.alike() != other.alike()
 
 
-def test_rates_that_are_learned_are_not_set_by_inner_lr():
-    strategy = build(cls=MetaSGD)
-    with pytest.raises(
-        UsageError, match=r"inner_lr=0\.1: the rates of MetaSGD are learned and only start from inner_lr"
-    ):
+@pytest.mark.parametrize("cls", [MetaSGD, MAMLPlusPlus, FTMLVS])
+def test_rates_that_are_learned_are_not_set_by_inner_lr(cls, stream):
+    strategy = build(cls=cls)
+    refused = pytest.raises(
+        UsageError, match=rf"^inner_lr=0\.1: the rates of {cls.__name__} are learned and only start from inner_lr"
+    )
+    with refused:
         strategy.inner_lr = 0.1
     assert strategy.inner_lr == 0.5
+    train(strategy, stream[:1])
+    strategy.engine.inner_lr = 0.1
+    with refused:
+        strategy.model_for(stream[0])
+    with refused:
+        train(strategy, stream[1:])
 
 
 def test_maml_plus_plus_without_a_schedule_keeps_the_order_that_is_set(stream):

@@ -6,6 +6,7 @@ from avalanche.core import SupervisedPlugin
 from torch import nn
 
 from ftml_bench.benchmarks import RainbowDigits, arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.protocol import run
 from tests.strategies.avalanche.stock import (
     build,
@@ -151,3 +152,12 @@ def test_lwf_distils_the_classes_of_all_rounds(few_digits):
     assert next(p for p in ours.plugins if hasattr(p, "lwf")).lwf.prev_classes_by_task[0] == classes
     # when this fails, `_LwF` may go
     assert next(p for p in theirs.plugins if hasattr(p, "lwf")).lwf.prev_classes_by_task[0] == of_first
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
+def test_norms_without_running_statistics_are_refused(norm):
+    """A point would be predicted by what else is evaluated with it."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(588, 10), norm(10, track_running_stats=False))
+    with pytest.raises(UsageError, match=rf"^2: a {norm.__name__} that keeps no running statistics"):
+        build("avalanche.training:Naive", model=model)
+    build("avalanche.training:Naive", model=nn.Sequential(*model[:2], norm(10)))
