@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from avalanche.models import MultiTaskModule, avalanche_forward
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import Unpack
 
 from ftml_bench.adaptation.plain_pass import PlainPass
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
+from ftml_bench.random_state import preserved_random_state
 from ftml_bench.strategies.avalanche.base import Learner
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 
@@ -20,6 +26,23 @@ DRAWS = ("tasks", "datapoints", "all")
 def parts_by_task(model: nn.Module) -> bool:
     """Whether the model parts a minibatch by its task labels and treats each task's share by itself."""
     return isinstance(model, MultiTaskModule) and type(model).forward is MultiTaskModule.forward
+
+
+def _group_by_group(model: nn.Module, x: Tensor, labels: Tensor, groups: int) -> Any:
+    """The outputs of a model, a tensor or several, by a call for each of the equal groups of consecutive rows."""
+    rows = zip(x.chunk(groups), labels.chunk(groups), strict=True)
+    return tree_map(_joined, *(avalanche_forward(model, *group) for group in rows))
+
+
+def _joined(*parts: Any) -> Tensor:
+    if not all(isinstance(part, Tensor) and part.dim() for part in parts):
+        kind = type(parts[0]).__name__
+        raise UsageError(f"a model's output of type {kind}: groups of a task each need tensors with a row for a point")
+    return torch.cat(parts)
+
+
+def _nearly_equal(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0.0, atol=1e-3 * float(other.abs().max()))
 
 
 class JointLearner(Learner):
@@ -53,6 +76,7 @@ class JointLearner(Learner):
         self.group_size = min(group_size, self.train_mb_size)
         self.draw = draw
         self._plain_pass = PlainPass(self.model)
+        self._mixes: bool | None = None  # see `_mixes_groups`
 
     @property
     def _groups(self) -> int:
@@ -85,12 +109,32 @@ class JointLearner(Learner):
             return outputs
         if self.batch_norm == "running":
             return super().forward()
-        if parts_by_task(self.model):  # and would mix up the groups of a minibatch of several tasks
-            groups = zip(self.mb_x.chunk(self._groups), self.mb_task_id.chunk(self._groups), strict=True)
+        if parts_by_task(self.model) or self._mixes_groups():
             with batch_statistics(keep="running"):
-                return torch.cat([avalanche_forward(self.model, x, labels) for x, labels in groups])
+                return _group_by_group(self.model, self.mb_x, self.mb_task_id, self._groups)
         with batch_statistics(groups=self._groups, keep="running"):
             return super().forward()
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `Learner.make_train_dataloader`."""
+        self._mixes = None
+        super().make_train_dataloader(**kwargs)
+
+    def _mixes_groups(self) -> bool:
+        """Whether a group's outputs depend on other groups, as by a norm layer of one's own; tried at each arrival."""
+        if self._groups > 1 and self._mixes is None:
+            model, size = copy_of(self.model), 2 * (len(self.mb_x) // self._groups)
+            for module in model.modules():
+                if isinstance(module, _DropoutNd):  # it would draw otherwise
+                    module.eval()
+            x, labels = self.mb_x[:size], self.mb_task_id[:size]
+            with torch.no_grad(), preserved_random_state(self.device):
+                with batch_statistics(groups=2):
+                    together = tree_leaves(avalanche_forward(model, x, labels))
+                with batch_statistics():
+                    apart = tree_leaves(_group_by_group(model, x, labels, 2))
+            self._mixes = not all(map(_nearly_equal, together, apart))
+        return bool(self._mixes)
 
     def _by_kernels(self) -> Tensor | None:
         """The outputs of a training step by compiled kernels; None where these would not be exact."""
