@@ -16,7 +16,6 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ftml_bench.memory import keep_freed_memory
@@ -91,7 +90,7 @@ def report(folder: Path | None, *, repeats: int) -> Iterator[str]:
     if folder is not None:
         draw(lines, folder)
         yield ""
-        yield "![Log-log: milliseconds and MiB, as multiples of the usual value of each quantity](growth.png)"
+        yield "![Time and memory of a meta-step, over multiples of each usual value, and of an arrival](growth.png)"
 
 
 def of_meta_step(way: str, quantity: str, values: tuple[int, ...], repeats: int) -> Line:
@@ -147,28 +146,27 @@ def _table(line: Line) -> Iterator[str]:
 
 
 def draw(lines: list[Line], folder: Path) -> list[Path]:
-    """One figure, log-log: what a meta-step (left, middle) and an arrival take; 1 is the usual value."""
+    """One figure: time (left) and memory (right) of a meta-step, log-log, and of an arrival."""
     with styled():
-        figure, axes = panels(3)
-        for axis, name in zip(axes, ("milliseconds", "mebibytes"), strict=False):
+        figure, axes = panels(4)
+        for column, (name, title, unit) in enumerate(
+            [("milliseconds", "CPU time", "milliseconds"), ("mebibytes", "memory", "MiB")]
+        ):
+            step, arrival = axes[column], axes[2 + column]
             for line, color in zip(lines[:-1], COLORS, strict=False):
                 usual = line.values.index(USUAL[_quantity(line)])
                 x = [value / line.values[usual] for value in line.values]
-                axis.plot(x, getattr(line, name), color=color, marker="o", markersize=3.5, label=line.title)
-        _labels(axes[0], "A meta-step: CPU time", "milliseconds", "times the usual value")
-        _labels(axes[1], "A meta-step: memory", "MiB", "times the usual value")
-        arrival = lines[-1]
-        for name, color, label in [("milliseconds", COLORS[0], "ms"), ("mebibytes", COLORS[1], "MiB")]:
-            axes[2].plot(arrival.values, getattr(arrival, name), color=color, marker="o", markersize=3.5)
-            axes[2].annotate(
-                label,
-                (arrival.values[-1], getattr(arrival, name)[-1]),
-                (5, 0),
-                color=color,
-                va="center",
-                textcoords="offset points",
-            )
-        _labels(axes[2], "An arrival", "milliseconds, MiB", "rounds")
+                step.plot(x, getattr(line, name), color=color, marker="o", markersize=3.5, label=line.title)
+            step.set(title=f"A meta-step: {title}", xlabel="times the usual value", ylabel=unit, yscale="log")
+            arrival.plot(lines[-1].values, getattr(lines[-1], name), color="dimgrey", marker="o", markersize=3.5)
+            arrival.set(title=f"An arrival: {title}", xlabel="rounds of the stream", ylabel=unit)
+            arrival.set_ylim(0, 1.1 * max(getattr(lines[-1], name)))
+        for axis in axes:
+            axis.set_xscale("log")
+        for scale in (*(axis.xaxis for axis in axes), axes[0].yaxis, axes[1].yaxis):
+            scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            scale.set_major_formatter(StrMethodFormatter("{x:g}"))
+            scale.set_minor_formatter(NullFormatter())
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=5, frameon=False)
         return save(figure, folder / "growth")
@@ -176,11 +174,3 @@ def draw(lines: list[Line], folder: Path) -> list[Path]:
 
 def _quantity(line: Line) -> str:
     return next(quantity for quantity, title in TITLES.items() if title == line.title)
-
-
-def _labels(axis: Axes, title: str, y: str, x: str) -> None:
-    axis.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log")
-    for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        scale.set_major_formatter(StrMethodFormatter("{x:g}"))
-        scale.set_minor_formatter(NullFormatter())
