@@ -1,9 +1,6 @@
 """What `ftml-bench list` says of leaderboards against what lies there."""
 
 import csv
-import re
-from collections import Counter
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -36,14 +33,3 @@ def test_the_core_hours_are_the_seconds_of_the_definitions_own_seeds(name):
     assert about.hours == f"{max(0.1, seconds / 3600):.1f}"
     there = len({file.parent.name for file in files})
     assert there == len(seeds) or (there == 1 and about.question.endswith("(hours: one seed)"))
-
-
-def test_the_readme_says_the_same_core_hours():
-    """Of the ablations their sum."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    sentence = readme.partition("Core-hours of a leaderboard")[2].partition("\n")[0]
-    said = dict(re.findall(r"`(\w+)`(?: together)? (\d+\.\d)(?=[,.])", sentence))
-    hours = Counter()
-    for name in MEASURED:
-        hours[name.partition("/")[0]] += Decimal(LEADERBOARDS[name].hours)
-    assert said == {name: str(sum_) for name, sum_ in hours.items()}
