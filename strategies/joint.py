@@ -109,7 +109,7 @@ class JointLearner(Learner):
             return outputs
         if self.batch_norm == "running":
             return super().forward()
-        if parts_by_task(self.model) or self._mixes_groups():
+        if parts_by_task(self.model) or self._mixes_groups():  # called once, either would mix up the groups
             with batch_statistics(keep="running"):
                 return _group_by_group(self.model, self.mb_x, self.mb_task_id, self._groups)
         with batch_statistics(groups=self._groups, keep="running"):
