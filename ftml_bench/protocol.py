@@ -319,6 +319,9 @@ class _Probe(SupervisedPlugin):
     def after_eval_iteration(self, strategy, *args, **kwargs) -> None:
         self.performance.update(strategy)
 
+    def after_eval_exp(self, strategy, *args, **kwargs) -> None:
+        self.performance.close(strategy)
+
 
 class _CountingProbe(_Probe):
     """Also counts the cost of a strategy that does not itself: iterations, and the images that they drew."""

@@ -17,11 +17,10 @@ class OnlinePerformance(RoundMetric):
     :param metric: "accuracy" or "loss".
     """
 
-    saved_attributes = ("of_rounds",)
+    of_stream = saved_attributes = ("of_rounds",)
 
-    def reset(self) -> None:
-        """Forget all rounds."""
-        super().reset()
+    def _new_stream(self) -> None:
+        super()._new_stream()
         self.of_rounds: dict[int, list[float]] = {}  # of each evaluation, by round
 
     def _emit(self) -> list[tuple[str, float, int]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ftml_bench.metrics.performance import RoundMetric, counted_targets, ignored_target
+from ftml_bench.metrics.performance import RoundMetric, called, counted_targets, ignored_target
 
 
 class CalledTheOnlyClass(RoundMetric):
@@ -49,7 +49,7 @@ class CalledTheOnlyClass(RoundMetric):
         super().after_eval_iteration(strategy)
         counted = counted_targets(strategy)
         if self._only is not None and counted is not None:
-            self._called += int((counted & (strategy.mb_output.argmax(dim=1) == self._only)).sum())
+            self._called += int((counted & (called(strategy.mb_output) == self._only)).sum())
 
     def _emit(self) -> list[tuple[str, float, int]]:
         if self._only is None or not self._performance.targets:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from copy import deepcopy
+from typing import Any
 
 import torch
 from avalanche.evaluation import PluginMetric
 from avalanche.evaluation.metric_results import MetricValue
 from avalanche.models import DynamicModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import default_collate
 
 from ftml_bench.errors import UsageError, unknown
@@ -48,33 +50,61 @@ def ignored_target(strategy) -> int:
     return getattr(getattr(strategy, "_criterion", None), "ignore_index", -100)
 
 
-class Performance:
-    """Mean loss and accuracy over the points of one evaluated experience."""
+def called(outputs: Tensor) -> Tensor:
+    """The class that each of the outputs (N, C, ...) names, (N, ...): that of its largest entry; -1 where one is NaN,
+    which PyTorch takes for the largest."""
+    return outputs.argmax(dim=1).masked_fill(outputs.isnan().any(dim=1), -1)
 
-    saved_attributes = ("points", "targets", "_loss", "_correct")
+
+class Performance:
+    """Criterion and accuracy of one evaluated experience, whatever the minibatches that it comes in.
+
+    The criterion of all points is a mean of those of minibatches where it is a mean over targets. For any other (sums,
+    weights of classes, functions of one's own) outputs and targets are kept until the last minibatch has come.
+    """
+
+    saved_attributes = ("points", "targets", "_loss", "_weight", "_correct")
 
     def __init__(self) -> None:
         self.points = 0
         self.targets = 0  # that are counted: one a point, or one a token or pixel
         self._loss = 0.0
+        self._weight = 0
         self._correct: int | None = 0
+        self._kept: list[tuple[Any, Any]] = []  # outputs and targets of each minibatch
 
     def update(self, strategy) -> None:
         """Add the strategy's current evaluation minibatch; accuracy is None unless targets are classes."""
         outputs, targets = strategy.mb_output, strategy.mb_y
         self.points += len(targets)
-        self._loss += float(strategy.loss) * len(targets)
+        weight = _weight(strategy._criterion, targets)
+        if weight is None:
+            self._kept.append((outputs, targets))
+            weight = len(targets)  # of one minibatch; of several `close` says more
+        if weight:
+            self._loss += float(strategy.loss) * weight
+            self._weight += weight
         counted = counted_targets(strategy)
         if self._correct is None or counted is None:
             self._correct = None
             return
         self.targets += int(counted.sum())
-        self._correct += int((counted & (outputs.argmax(dim=1) == targets)).sum())
+        self._correct += int((counted & (called(outputs) == targets)).sum())
+
+    def close(self, strategy) -> None:
+        """The last minibatch has come.
+
+        :raises UsageError: if outputs of a model are no tensors that could be joined for a criterion that needs it.
+        """
+        kept, self._kept = self._kept, []
+        if len(kept) > 1:
+            with torch.no_grad():
+                self._loss, self._weight = float(strategy._criterion(*map(_joined, zip(*kept, strict=True)))), 1
 
     @property
     def loss(self) -> float:
-        """Mean criterion per point."""
-        return self._loss / self.points
+        """The criterion, for most a mean over the points; nan if no target counts."""
+        return self._loss / self._weight if self._weight else math.nan
 
     @property
     def accuracy(self) -> float | None:
@@ -89,6 +119,28 @@ class Performance:
         if value is None:
             raise UsageError(f"accuracy of what is no classification: {_EXPECTED}")
         return value
+
+
+def _weight(criterion: Any, targets: Any) -> int | None:
+    """Over how many targets of a minibatch a criterion is the mean; None where it is not known to be one."""
+    if not (isinstance(criterion, nn.Module) and type(criterion).__module__.startswith("torch.nn.")):
+        return None
+    if getattr(criterion, "reduction", "") != "mean" or getattr(criterion, "weight", None) is not None:
+        return None
+    if not hasattr(criterion, "ignore_index") or targets.is_floating_point():
+        return len(targets)
+    return int((targets != criterion.ignore_index).sum())
+
+
+def _joined(parts: tuple[Any, ...]) -> Any:
+    """The parts of all minibatches as one: tensors, or several in a tuple, list or dictionary."""
+    try:
+        return tree_map(lambda *tensors: torch.cat(tensors), *parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"a loss of minibatches whose parts of type {type(parts[0]).__name__} cannot be joined: expected tensors, "
+            f"a criterion of PyTorch's that is a mean over points, or an eval_mb_size of all held-out points"
+        ) from error
 
 
 def check_classification(strategy) -> None:
@@ -140,19 +192,22 @@ class RoundMetric(PluginMetric[float]):
     """Follows the current round: its learning curve of held-out performance over the round's datapoints.
 
     The curve grows by one point whenever the held-out experience of the current round is evaluated, outside of the
-    training stream. Subclasses say what they emit (`_emit`) after such an evaluation.
+    training stream. Streams that are evaluated beside each other, as "test" and "valid", have a curve each. Subclasses
+    say what they emit (`_emit`) after such an evaluation, and what they know of a stream (`of_stream`, `_new_stream`).
 
     :param metric: "accuracy" or "loss" (the strategy's criterion).
     """
 
+    of_stream: tuple[str, ...] = ("datapoints", "values")  # attributes of which each held-out stream has its own
     saved_attributes: tuple[str, ...] = (
+        *of_stream,
         "round",
-        "datapoints",
-        "values",
         "n_seen",
         "n_before",
         "is_last",
         "_performance",
+        "_stream",
+        "_others",
     )
 
     def __init__(self, metric: str) -> None:
@@ -166,11 +221,27 @@ class RoundMetric(PluginMetric[float]):
     def reset(self) -> None:
         """Forget all rounds."""
         self.round = -1
-        self.datapoints: list[int] = []
-        self.values: list[float] = []
         self.n_seen = 0
         self.n_before = 0  # datapoints of the rounds before
         self.is_last = False
+        self._stream: str | None = None  # the held-out stream that was evaluated last
+        self._others: dict[str, dict[str, Any]] = {}  # what is known of the others
+        self._new_stream()
+
+    def _new_stream(self) -> None:
+        """Forget what is known of a held-out stream."""
+        self.datapoints: list[int] = []
+        self.values: list[float] = []
+
+    def _turn_to(self, stream: str) -> None:
+        """Let the attributes `of_stream` be those of this stream."""
+        if self._stream not in (None, stream):
+            names = [name for base in type(self).__mro__ for name in vars(base).get("of_stream", ())]
+            self._others[self._stream] = {name: getattr(self, name) for name in names}
+            self._new_stream()
+            for name, value in self._others.pop(stream, {}).items():
+                setattr(self, name, value)
+        self._stream = stream
 
     @property
     def number(self) -> int:
@@ -188,7 +259,8 @@ class RoundMetric(PluginMetric[float]):
         experience = strategy.experience
         if experience.current_experience != self.round:
             self.round = experience.current_experience
-            self.datapoints, self.values = [], []
+            for curves in (vars(self), *self._others.values()):
+                curves.update(datapoints=[], values=[])
             self.n_before += self.n_seen
         # A stock experience is a round of one arrival.
         self.n_seen = getattr(experience, "n_seen_in_round", len(experience.dataset))
@@ -197,6 +269,8 @@ class RoundMetric(PluginMetric[float]):
     def before_eval_exp(self, strategy):
         """Start a new mean."""
         self._performance = Performance()
+        if self._is_current(strategy.experience):
+            self._turn_to(strategy.experience.origin_stream.name)
 
     def after_eval_iteration(self, strategy):
         """Add a minibatch."""
@@ -205,6 +279,7 @@ class RoundMetric(PluginMetric[float]):
     def after_eval_exp(self, strategy):
         """Extend the curve; emit."""
         experience = strategy.experience
+        self._performance.close(strategy)
         if not self._is_current(experience):
             return None
         if self.datapoints and self.datapoints[-1] == self.n_seen:  # evaluated again: the newer value counts

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from itertools import accumulate
+from types import SimpleNamespace
 
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.models.utils import avalanche_forward
 from torch import nn
 
-from ftml_bench.metrics.performance import RoundMetric
+from ftml_bench.metrics.performance import Performance, RoundMetric
 from ftml_bench.models.copies import copy_of
 
 
@@ -40,7 +41,8 @@ class Regret(RoundMetric):
     The learner is left as it was, its cost included.
     """
 
-    saved_attributes = ("losses", "_leader", "_updated", "_sum")
+    of_stream = ("losses",)
+    saved_attributes = ("losses", "_leader", "_updated", "_of_updated")
 
     def __init__(self, least: Sequence[float] | None = None) -> None:
         """
@@ -52,10 +54,13 @@ class Regret(RoundMetric):
     def reset(self) -> None:
         """Forget all rounds."""
         super().reset()
-        self.losses: dict[int, float] = {}
         self._leader: nn.Module | None = None  # w_t
         self._updated: nn.Module | None = None  # U_t(w_t), while it is evaluated
-        self._sum = 0.0
+        self._of_updated = Performance()
+
+    def _new_stream(self) -> None:
+        super()._new_stream()
+        self.losses: dict[int, float] = {}
 
     def before_training_exp(self, strategy):
         """Keep the model that comes to a new round."""
@@ -73,21 +78,26 @@ class Regret(RoundMetric):
         super().before_eval_exp(strategy)
         if self.is_last and self._is_current(strategy.experience):
             self._updated = self._update(strategy)
-            self._sum = 0.0
+            self._of_updated = Performance()
 
     def after_eval_iteration(self, strategy):
         """Add a minibatch."""
         super().after_eval_iteration(strategy)
         if self._updated is not None:
             with torch.no_grad():
-                output = avalanche_forward(self._updated, strategy.mb_x, strategy.mb_task_id)
-                self._sum += float(strategy._criterion(output, strategy.mb_y)) * len(strategy.mb_y)
+                outputs, targets = avalanche_forward(self._updated, strategy.mb_x, strategy.mb_task_id), strategy.mb_y
+                loss = strategy._criterion(outputs, targets)
+            found = SimpleNamespace(
+                mb_output=outputs, mb_y=targets, loss=loss, model=self._updated, _criterion=strategy._criterion
+            )
+            self._of_updated.update(found)
 
     def after_eval_exp(self, strategy):
         """Note the loss; emit."""
         if self._updated is not None:
             self._updated = None
-            self.losses[self.round] = self._sum / self._performance.points
+            self._of_updated.close(strategy)
+            self.losses[self.round] = self._of_updated.loss
         return super().after_eval_exp(strategy)
 
     def _emit(self) -> list[tuple[str, float, int]]:

@@ -20,15 +20,14 @@ class DatapointsToThreshold(RoundMetric):
     as the round's size, with `Threshold_Censored` = 1.
     """
 
-    saved_attributes = ("_emitted_round",)
+    of_stream = saved_attributes = ("_emitted_round",)
 
     def __init__(self, threshold: Threshold) -> None:
         self.threshold = threshold
         super().__init__(threshold.metric)
 
-    def reset(self) -> None:
-        """Forget all rounds."""
-        super().reset()
+    def _new_stream(self) -> None:
+        super()._new_stream()
         self._emitted_round = -1
 
     def _emit(self) -> list[tuple[str, float, int]]:

@@ -15,14 +15,13 @@ class RegretOverShots(RoundMetric):
     `Regret_Over_Shots` is emitted once a round, after its last arrival.
     """
 
-    saved_attributes = ("sums",)
+    of_stream = saved_attributes = ("sums",)
 
     def __init__(self) -> None:
         super().__init__("loss")
 
-    def reset(self) -> None:
-        """Forget all rounds."""
-        super().reset()
+    def _new_stream(self) -> None:
+        super()._new_stream()
         self.sums: dict[int, float] = {}  # by round
 
     def _emit(self) -> list[tuple[str, float, int]]:

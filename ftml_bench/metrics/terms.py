@@ -26,22 +26,22 @@ class Terms(RoundMetric):
 
     - `Current_Task_Metric`: the mean of a(w_s, s) over the rounds s ≤ t, once a round, after its last arrival;
     - `Long_Term_Metric`: the mean of a(w_t, s) over the same rounds, after the 1st, 2nd, 4th, 8th, ... round. The data
-      of earlier rounds come from the benchmark: the learner need not have kept them, and is left as it was.
+      of earlier rounds come from the benchmark: the learner need not have kept them, and is left as it was. Of a
+      held-out stream that is none of the benchmark's it is not emitted.
 
     :param benchmark: whose rounds they are.
     :param metric: "accuracy" or "loss".
     """
 
-    saved_attributes = ("of_rounds",)
+    of_stream = saved_attributes = ("of_rounds",)
 
     def __init__(self, benchmark: CLScenario, metric: str) -> None:
         super().__init__(metric)
-        self._streams = benchmark.train_stream, benchmark.test_stream
+        self._streams = benchmark.streams
         self._strategy = None  # during an evaluation
 
-    def reset(self) -> None:
-        """Forget all rounds."""
-        super().reset()
+    def _new_stream(self) -> None:
+        super()._new_stream()
         self.of_rounds: dict[int, float] = {}  # a(w_s, s)
 
     def after_eval_exp(self, strategy):
@@ -57,8 +57,9 @@ class Terms(RoundMetric):
             return []
         self.of_rounds[self.round] = self.values[-1]
         found = [("Current_Task_Metric", fmean(self.of_rounds.values()), self.number)]
-        if (self.round + 1).bit_count() == 1:
-            rounds = zip(*(stream[: self.round + 1] for stream in self._streams), strict=True)
+        if (self.round + 1).bit_count() == 1 and self._stream in self._streams:
+            streams = self._streams["train"], self._streams[self._stream]
+            rounds = zip(*(stream[: self.round + 1] for stream in streams), strict=True)
             found.append(("Long_Term_Metric", fmean(self._performance_on(*pair) for pair in rounds), self.number))
         return found
 

@@ -39,7 +39,11 @@ class TestOneClassAToken:
         for outputs, targets in batches:
             performance.update(
                 SimpleNamespace(
-                    mb_output=outputs, mb_y=targets, loss=torch.tensor(0.0), model=nn.Module(), **of_strategy
+                    mb_output=outputs,
+                    mb_y=targets,
+                    loss=torch.tensor(0.0),
+                    model=nn.Module(),
+                    **{"_criterion": nn.CrossEntropyLoss(), **of_strategy},
                 )
             )
         return performance

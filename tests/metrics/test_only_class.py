@@ -88,7 +88,12 @@ def test_by_hand():
     for said in ([7, 1, 7], [2]):
         outputs = nn.functional.one_hot(torch.tensor(said), 10).float()
         metric.after_eval_iteration(
-            SimpleNamespace(mb_output=outputs, mb_y=torch.zeros(len(said), dtype=torch.int64), loss=1.0)
+            SimpleNamespace(
+                mb_output=outputs,
+                mb_y=torch.zeros(len(said), dtype=torch.int64),
+                loss=1.0,
+                _criterion=nn.CrossEntropyLoss(),
+            )
         )
-    (value,) = metric.after_eval_exp(SimpleNamespace(experience=evaluated))
+    (value,) = metric.after_eval_exp(SimpleNamespace(experience=evaluated, _criterion=nn.CrossEntropyLoss()))
     assert (value.name, value.value, value.x_plot) == (TAG, 0.5, 5)

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from ftml_bench.errors import UsageError
-from ftml_bench.metrics import checkpoint_metrics, efficiency_metrics, final_performance_metrics, learning_curve_metrics
+from ftml_bench.metrics import (
+    checkpoint_metrics,
+    efficiency_metrics,
+    final_performance_metrics,
+    learning_curve_metrics,
+    online_metrics,
+    shots_metrics,
+)
 from ftml_bench.metrics.performance import Performance
 from tests.metrics.tags import CENSORED, TO_THRESHOLD, checkpoint_tag, curve_tag, final_tag
 
@@ -24,7 +31,7 @@ def arrive(metric, round, n_seen, *, last=False, whole=False):
 def evaluate(metric, round, correct, *, of=10, stream="test", loss=0.0):
     """Evaluate round's held-out data: `correct` right answers of `of`, in batches of four."""
     experience = SimpleNamespace(current_experience=round, origin_stream=SimpleNamespace(name=stream))
-    strategy = SimpleNamespace(experience=experience)
+    strategy = SimpleNamespace(experience=experience, _criterion=nn.CrossEntropyLoss())
     metric.before_eval_exp(strategy)
     right = torch.arange(of) < correct
     for part in right.split(4):
@@ -186,12 +193,42 @@ def test_a_reset_forgets_all_rounds(metric):
         assert metric.result() is None
 
 
+def test_held_out_streams_that_are_evaluated_beside_each_other_have_a_curve_each():
+    """Interleaved, two streams emit what each emits alone, in whatever order they come."""
+
+    def emitted(streams):
+        metrics = [
+            efficiency(0.8),
+            *checkpoint_metrics(checkpoints=[10]),
+            *online_metrics(),
+            *final_performance_metrics(),
+            *learning_curve_metrics(),
+            *shots_metrics(),
+        ]
+        found = {stream: [] for stream in streams}
+        for round in (0, 1, 2):
+            for n in (5, 10):
+                for metric in metrics:
+                    arrive(metric, round, n, last=n == 10)
+                for stream in streams:
+                    for metric in metrics:
+                        correct = {"test": 3 + n // 2 + round, "valid": 9 - round}[stream]
+                        found[stream] += evaluate(metric, round, correct, stream=stream, loss=float(correct))
+        return found
+
+    alone = {**emitted(["test"]), **emitted(["valid"])}
+    assert {name for name, _, _ in alone["test"]} & {name for name, _, _ in alone["valid"]} == set()
+    assert emitted(["test", "valid"]) == emitted(["valid", "test"]) == alone
+
+
 def test_performance_is_the_mean_over_points_not_over_batches():
     performance = Performance()
     logits = torch.eye(4)
     for targets, loss in [([0, 1, 2, 0], 1.0), ([1], 6.0)]:  # right: 0, 1, 2; wrong: the fourth; and the second batch
         y = torch.tensor(targets)
-        performance.update(SimpleNamespace(mb_output=logits[: len(y)], mb_y=y, loss=torch.tensor(loss)))
+        found = SimpleNamespace(mb_output=logits[: len(y)], mb_y=y, loss=torch.tensor(loss))
+        found._criterion = nn.CrossEntropyLoss()
+        performance.update(found)
     assert performance.points == 5
     assert performance.loss == 2.0
     assert performance.accuracy == performance.value("accuracy") == 0.6
@@ -200,7 +237,7 @@ def test_performance_is_the_mean_over_points_not_over_batches():
 def test_regression_has_a_loss_and_no_accuracy():
     performance = Performance()
     y = torch.zeros(3, 1)
-    performance.update(SimpleNamespace(mb_output=y, mb_y=y, loss=torch.tensor(0.5)))
+    performance.update(SimpleNamespace(mb_output=y, mb_y=y, loss=torch.tensor(0.5), _criterion=nn.MSELoss()))
     assert performance.accuracy is None
     assert performance.value("loss") == 0.5
     with pytest.raises(UsageError, match=r"^accuracy of what is no classification: expected .* or the metric 'loss'$"):
