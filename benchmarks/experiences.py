@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -70,6 +72,29 @@ def dataset_key(dataset: Any) -> Hashable:
     return _tree(getattr(dataset, "_flat_data", dataset))
 
 
+def points_of(dataset: Any) -> list[Hashable]:
+    """Where each point lies, behind which transforms: equal for the same points, in whatever pieces they come."""
+    return _points(getattr(dataset, "_flat_data", dataset), range(len(dataset)))
+
+
+def _points(data: Any, indices: Iterable[int]) -> list[Hashable]:
+    if not isinstance(data, FlatData):
+        whole = _tree(data)
+        return [(whole, i) for i in indices]
+    if data._indices is not None:
+        indices = [data._indices[i] for i in indices]
+    ends = list(accumulate(map(len, data._datasets)))
+    in_parts: list[list[int]] = [[] for _ in ends]
+    order = []
+    for i in indices:
+        part = bisect_right(ends, i)
+        order.append(part)
+        in_parts[part].append(i - ends[part] + len(data._datasets[part]))
+    found = [iter(_points(part, inner)) for part, inner in zip(data._datasets, in_parts, strict=True)]
+    behind = _groups(data)
+    return [(behind, next(found[part])) for part in order]
+
+
 class _Same:
     """Equal to itself alone, and to whatever else holds the same object."""
 
@@ -99,8 +124,12 @@ def _tree(data: Any) -> Hashable:
     if not isinstance(data, FlatData):
         return _Same(data)
     rows = None if data._indices is None else np.asarray(list(data._indices), dtype=np.int64).tobytes()
+    return (*map(_tree, data._datasets), rows, *_groups(data))
+
+
+def _groups(data: FlatData) -> tuple[Hashable, ...]:
     groups = (getattr(data, name, None) for name in ("_frozen_transform_groups", "_transform_groups"))
-    return (*map(_tree, data._datasets), rows, *(_transforms(of) for of in groups if of is not None))
+    return tuple(_transforms(of) for of in groups if of is not None)
 
 
 def _transforms(groups: TransformGroups) -> Hashable:

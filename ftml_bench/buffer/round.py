@@ -9,7 +9,8 @@ import torch
 from avalanche.benchmarks.utils import AvalancheDataset
 from torch import Generator, Tensor
 
-from ftml_bench.benchmarks.experiences import batch_of, dataset_key
+from ftml_bench.benchmarks.experiences import batch_of, points_of
+from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.buffer.storage import FileStorage, Storage
 from ftml_bench.errors import UsageError
@@ -30,9 +31,11 @@ class Round:
         self.numbers: Tensor | None = None  # of its points in the storage, (N,) int64; None: they are in a dataset
         self._storage = storage
         self._dataset: AvalancheDataset | None = None
-        self._pieces: set[Hashable] = set()  # the arrivals that it came in, where they are datasets
-
         self.arrived = 0  # points so far, whatever is kept of them
+        # What tells them from those that come: of stacked tensors their rows there and their numbers in the storage ...
+        self._came_rows, self._came_numbers = torch.arange(0), torch.arange(0)
+        self._came: set[Hashable] = set()  # ... of datasets their places there,
+        self._came_in: list[AvalancheDataset] = []  # as far as anything has come after these
         self._targets: list[Tensor] = []  # of its first points in a dataset, as far as they were read
         self.keys: Tensor | None = None  # (N,), in [0, 1): by which a rule chooses; drawn when the round has ended
 
@@ -110,20 +113,27 @@ class Round:
         return bool((self._storage.labels(self.numbers) == value).any())
 
     def add(
-        self, dataset: AvalancheDataset | None, numbers: Tensor | None, labels: int | Tensor | None, n: int
+        self,
+        dataset: AvalancheDataset | None,
+        stacked: StackedDataset | None,
+        numbers: Tensor | None,
+        labels: int | Tensor | None,
+        n: int,
     ) -> None:
-        """Append an arrival of n points: its dataset, if that is to be kept, the numbers of its points in the storage,
-        and their task labels (one for all, one of each, or None)."""
+        """Append an arrival of n points: its dataset, if that is to be kept, where they lie, if they are stacked, with
+        their numbers in the storage, and their task labels (one for all, one of each, or None)."""
         self.is_labelled = self.is_labelled and labels is not None
         self.arrived += n
         of_points = labels if isinstance(labels, Tensor) else torch.full((n,), labels or 0)
         self.point_labels = torch.cat([self.point_labels, of_points])
         self._tasks.update(of_points.unique().tolist())
-        if numbers is not None:
+        if stacked is not None and numbers is not None:
+            self._came_rows = torch.cat([self._came_rows, stacked.rows])
+            self._came_numbers = torch.cat([self._came_numbers, numbers])
             self.numbers = numbers if self.numbers is None else torch.cat([self.numbers, numbers])
         if dataset is not None:
-            if numbers is None:
-                self._pieces.add(dataset_key(dataset))
+            if stacked is None:
+                self._came_in.append(dataset)
             self._dataset = dataset if self._dataset is None else self._dataset.concat(dataset)
 
     def draw_keys(self, rng: Generator) -> Tensor:
@@ -144,9 +154,23 @@ class Round:
         if self.keys is not None:
             self.keys = self.keys[rows]
 
-    def holds(self, piece: AvalancheDataset) -> bool:
-        """Whether it has come with this very dataset, which are not stacked tensors."""
-        return bool(self._pieces) and dataset_key(piece) in self._pieces
+    def unseen(self, stacked: StackedDataset | None, dataset: AvalancheDataset) -> Tensor:
+        """Which points of an arrival have not come before, (n,) int64: another row, or another content in it."""
+        if stacked is None:
+            self._came.update(point for piece in self._came_in for point in points_of(piece))
+            self._came_in = []
+            return torch.tensor([i for i, point in enumerate(points_of(dataset)) if point not in self._came])
+        is_new = torch.ones(len(stacked), dtype=torch.bool)
+        came = torch.isin(self._came_rows, stacked.rows).nonzero().flatten()
+        for place in came.split(READ_AT_ONCE) if len(came) else ():
+            known = self._storage.take(self._came_numbers[place])
+            of_place, i = (self._came_rows[place, None] == stacked.rows).nonzero().unbind(1)
+            given = stacked.take(i)
+            is_same = torch.stack(
+                [(a.cpu()[of_place] == b.cpu()).reshape(len(i), -1).all(1) for a, b in zip(known, given, strict=True)]
+            ).all(0)
+            is_new[i[is_same]] = False
+        return is_new.nonzero().flatten()
 
     def fingerprint(self) -> str:
         """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.

@@ -31,7 +31,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class LastRounds:
-    """The last rounds, whole.
+    """The last rounds, whole: those that began last, where data of earlier ones come again.
 
     :param rounds: how many; 0: nothing of earlier rounds.
     """
@@ -49,7 +49,7 @@ class LastRounds:
 
 @dataclass(frozen=True)
 class FirstInFirstOut:
-    """The points that came last.
+    """The points that came last, round by round: of data that come to an earlier round again its beginning counts.
 
     :param points: how many.
     """

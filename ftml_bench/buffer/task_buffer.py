@@ -127,13 +127,17 @@ class TaskBuffer(ExemplarsBuffer):
         before = self.rounds.get(number)
         whole = whole_of(experience)
         is_part = whole is not experience
-        stacked = getattr(experience, "stacked", None)
-        # Training once more on the same data brings nothing new: a whole experience stands for its round, and an
-        # arrival that has been seen is not added again.
+        dataset, stacked = experience.dataset, getattr(experience, "stacked", None)
+        # Training once more on the same data brings nothing new: a whole experience stands for its round, and of an
+        # arrival only points are added that have not come before, in whatever order arrivals come.
         if before is not None and is_part:
-            seen = before.arrived >= getattr(experience, "n_seen_in_round", sys.maxsize)
-            if seen or (stacked is None and before.holds(experience.dataset)):
+            new = before.unseen(stacked, dataset)
+            if len(new) == 0:
                 return number
+            if len(new) < len(dataset):
+                dataset = dataset.subset(new.tolist())
+                stacked = None if stacked is None else stacked.subset(new)
+                labels = labels[new] if isinstance(labels, Tensor) else labels
         else:
             self.rounds[number] = Round(self._storage)
         self._objects[whole] = number
@@ -141,8 +145,7 @@ class TaskBuffer(ExemplarsBuffer):
             self._identities[self._identity(experience)] = number
         numbers = None if stacked is None else self._file(stacked, None if is_part else before)
         is_in_file = stacked is not None and self.in_a_file
-        dataset = None if is_in_file else experience.dataset
-        self.rounds[number].add(dataset, numbers, labels, len(experience.dataset))
+        self.rounds[number].add(None if is_in_file else dataset, stacked, numbers, labels, len(dataset))
         return number
 
     def _bound(self) -> None:

@@ -187,11 +187,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     def _arrival(self) -> DatasetExperience:
         """The experience at hand, whole: Avalanche's own online splitter leaves some of it out."""
         number = self.buffer.find(self.experience)
-        round = None if number is None else self.buffer.rounds.get(number)
-        seen = 0 if round is None else round.arrived
-        if round is not None and round.holds(self.experience.dataset):
-            seen -= len(self.experience.dataset)  # nothing new
-        arrival = as_arrival(self.experience, seen)
+        arrival = as_arrival(self.experience, None if number is None else self.buffer.rounds.get(number))
         tasks = [label for task in tasks_of(arrival) for label in task or ()]
         if is_multi_task_module(self.model) and len(tasks) > 1:
             raise UsageError(

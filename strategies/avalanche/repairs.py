@@ -29,6 +29,7 @@ from avalanche.training.plugins import (
 from avalanche.training.utils import ParamData, zerolike_params_dict
 from torch import Tensor, nn
 
+from ftml_bench.buffer.round import Round
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.per_round import PerRound, per_round
 
@@ -222,20 +223,23 @@ def with_repairs(plugins: Sequence[BasePlugin] | None) -> list[BasePlugin]:
     return repaired
 
 
-def as_arrival(experience: DatasetExperience, seen: int) -> DatasetExperience:
+def as_arrival(experience: DatasetExperience, round: Round | None) -> DatasetExperience:
     """A piece of Avalanche's own online splitter with what it lacks; any other experience as it is.
 
     `split_online_stream` numbers its pieces through the whole stream, drops the round's task labels and classes, and
     does not mark the last piece where the size divides the round. With the round's own number Avalanche's forgetting,
     backward transfer and accuracy on trained experiences are right again (its issue 1343).
 
-    :param seen: datapoints of the round that arrived before.
+    :param round: what has arrived of its round; None: nothing.
     """
     origin = getattr(experience, "origin_experience", None)
     if not isinstance(experience, OnlineCLExperience) or origin is None or hasattr(experience, "n_seen_in_round"):
         return experience
     whole = len(origin.dataset)
-    arrived = seen if seen >= whole else seen + len(experience.dataset)
+    stacked = getattr(experience, "stacked", None)
+    arrived = (
+        len(experience.dataset) if round is None else round.arrived + len(round.unseen(stacked, experience.dataset))
+    )
     arrival = OnlineCLExperience(
         dataset=experience.dataset,
         origin_experience=origin,

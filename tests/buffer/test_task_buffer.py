@@ -11,6 +11,7 @@ from avalanche.benchmarks.utils import as_classification_dataset
 
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids, arrivals
 from ftml_bench.benchmarks.experiences import labels_of
+from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.buffer import TaskBuffer
 from tests.buffer.points import Numbers, expected_of, filled, numbers, rng, stream
 
@@ -215,3 +216,59 @@ def test_an_arrival_that_is_trained_on_again_is_not_added_again(tiny_digits):
     buffer.add(tiny_digits.train_stream[0])
     buffer.add(pieces[2])
     assert len(buffer.rounds[0]) == 30
+
+
+# -- arrivals that come in another order, again, or cut otherwise
+
+
+def plain(*sizes):
+    """The points of `stream` in datasets that are not stacked."""
+    data = [as_classification_dataset(Numbers(1000 * t, n)) for t, n in enumerate(sizes)]
+    return benchmark_from_datasets(train=data, test=data)
+
+
+COMING = {
+    "in order": lambda round: list(arrivals(round, 3)),
+    "backwards": lambda round: list(arrivals(round, 3))[::-1],
+    "again": lambda round: [a for a in arrivals(round, 3) for _ in range(2)],
+    "the last ones again": lambda round: [list(arrivals(round, 3))[i] for i in (0, 2, 2, 3, 1, 3, 0)],
+    "cut otherwise": lambda round: [*list(arrivals(round, 3))[:3], *arrivals(round, 4)],
+    "in another order of points": lambda round: [*list(arrivals(round, 3))[:2], *arrivals(round, 3, seed=1)],
+    "then whole": lambda round: [*list(arrivals(round, 3))[:2], round],
+    "whole before": lambda round: [round, *arrivals(round, 3)],
+}
+
+
+@pytest.mark.parametrize("coming", COMING)
+@pytest.mark.parametrize("kind", ["stacked", "in a file", "dataset"])
+def test_every_point_is_there_once(coming, kind, tmp_path):
+    buffer = TaskBuffer(folder=tmp_path if kind == "in a file" else None)
+    benchmark = plain(11) if kind == "dataset" else stream(11)
+    for piece in COMING[coming](benchmark.train_stream[0]):
+        buffer.add(piece)
+    whole = buffer.rounds[0]
+    assert sorted(buffer.everything([0])[0][0].flatten().tolist()) == expected_of(0, 11)
+    assert len(whole.point_labels) == len(whole.dataset) == len(whole) == 11
+
+
+def test_the_same_round_made_anew_is_the_same():
+    """Tensors of their own, equal points: what came of the one does not come again of the other."""
+    buffer = TaskBuffer()
+    for piece in list(arrivals(stream(11).train_stream[0], 3))[:2]:
+        buffer.add(piece)
+    for piece in arrivals(stream(11).train_stream[0], 4):
+        buffer.add(piece)
+    assert sorted(numbers(buffer.everything([0])[0])) == expected_of(0, 11)
+
+
+def test_equal_points_in_other_rows_are_points_of_their_own():
+    """A round may hold a point twice; rows tell them apart, and the same rows of another tensor hold others."""
+    buffer, x = TaskBuffer(), torch.zeros(6, 1)
+    round = stream(6).train_stream[0]
+    for rows, base in [([0, 1, 1], x), ([2, 3], x), ([2, 4], x), ([0, 1], x + 1)]:
+        piece = next(arrivals(round, 6))
+        piece.stacked = StackedDataset(base, torch.zeros(len(rows), dtype=torch.int64), torch.tensor(rows))
+        vars(piece)["_dataset"] = piece.dataset.subset(list(range(len(rows))))
+        buffer.add(piece)
+    assert len(buffer.rounds[0]) == 3 + 2 + 1 + 2
+    assert buffer.everything([0])[0][0].flatten().tolist() == [0.0] * 6 + [1.0] * 2
