@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from ftml_bench.benchmarks.arrivals import arrivals as split_arrivals
 from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.checks import check_int
+from ftml_bench.benchmarks.experiences import place_of
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.performance import Performance
 from ftml_bench.sizes import SCORES, scored
@@ -115,6 +116,11 @@ def _scored_arrivals(
     benchmark: CLScenario, arrivals: int | Sequence[int], seed: int, warmup: WarmUp | None, score: str
 ) -> Iterator[tuple[OnlineCLExperience, DatasetExperience]]:
     """Each arrival of the stream, with the data that score the learner after it."""
+    for round in _scored_rounds(benchmark, warmup):
+        if not scored(cumulative_sizes(len(round.dataset), arrivals), score):
+            raise UsageError(
+                f"score {score}: {place_of(round)} comes in one arrival: expected at least two, of which one scores"
+            )
     for round in _scored_rounds(benchmark, warmup):
         of_round = split_arrivals(round, arrivals, seed=seed)
         if score == "held_out":
@@ -210,6 +216,11 @@ def _warm_up(strategy: SupervisedTemplate, warmup: WarmUp, benchmark: CLScenario
             strategy.train(experience, eval_streams=[])
     finally:
         strategy.steps = given
+    if not strategy.trainable_rounds and not getattr(strategy, "owed_steps", 0):
+        raise UsageError(
+            f"warmup_rounds {warmup.rounds}: of what is known beforehand {type(strategy).__name__} trains on nothing: "
+            f"expected more rounds"
+        )
 
 
 def in_hindsight(strategy: SupervisedTemplate, benchmark: CLScenario, *, steps: int) -> Iterator[Evaluation]:

@@ -35,7 +35,7 @@ class FollowTheLeader(JointLearner):
     :param update_steps: steps of the fine-tuning.
     :param batch_norm: "support": at evaluation the statistics of D_t; "transductive": of the held-out batch; "running":
         mixed minibatches, running statistics at evaluation.
-    :param group_size: points of a group of one task.
+    :param group_size: points of a group of one task, of which a minibatch has a whole number; None: nearest to 20.
     :param draw: "tasks": groups of tasks drawn uniformly; "all": every step is on all data of the rounds before,
         whatever `train_mb_size` (exact gradients; rounds of one size).
     """
@@ -50,7 +50,7 @@ class FollowTheLeader(JointLearner):
         inner_clip: float | None = None,
         update_steps: int = 5,
         batch_norm: Literal["support", "transductive", "running"] = "support",
-        group_size: int = 20,
+        group_size: int | None = None,
         draw: Literal["tasks", "all"] = "tasks",
         train_at: Literal["arrivals", "round_end"] = "arrivals",
         **learner: Unpack[LearnerKeywords],
@@ -67,7 +67,7 @@ class FollowTheLeader(JointLearner):
             raise unknown("value of train_at", train_at, TRAIN_AT)
         super().__init__(batch_norm=batch_norm, group_size=group_size, draw=draw, **learner)
         self.train_at = train_at
-        self._owed, self._round_owed = 0, -1  # steps of the arrivals of a round, which its end will take
+        self.owed_steps, self._round_owed = 0, -1  # of the arrivals of a round, which its end will take
         self.fine_tuning = fine_tuning
         self.inner_lr = inner_lr
         self.inner_clip = inner_clip
@@ -81,18 +81,18 @@ class FollowTheLeader(JointLearner):
             return super()._steps()
         due = 0
         if self.current_round != self._round_owed:
-            due, self._owed, self._round_owed = self._owed, 0, self.current_round
-        self._owed += super()._steps()
+            due, self.owed_steps, self._round_owed = self.owed_steps, 0, self.current_round
+        self.owed_steps += super()._steps()
         return due
 
     def state_dict(self) -> dict[str, Any]:
         """As `Learner.state_dict`, with the steps that the end of the round will take."""
-        return {**super().state_dict(), "owed": self._owed, "round_owed": self._round_owed}
+        return {**super().state_dict(), "owed": self.owed_steps, "round_owed": self._round_owed}
 
     def load_state_dict(self, state, experiences) -> None:
         """As `Learner.load_state_dict`."""
         super().load_state_dict(state, experiences)
-        self._owed, self._round_owed = state.get("owed", 0), state.get("round_owed", -1)
+        self.owed_steps, self._round_owed = state.get("owed", 0), state.get("round_owed", -1)
 
     def _update(self, model: nn.Module, x: Input, y: Tensor) -> None:
         with as_it_is_without_gradient(self.model, self):

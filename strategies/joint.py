@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ def _joined(*parts: Any) -> Tensor:
     return torch.cat(parts)
 
 
+def _group_size(given: int | None, minibatch: int, wanted: int = 20) -> int:
+    """The size of the groups of a minibatch; where it is not given, that of equal groups nearest to the wanted one."""
+    if given is not None:
+        return min(given, minibatch)
+    sizes = [size for size in range(1, minibatch + 1) if minibatch % size == 0]
+    return min(sizes, key=lambda size: abs(math.log(size / wanted)))
+
+
 def _nearly_equal(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=1e-3 * float(other.abs().max()))
 
@@ -51,7 +60,8 @@ class JointLearner(Learner):
     With the batch norm rule "running" a minibatch mixes tasks and is normalised as a whole. With "support" and
     "transductive" it consists of groups of one task each, normalised group by group.
 
-    :param group_size: points of a group; tasks are drawn uniformly with replacement.
+    :param group_size: points of a group, of which a minibatch has a whole number; tasks are drawn uniformly with
+        replacement. None: the one nearest to 20.
     :param draw: how a mixed minibatch is drawn: "tasks" equally often, or "datapoints". "all" draws nothing: every step
         is on all data of the rounds, whatever `train_mb_size` (exact gradients; groups are rounds, of one size).
     """
@@ -60,11 +70,11 @@ class JointLearner(Learner):
         self,
         *,
         batch_norm: str = "support",
-        group_size: int = 20,
+        group_size: int | None = None,
         draw: str = "tasks",
         **learner: Unpack[LearnerKeywords],
     ) -> None:
-        if group_size < 1:
+        if group_size is not None and group_size < 1:
             raise UsageError(f"group_size={group_size}: expected a number of at least 1")
         if draw not in DRAWS:
             raise unknown("value of draw", draw, DRAWS)
@@ -73,7 +83,13 @@ class JointLearner(Learner):
                 f"draw='datapoints' is of mixed minibatches: expected batch_norm='running', not {batch_norm!r}"
             )
         super().__init__(batch_norm=batch_norm, **learner)
-        self.group_size = min(group_size, self.train_mb_size)
+        self.group_size = _group_size(group_size, self.train_mb_size)
+        if batch_norm != "running" and draw != "all" and self.train_mb_size % self.group_size:
+            nearest = _group_size(None, self.train_mb_size, wanted=self.group_size)
+            raise UsageError(
+                f"train_mb_size={self.train_mb_size} is no multiple of group_size={self.group_size}: expected one, "
+                f"as a minibatch is of whole groups; nearest is {nearest}"
+            )
         self.draw = draw
         self._plain_pass = PlainPass(self.model)
         self._mixes: bool | None = None  # see `_mixes_groups`

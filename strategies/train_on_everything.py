@@ -15,7 +15,7 @@ class TrainOnEverything(JointLearner):
 
     :param batch_norm: "running": mixed minibatches, running statistics at evaluation. "support", "transductive":
         minibatches of per-task groups, and at evaluation the statistics of D_t or of the held-out batch.
-    :param group_size: points of a group of one task.
+    :param group_size: points of a group of one task, of which a minibatch has a whole number; None: nearest to 20.
     :param draw: mixed minibatches draw "tasks" equally often, or "datapoints"; "all": every step is on all data,
         whatever `train_mb_size` (exact gradients).
     """
@@ -26,7 +26,7 @@ class TrainOnEverything(JointLearner):
         self,
         *,
         batch_norm: Literal["running", "support", "transductive"] = "running",
-        group_size: int = 20,
+        group_size: int | None = None,
         draw: Literal["tasks", "datapoints", "all"] = "tasks",
         **learner: Unpack[LearnerKeywords],
     ) -> None:

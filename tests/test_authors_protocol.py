@@ -20,6 +20,7 @@ from ftml_bench.runs.cell import check, run_cell
 from ftml_bench.runs.definition import from_dict, load
 from ftml_bench.runs.schedule import run_cells
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
+from tests.buffer.points import stream
 
 SIZES = [4, 3, 3]
 
@@ -256,6 +257,29 @@ def test_a_definition_that_cannot_be_meant_is_refused(settings, message):
 def test_what_the_stream_or_a_row_cannot_carry_is_refused_before_anything_runs(settings, message):
     with pytest.raises(UsageError, match=message):
         check(board(**settings), None)
+
+
+def test_a_round_that_comes_whole_has_no_next_arrival():
+    """Found before anything is trained, also where it is a later round."""
+    benchmark = stream(10, 3, 10)
+    strategy = learner(FTML, benchmark)
+    with pytest.raises(
+        UsageError, match=r"^score next_arrival: round 2 \(.*\) of .* comes in one arrival: expected at least two"
+    ):
+        run(strategy, benchmark, arrivals=5, score="next_arrival", progress=False)
+    assert strategy.cost.steps == 0
+
+
+@pytest.mark.parametrize(("train_at", "steps"), [("arrivals", None), ("round_end", 7)])
+def test_one_round_is_too_little_for_who_trains_on_those_before(tiny_sinusoids, train_at, steps):
+    """Its steps are refused, not lost; a learner that takes them when the round has ended does take them."""
+    strategy = learner(FollowTheLeader, tiny_sinusoids, train_at=train_at)
+    if steps is None:
+        with pytest.raises(UsageError, match=r"^warmup_rounds 1: .* FollowTheLeader trains on nothing: expected more"):
+            run(strategy, tiny_sinusoids, arrivals=SIZES, warmup=WarmUp(1, 6, 7), progress=False)
+    else:
+        first, *_ = run(strategy, tiny_sinusoids, arrivals=SIZES, warmup=WarmUp(1, 6, 7), progress=False)
+        assert first.steps == steps
 
 
 def test_a_leaderboard_whose_rounds_come_whole_has_no_next_arrival():

@@ -125,8 +125,9 @@ class SharedStorage:
 class FileStorage:
     """Copies inputs into a file and maps it: its pages are the system's, which keeps as many as there is room for.
 
-    Labels and numbers stay in memory, 40 bytes a point for classes with what its round knows of it. The file has no name, belongs to this storage
-    alone, and is gone with it. It grows by doubling; space not yet written takes none on the disk.
+    Labels and numbers stay in memory, with what its round knows of a point 40 bytes for classes. The file has no name,
+    belongs to this storage alone, and is gone with it. It grows by doubling; space not yet written takes none on the
+    disk.
 
     :param folder: a folder on a disk with room for all inputs; made if missing.
     :param device: where points are brought to.

@@ -78,7 +78,7 @@ class StrategySubject:
             "settings": {**small, **benchmark_settings},
             "steps": STEPS,
             "optimizer": {"name": "SGD", "lr": 0.01},
-            "checkpoints": [ARRIVALS[0]],
+            "checkpoints": [sum(ARRIVALS)],
         }
         self.build()  # a setting that does not exist is the caller's to mend
 

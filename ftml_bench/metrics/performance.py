@@ -259,8 +259,9 @@ class RoundMetric(PluginMetric[float]):
         experience = strategy.experience
         if experience.current_experience != self.round:
             self.round = experience.current_experience
-            for curves in (vars(self), *self._others.values()):
-                curves.update(datapoints=[], values=[])
+            self.datapoints, self.values = [], []
+            for other in self._others.values():
+                other.update(datapoints=[], values=[])
             self.n_before += self.n_seen
         # A stock experience is a round of one arrival.
         self.n_seen = getattr(experience, "n_seen_in_round", len(experience.dataset))

@@ -6,6 +6,7 @@ TensorBoard. x is the round, counted from 1, or the number of datapoints seen so
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from ftml_bench.errors import UsageError
@@ -44,13 +45,23 @@ class DatapointsToThreshold(RoundMetric):
 class PerformanceAtCheckpoint(RoundMetric):
     """Held-out performance after exactly `checkpoint` datapoints of a round."""
 
+    saved_attributes = ("_warned",)
+
     def __init__(self, checkpoint: int, metric: str) -> None:
         if checkpoint < 1:
             raise UsageError(f"checkpoint {checkpoint}: expected a number of datapoints of at least 1")
         super().__init__(metric)
         self.checkpoint = checkpoint
+        self._warned = False
 
     def _emit(self) -> list[tuple[str, float, int]]:
+        if self.is_last and self.checkpoint not in self.datapoints and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self} says nothing of round {self.number}: it was evaluated after "
+                f"{', '.join(map(str, self.datapoints))} of its datapoints",
+                stacklevel=2,
+            )
         return [(str(self), self.values[-1], self.number)] if self.datapoints[-1] == self.checkpoint else []
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -94,7 +95,7 @@ def test_nan_reaches_no_threshold():
 
 
 def test_checkpoints_are_emitted_at_exactly_their_number_of_datapoints():
-    metrics = checkpoint_metrics(checkpoints=(5, 12, 13))
+    metrics = checkpoint_metrics(checkpoints=(5, 12))
     got = []
     for round in range(2):
         for n, correct in [(4, 1), (5, 2), (12, 3 + round), (20, 5)]:
@@ -191,6 +192,19 @@ def test_a_reset_forgets_all_rounds(metric):
         assert [x - y for (_, _, x), (_, _, y) in zip(second, first, strict=True)] in ([1], [10], [1, 1])
         metric.reset()
         assert metric.result() is None
+
+
+def test_a_checkpoint_at_which_nothing_is_evaluated_says_so_once():
+    (metric,) = checkpoint_metrics(checkpoints=[7])
+    arrive(metric, 0, 5)
+    assert evaluate(metric, 0, 3) == []
+    arrive(metric, 0, 10, last=True)
+    with pytest.warns(UserWarning, match=r"^Accuracy_At_7_Datapoints says nothing of round 1: .* after 5, 10 of its"):
+        assert evaluate(metric, 0, 3) == []
+    arrive(metric, 1, 10, last=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluate(metric, 1, 3) == []
 
 
 def test_held_out_streams_that_are_evaluated_beside_each_other_have_a_curve_each():

@@ -103,6 +103,12 @@ def test_positional_and_misspelt_keywords():
         (FromScratch, {"step_factor": 0}, "step_factor=0"),
         (TrainOnEverything, {"draw": "task"}, "did you mean 'tasks'"),
         (TrainOnEverything, {"group_size": 0}, "group_size=0"),
+        (
+            TrainOnEverything,
+            {"batch_norm": "support", "group_size": 20, "train_mb_size": 50},
+            "^train_mb_size=50 is no multiple of group_size=20: expected one, .*; nearest is 25$",
+        ),
+        (FollowTheLeader, {"group_size": 7, "train_mb_size": 20}, "nearest is 5$"),
     ],
 )
 def test_bad_settings_are_refused_with_one_line(cls, setting, message):

@@ -31,6 +31,29 @@ def test_train_on_everything_draws_from_all_rounds_the_current_included(digits):
     assert labels == {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
 
 
+@pytest.mark.parametrize("name", ["TrainOnEverything", "FollowTheLeader", "FromScratch"])
+@pytest.mark.parametrize(
+    ("minibatch", "group"),
+    [(100, 20), (1, 1), (7, 7), (16, 16), (30, 15), (32, 16), (50, 25), (64, 16), (97, 97), (128, 16), (250, 25)],
+)
+def test_a_minibatch_has_as_many_points_as_it_is_asked_for(digits, name, minibatch, group):
+    """Groups share it evenly: it is never rounded down to whole groups of twenty."""
+    rule = {} if name == "FromScratch" else {"batch_norm": "support"}
+    strategy = build(name, steps=1, train_mb_size=minibatch, **rule)
+    drawn = []
+
+    class Points(SupervisedPlugin):
+        def before_forward(self, strategy, **kwargs):
+            drawn.append(strategy.mb_task_id.clone())
+
+    strategy.plugins.insert(0, Points())
+    list(evaluations(strategy, digits, 20))
+    assert {len(labels) for labels in drawn} == {minibatch}
+    if name != "FromScratch":
+        assert strategy.group_size == group
+        assert all(len(part.unique()) == 1 for labels in drawn for part in labels.split(group))
+
+
 # -- a head a task
 
 
