@@ -153,6 +153,7 @@ NAMES = {
     "authors": "rainbow_mnist_authors/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "cifar_cpu": "cifar100_cpu/cifar100",
+    "fifth": "cifar100_cpu_fifth/cifar100",
     "many_steps": "trials/cifar100_cpu_overfitting/120 steps",
     "few_steps": "trials/cifar100_cpu_overfitting/24 steps",
     "pose": "pose_small/pose",
