@@ -44,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _refused(str(error))
     except OSError as error:
-        if error.filename is None:  # of a write: the standard output is full
-            _drop_output()
-        return _refused(f"{error.filename or 'the standard output'} cannot be used: {error.strerror or error}")
+        what = error.filename or ("the standard output" if _output_is_lost() else "a file that was written")
+        return _refused(f"{what} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
             text = "stopped; the same command goes on with the cells that are not finished"
@@ -76,6 +75,16 @@ def _check_surroundings() -> None:
         sys.path.append(os.getcwd())
     except OSError as error:
         raise UsageError("the working folder is gone: expected to be started in one that is there") from error
+
+
+def _output_is_lost() -> bool:
+    """Whether nothing can be printed, as where the output is a file on a full disk."""
+    try:
+        print(flush=True)  # what could not be written before is not tried again
+    except OSError:
+        _drop_output()
+        return True
+    return False
 
 
 def _drop_output() -> None:

@@ -71,6 +71,17 @@ def damaged(path: Path, what: str, mend: str = "remove it and fetch it again") -
 
 
 @contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Names the file in what the system says of a write, as of a full disk: only errors of opening have a name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` as a whole when all is written; if anything fails, what was
     there stays.
@@ -79,7 +90,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -274,7 +274,6 @@ def test_types_and_foreign_classes_are_refused_before_anything_runs(place, key, 
 DRY = [
     ("Adma", ADAM + "name", "unknown optimizer"),
     ([5, 40], SINES + "checkpoints", "no arrival ends at checkpoint 5"),
-    (400, SINES + "arrivals", "no arrival ends at checkpoint"),
     ("no", ROW + "second_order", "expected true or false, got 'no'"),
     (["accuracy", 0.5], SINES + "threshold", "accuracy of a regression stream"),
 ]

@@ -1,15 +1,18 @@
 """What a command is started in: where it prints to, the folder that it is in, and texts that a terminal would obey."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 
 from ftml_bench import cli, report
 from ftml_bench.check.contract import Outcome
 from ftml_bench.errors import printable
+from ftml_bench.files import replacing
 from ftml_bench.report.tables import Table, markdown
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import progress, record, schedule
@@ -35,6 +38,23 @@ def shell(command, cwd):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_a_full_output(tmp_path):
     said_once(shell(f"{' '.join(LIST)} > /dev/full", tmp_path), "the standard output cannot be used: No space left")
+
+
+def test_a_full_disk_is_named_by_the_file_that_does_not_fit(tmp_path, monkeypatch, capsys):
+    """The system says which file only of opening one; the output, which has room, is not blamed."""
+
+    def savefig(self, file, **settings):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_all(tmp_path / "board")
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    assert cli.main(["report", str(tmp_path / "board")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ftml-bench: error: {tmp_path}/board/")
+    assert error.endswith(" cannot be used: No space left on device\n")
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "file"):
+        savefig(None, None)
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")

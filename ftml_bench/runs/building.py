@@ -15,6 +15,7 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import nn
 
 from ftml_bench import metrics, registry
+from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError, unknown
@@ -22,6 +23,7 @@ from ftml_bench.runs.definition import GIVEN_BY_CELL, BenchmarkSpec, Row
 from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
 from ftml_bench.runs.values import shown
 from ftml_bench.seeding import derive
+from ftml_bench.sizes import SCORES, scored
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.stock import on_arrivals
@@ -243,12 +245,40 @@ def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Se
     measures = () if row.comparator else measures_of(spec, benchmark)
     return EvaluationPlugin(
         [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
-        metrics.checkpoint_metrics(checkpoints=given_or(spec.checkpoints, benchmark.checkpoints), metric=metric),
+        metrics.checkpoint_metrics(checkpoints=checkpoints_of(spec, benchmark), metric=metric),
         metrics.final_performance_metrics(metric=metric),
         metrics.learning_curve_metrics(metric=metric),
         metrics.measure_metrics(measures, benchmark),
         loggers=list(loggers),
     )
+
+
+def sizes_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
+    """Datapoints of a round after each arrival that is evaluated."""
+    arrivals = given_or(spec.arrivals, benchmark.arrivals)
+    sizes = scored(cumulative_sizes(len(benchmark.train_stream[0].dataset), arrivals), given_or(spec.score, SCORES[0]))
+    if not sizes:
+        raise UsageError(f"{spec.name}: score next_arrival: a round comes in one arrival: expected at least two")
+    return sizes
+
+
+def checkpoints_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
+    """At how many datapoints performance is reported: as a definition says; of the benchmark's own those at
+    which an arrival ends, where a definition cuts rounds otherwise; or the whole round.
+
+    :raises UsageError: no arrival ends at one of a definition's.
+    """
+    sizes = sizes_of(spec, benchmark)
+    if spec.checkpoints is None:
+        return [size for size in sizes if size in benchmark.checkpoints] or sizes[-1:]
+    for checkpoint in spec.checkpoints:
+        if checkpoint not in sizes:
+            near = min(sizes, key=lambda size: abs(size - checkpoint))
+            raise UsageError(
+                f"{spec.name}: no arrival ends at checkpoint {checkpoint}: the nearest ends at {near} datapoints "
+                f"(a round has {sizes[-1]})"
+            )
+    return list(spec.checkpoints)
 
 
 def metric_of(spec: BenchmarkSpec, benchmark: CLScenario) -> str:

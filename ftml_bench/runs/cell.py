@@ -18,7 +18,6 @@ from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 
 from ftml_bench import registry
-from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.errors import UsageError
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.metrics.measures import CURVES
@@ -40,18 +39,20 @@ from ftml_bench.runs.building import (
     GIVEN_BY_CELL,
     build_benchmark,
     build_strategy,
+    checkpoints_of,
     given_or,
     has_classes,
     measures_of,
     metric_of,
     prepare_benchmark,
     settings_of,
+    sizes_of,
     version_of,
 )
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.events import Events
 from ftml_bench.runs.resuming import StateSaver, begin_or_go_on
-from ftml_bench.sizes import SCORES, scored
+from ftml_bench.sizes import SCORES
 from ftml_bench.strategies.avalanche.stock import needs_classes
 from ftml_bench.strategies.meta_learner import MetaLearner
 
@@ -72,7 +73,7 @@ def check(definition: Definition, data: str | None) -> None:
     for spec in definition.benchmarks:
         prepare_benchmark(spec, definition.seeds, data)
         benchmark = build_benchmark(spec, definition.seeds[0], data)
-        _reachable_checkpoints(spec, benchmark)
+        checkpoints_of(spec, benchmark)
         warmup = _warmup(spec)
         if warmup is not None:
             list(warmup.experiences(benchmark, definition.seeds[0]))
@@ -266,26 +267,6 @@ def _warmup(spec: BenchmarkSpec) -> WarmUp | None:
     return WarmUp(spec.warmup_rounds, spec.warmup_datapoints, spec.warmup_steps)
 
 
-def _sizes(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
-    """Datapoints of a round after each arrival that is evaluated."""
-    arrivals = given_or(spec.arrivals, benchmark.arrivals)
-    sizes = scored(cumulative_sizes(len(benchmark.train_stream[0].dataset), arrivals), given_or(spec.score, SCORES[0]))
-    if not sizes:
-        raise UsageError(f"{spec.name}: score next_arrival: a round comes in one arrival: expected at least two")
-    return sizes
-
-
-def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
-    sizes = _sizes(spec, benchmark)
-    for checkpoint in given_or(spec.checkpoints, benchmark.checkpoints):
-        if checkpoint not in sizes:
-            near = min(sizes, key=lambda size: abs(size - checkpoint))
-            raise UsageError(
-                f"{spec.name}: no arrival ends at checkpoint {checkpoint}: the nearest ends at {near} datapoints "
-                f"(a round has {sizes[-1]})"
-            )
-
-
 def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> dict[str, Any]:
     """What was run, for the record: names of settings as in the definition."""
     threshold = given_or(spec.threshold, benchmark.threshold)
@@ -303,12 +284,12 @@ def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: Su
         "rounds": len(benchmark.train_stream) - (0 if warmup is None else warmup.rounds),
         "warmup": None if warmup is None else asdict(warmup),
         "score": given_or(spec.score, SCORES[0]),
-        "datapoints_per_round": _sizes(spec, benchmark)[-1],
+        "datapoints_per_round": sizes_of(spec, benchmark)[-1],
         "held_out_per_round": len(benchmark.test_stream[0].dataset),
         "arrivals": arrivals if isinstance(arrivals, int) else list(arrivals),
         "threshold": None if threshold is None else list(threshold),
         "metric": metric_of(spec, benchmark),
-        "checkpoints": list(given_or(spec.checkpoints, benchmark.checkpoints)),
+        "checkpoints": checkpoints_of(spec, benchmark),
         "steps": spec.steps,
         "batch_norm": getattr(strategy, "batch_norm", None) if has_norm(strategy.model) else None,
         "optimizer": row.optimizer,

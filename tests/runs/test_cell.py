@@ -114,6 +114,15 @@ def test_an_earlier_attempts_events_do_not_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arrivals", "expected"), [(4, [4, 8, 12]), (6, [12]), ([1, 7], [8, 12]), (5, [12]), (99, [12])]
+)
+def test_rounds_may_be_cut_otherwise_than_the_benchmark_proposes(arrivals, expected, tmp_path):
+    """Of its own checkpoints, 4, 8 and 12 here, those count at which an arrival ends."""
+    assert run(tmp_path, arrivals=arrivals, checkpoints=None)[0] == "finished"
+    assert record.read(tmp_path).record["protocol"]["checkpoints"] == expected
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"checkpoints": [5, 12]}, "no arrival ends at checkpoint 5: the nearest ends at 4"),
