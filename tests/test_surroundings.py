@@ -100,6 +100,9 @@ def test_descriptions_and_reasons_are_escaped_in_reports(tmp_path):
     written = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
     assert written.count("&lt;script>x&lt;/script>\\\\x1b\\[31m!\\[a\\](http://b)") == 2
     assert "<script>" not in written
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "\x1b" not in page
+    assert page.count("&lt;script&gt;x&lt;/script&gt;\\x1b[31m![a](http://b)") == 2
     assert json.loads((tmp_path / cell.folder / "record.json").read_text())["reason"] == evil
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 from urllib.parse import quote
 
 import yaml
@@ -116,10 +117,24 @@ def sort_value(cell: str) -> str:
 def _environment() -> Environment:
     """Templates that escape what they are given, so that names and texts of a definition are shown, never obeyed."""
     environment = Environment(
-        loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(_text),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     return environment
+
+
+def _visible(value: Any) -> Any:
+    """Control characters of a text are written out, as in a terminal; its lines and spaces stay."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    is_control = (category(c).startswith("C") and c not in "\n\t" for c in value)
+    pairs = zip(value, is_control, strict=True)
+    return "".join(c.encode("unicode_escape", "surrogatepass").decode() if escape else c for c, escape in pairs)
 
 
 def _template(name: str) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ftml_bench.results.cells import ALL, PARTS, CellSummary, mean, part
 from ftml_bench.results.pairs import Pair, holm, paired, verdict
@@ -21,6 +22,7 @@ class Quantity:
     :param name: in files and frames; `title`: in tables, printed with so many `decimals`.
     :param rounds: the values of a cell's rounds.
     :param judged: the part of the rounds (of `ftml_bench.results.cells.PARTS`) over which rows are compared.
+    :param missed: in which rounds it is not known, as γ was not reached, and counted as a round's size; None: in none.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Quantity:
     decimals: int
     rounds: Callable[[CellSummary], Sequence[float]]
     judged: str
+    missed: Callable[[CellSummary], Sequence[bool]] | None = None
 
     def over(self, name: str) -> Number:
         """Its mean over a part of the rounds; of a part without rounds None."""
@@ -53,8 +56,8 @@ def quantities(result: BenchmarkResult) -> list[Quantity]:
     cells = [cell for row in result.rows for cell in row.cells.values()]
     whole = all(cell.first_arrival == result.checkpoints[-1] for cell in cells)
     efficiency = [
-        Quantity("datapoints_to_threshold", "datapoints to γ", 1, lambda cell: cell.to_threshold, "second_half"),
-        Quantity("datapoints_to_stay", "reaches and stays", 1, lambda cell: cell.to_stay, "second_half"),
+        _to_threshold("datapoints_to_threshold", "datapoints to γ", lambda c: c.to_threshold, lambda c: c.censored),
+        _to_threshold("datapoints_to_stay", "reaches and stays", lambda c: c.to_stay, lambda c: c.leaves),
     ]
     area = Quantity("area", f"{result.measure} area", 3, lambda cell: cell.area, ALL)
     return [
@@ -62,6 +65,15 @@ def quantities(result: BenchmarkResult) -> list[Quantity]:
         *([] if whole else [area]),
         *(error_at(result, checkpoint) for checkpoint in result.checkpoints),
     ]
+
+
+def _to_threshold(
+    name: str,
+    title: str,
+    rounds: Callable[[CellSummary], Sequence[float]],
+    missed: Callable[[CellSummary], Sequence[bool]],
+) -> Quantity:
+    return Quantity(name, title, 1, rounds, "second_half", missed)
 
 
 def error_at(result: BenchmarkResult, checkpoint: int) -> Quantity:
@@ -102,15 +114,23 @@ def compared(result: BenchmarkResult) -> list[Quantity]:
 
 
 def compare(first: RowResult, other: RowResult, quantity: Quantity) -> Pair | None:
-    """The first row minus the other over the seeds that both have finished; None if there is none."""
+    """The first row minus the other over the seeds that both have finished; None if there is none.
+
+    Without an interval where all rounds of both are missed: how far they are apart cannot be seen.
+    """
     seeds = [seed for seed in first.cells if seed in other.cells]
     if not seeds:
         return None
-    values = []
-    for row in (first, other):
-        rounds = [quantity.rounds(row.cells[seed]) for seed in seeds]
-        values.append([some[part(quantity.judged, len(some))] for some in rounds])
-    return paired(*values)
+    cells = [[row.cells[seed] for seed in seeds] for row in (first, other)]
+    pair = paired(*([_judged(quantity.rounds(cell), quantity) for cell in of_row] for of_row in cells))
+    missed = quantity.missed
+    if missed and all(all(_judged(missed(cell), quantity)) for of_row in cells for cell in of_row):
+        return replace(pair, low=None, high=None)
+    return pair
+
+
+def _judged(rounds: Sequence[Any], quantity: Quantity) -> Sequence[Any]:
+    return rounds[part(quantity.judged, len(rounds))]
 
 
 def comparisons(result: BenchmarkResult, to: RowResult, quantity: Quantity) -> list[Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.report.contents import compute
 from ftml_bench.results import load
 from ftml_bench.runs.packed import pack
-from tests.runs.made import write_all
+from tests.runs import made
 
 RESULTS = Path(__file__).parents[2] / "leaderboards/results"
 
@@ -22,7 +23,7 @@ RESULTS = Path(__file__).parents[2] / "leaderboards/results"
 @pytest.fixture
 def board(tmp_path):
     """Losses of 0.9 + 0.01 a cell and 0.5 at 10 and 20 (= N) datapoints of four rounds; γ: below 0.8."""
-    return write_all(tmp_path / "board")
+    return made.write_all(tmp_path / "board")
 
 
 def test_curves_hold_every_evaluation_with_rounds_from_one(board):
@@ -47,6 +48,16 @@ def test_efficiency_by_hand(board):
     assert one.third.tolist() == [1, 2, 3, 3]
     assert one.area.tolist() == pytest.approx([0.7] * 4)  # of two evaluations their mean
     assert one.first_arrival.unique().tolist() == [10]
+
+
+def test_who_never_reaches_the_threshold_is_not_level(tmp_path, monkeypatch):
+    """Both count as a round's size, which says nothing of how far apart they are."""
+    monkeypatch.setitem(made.PROTOCOL, "threshold", ["loss", 0.1])
+    pairs = load(made.write_all(tmp_path / "board")).paired(to="FTML").set_index("quantity")
+    for quantity in ("datapoints_to_threshold_second_half", "datapoints_to_stay_second_half"):
+        one = pairs.loc[quantity]
+        assert (one.ties, one["mean"], one.verdict) == (4, 0.0, "cannot be told apart with 2 seeds")
+        assert math.isnan(one.low)
 
 
 def test_pairs_survival_and_costs_by_hand(board):
