@@ -34,6 +34,9 @@ def _nearest(name: str, known: list[str]) -> str:
     begun = [one for one in known if given and one.lower().startswith(given)]
     if begun:
         return min(begun, key=len)
+    initials = "".join(word[:1] for word in given.split("_"))
+    if len(initials) > 1 and initials in known:  # "learning_rate" for "lr"
+        return initials
     # difflib would rather have a longer name with all of the letters in order than one in which two are swapped
     swapped = [one for one in known if sorted(one.lower()) == sorted(given)]
     return next(iter(swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")

@@ -7,6 +7,7 @@ A name is one of the tables below, an entry point that an installed package decl
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -142,5 +143,5 @@ def load(kind: str, name: str) -> Any:
     try:
         return getattr(module, class_name)
     except Exception:  # of a module's own __getattr__, too
-        public = [public for public in vars(module) if not public.startswith("_")]
+        public = [public for public, one in vars(module).items() if inspect.isclass(one) and not public.startswith("_")]
         raise unknown(f"class of {module_name} for {kind}", class_name, public) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.runs.definition import GIVEN_BY_CELL, BenchmarkSpec, Row
+from ftml_bench.runs.definition import GIVEN_BY_CELL, ROW_KEYS, BenchmarkSpec, Row
 from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
 from ftml_bench.runs.values import shown
 from ftml_bench.seeding import derive
@@ -122,7 +122,7 @@ def build_strategy(
         "device": device,
         "seed": seed,
     }
-    return construct(cls, settings, where, hidden=GIVEN_BY_CELL, option="--set")
+    return construct(cls, settings, where, hidden=GIVEN_BY_CELL, option="--set", beside=ROW_KEYS)
 
 
 def _strategy_class(row: Row, where: str) -> type:
@@ -200,20 +200,26 @@ def _try_optimizer(cls: type, settings: dict[str, Any], model: nn.Module, where:
 
 
 def construct(
-    cls: Callable[..., Any], settings: dict[str, Any], where: str, hidden: set[str], option: str | None = None
+    cls: Callable[..., Any],
+    settings: dict[str, Any],
+    where: str,
+    hidden: set[str],
+    option: str | None = None,
+    beside: Collection[str] = (),
 ) -> Any:
     """`cls(**settings)`; a keyword that it does not take, or a value that it refuses, is the user's to mend.
 
     :param where: named in the error.
     :param hidden: settings that are not suggested, since a definition cannot give them.
     :param option: of the command line by which such a setting can be given; named in the error for a missing one.
+    :param beside: other keys that stand where the settings do; suggested, too.
     :raises UsageError: for either.
     """
     parameters = parameters_of(cls, where)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in settings:
         if name not in parameters and not open_ended:
-            raise unknown(f"setting of {where}", name, set(parameters) - hidden)
+            raise unknown(f"setting of {where}", name, {*(set(parameters) - hidden), *beside})
     _refuse_missing(parameters, settings, where, option)
     refuse_wrong_types(cls, {name: value for name, value in settings.items() if name not in hidden}, where)
     try:

@@ -138,6 +138,9 @@ class Row(fields.Named, fields.Keywords):
         return self.model_extra or {}
 
 
+ROW_KEYS = ("strategy", "optimizer", "model")  # that most rows have beside keywords of the constructor
+
+
 class BenchmarkSpec(fields.Named):
     """A benchmark of a leaderboard and its rows. None: what the benchmark itself proposes."""
 
@@ -307,7 +310,9 @@ def load(name_or_path: str) -> Definition:
     if not name_or_path.endswith(".yaml"):
         texts = _packaged()
         if name_or_path not in texts:
-            raise UsageError(f"{unknown('leaderboard', name_or_path, texts)} or the path of a .yaml file")
+            file = f"{name_or_path}.yaml"
+            or_file = f"{file}, which is here" if Path(file).is_file() else "the path of a .yaml file"
+            raise UsageError(f"{unknown('leaderboard', name_or_path, texts)} or {or_file}")
         return from_dict(values.parse_yaml(texts[name_or_path], name_or_path), name_or_path)
     try:
         text = Path(name_or_path).read_text(encoding="utf-8")

@@ -307,7 +307,10 @@ def _check_hashes(folder: Path, record: dict[str, Any]) -> None:
         rows, digest = expected[name]
         found = table_hash(path.read_bytes())
         if found["sha256"] != digest:
-            raise UsageError(f"{path} was changed after the run: it has {found['rows']} rows, the run left {rows}")
+            what = (
+                "it has other values" if found["rows"] == rows else f"it has {found['rows']} rows, the run left {rows}"
+            )
+            raise UsageError(f"{path} was changed after the run: {what}")
 
 
 def write_whole(path: Path, text: str) -> None:

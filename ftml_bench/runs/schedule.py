@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -297,8 +298,17 @@ def _holds_nothing(root: Path) -> bool:
 
 
 def _kept(definition: Definition, root: Path, redo: Collection[Cell]) -> list[tuple[Cell, str]]:
-    """The cells that need not be run again, with their status. Of those that shall be, nothing is read."""
-    found = [(cell, status_of(definition, root, cell)) for cell in definition.cells() if cell not in redo]
+    """The cells that need not be run again, with their status. Of those that shall be, nothing is read.
+
+    :raises UsageError: a damaged or changed record or table.
+    """
+    found = []
+    for cell in definition.cells():
+        if cell not in redo:
+            try:
+                found.append((cell, status_of(definition, root, cell)))
+            except UsageError as error:
+                raise UsageError(f"{error}; it is run again with --redo {shlex.quote(str(cell))}") from error
     return [(cell, status) for cell, status in found if status]
 
 

@@ -131,7 +131,14 @@ def test_rounds_may_be_cut_otherwise_than_the_benchmark_proposes(arrivals, expec
         ({"strategies": {"FTML": {"batch_norm": "group"}}}, "waves: FTML: batch_norm: expected 'support' or"),
         ({"strategies": {"FTML": {"engine": "higer"}}}, "did you mean 'higher'"),
         ({"optimizer": {"name": "Adm"}}, "did you mean 'Adam'"),
-        ({"optimizer": {"name": "Adam", "learning_rate": 1}}, "unknown setting of waves: FTML: Adam 'learning_rate'"),
+        (
+            {"optimizer": {"name": "Adam", "learning_rate": 1}},
+            "of waves: FTML: Adam 'learning_rate': did you mean 'lr'",
+        ),
+        (
+            {"strategies": {"FTML": {"optimiser": {"lr": 1}}}},
+            "unknown setting of waves: FTML 'optimiser': did you mean 'optimizer'",
+        ),
         ({"model": {"name": "RainbowNet", "filter": 3}}, "did you mean 'filters'"),
         (
             {"strategies": {"FTML": {"model": {"name": "SinusoidMLP", "hiden": 3}}}},

@@ -50,7 +50,7 @@ def refused(root, capsys):
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 def test_a_table_that_was_changed_is_refused(root, change, capsys):
     change(root / "waves/FTML/seed-0/curve.csv")
-    assert "waves/FTML/seed-0/curve.csv was changed after the run: it has" in refused(root, capsys)
+    assert "waves/FTML/seed-0/curve.csv was changed after the run: it has " in refused(root, capsys)
     with pytest.raises(ValueError, match="was changed after the run"):
         tasks.status_of(DEFINITION, root, Cell("waves", "FTML", 0))  # so a run does not go on with it either
 
@@ -58,7 +58,7 @@ def test_a_table_that_was_changed_is_refused(root, change, capsys):
 @pytest.mark.parametrize("table", ["timing.csv", "measures.csv"])
 def test_so_are_the_other_tables(root, table, capsys):
     lines_of(lambda lines: [*lines[:-1], lines[-1].replace("5", "6")])(root / "waves/FTML/seed-0" / table)
-    assert f"{table} was changed after the run: it has" in refused(root, capsys)
+    assert f"{table} was changed after the run: it has " in refused(root, capsys)
 
 
 def test_a_table_that_is_gone_or_was_added_is_named(root, capsys):
