@@ -23,6 +23,7 @@ from ftml_bench.benchmarks.experiences import (
 )
 from ftml_bench.buffer import TaskBuffer
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models.norm import convert_batch_norm, find_frozen, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
 from ftml_bench.saving.plain_state import settings_of_parts
@@ -87,6 +88,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         if avalanche.get("evaluator", ...) is None:
             avalanche["evaluator"] = _no_evaluator()
         super().__init__(**avalanche)
+        keep_freed_memory()
         self.steps = steps
         self.update_size = update_size
         self.batch_norm = batch_norm

@@ -74,6 +74,10 @@ def test_the_buffers_that_are_timed_draw_the_same(tmp_path, monkeypatch):
 
 def test_freed_memory_may_be_kept_anywhere(monkeypatch):
     memory.keep_freed_memory()
+    with monkeypatch.context() as changed:
+        changed.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+        changed.setattr(memory.ctypes, "CDLL", None)  # it is the environment's to decide
+        memory.keep_freed_memory()
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", None)  # is not asked where there is no glibc
     memory.keep_freed_memory()
