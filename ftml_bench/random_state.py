@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,30 +65,46 @@ def preserved_random_state(device: torch.device) -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _put_back(generator: Any) -> Callable[[], object]:
-    """What puts a generator back to where it is now."""
-    if isinstance(generator, torch.Generator):
-        return partial(generator.set_state, generator.get_state())
-    if isinstance(generator, np.random.Generator):
-        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
-    if isinstance(generator, np.random.RandomState):
-        return partial(generator.set_state, generator.get_state())
-    return partial(generator.setstate, generator.getstate())
+@contextmanager
+def fixed_random_state() -> Iterator[None]:
+    """Inside, draws on the CPU from the global generators are the same each time; they leave no trace."""
+    with preserved_random_state(torch.device("cpu")):
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` would reach accelerators, too
+        np.random.seed(0)
+        random.seed(0)
+        yield
 
 
 OWN = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
+def state_of(generator: Any) -> Any:
+    """Where one of these generators is."""
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def put_state(generator: Any, state: Any) -> None:
+    """Bring one of these generators to where `state_of` said."""
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
 @contextmanager
-def own_generators_kept(model: nn.Module) -> Iterator[None]:
-    """Generators that layers have of their own are afterwards where they were."""
-    values = [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, OWN)]
-    back = list(map(_put_back, values))
+def own_generators_kept(parts: Iterable[object]) -> Iterator[None]:
+    """Generators that these layers, or other objects, have of their own are afterwards where they were."""
+    generators = [value for part in parts for value in vars(part).values() if isinstance(value, OWN)]
+    states = list(map(state_of, generators))
     try:
         yield
     finally:
-        for put in back:
-            put()
+        for generator, state in zip(generators, states, strict=True):
+            put_state(generator, state)
 
 
 def own_generator(model: nn.Module) -> str:

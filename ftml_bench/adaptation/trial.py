@@ -80,7 +80,7 @@ class Trial:
             self._data = self._cast(x), self._cast(y), self._cast(query_x)
             self._reference = InnerLoop(self._copy(), self._criterion, **self._settings)
             self._find_out_what_a_call_does()
-            with _default_dtype(self._default), own_generators_kept(model):
+            with _default_dtype(self._default), own_generators_kept(model.modules()):
                 self._compare_copy_and_model(model, criterion, weights, x, y)
             if self.draws:  # in another order for several tasks
                 self._data = tuple(rows_of(part, slice(1)) for part in self._data)

@@ -8,8 +8,8 @@
         strategy.train(arrival)
         save(strategy, "state.pt")
 
-A saved state holds the model, the optimiser, every generator that training draws from, the cost, the clock, and the
-plugins and metrics (see `ftml_bench.saving.plain_state`), as tensors and plain values:
+A saved state holds the model, the criterion, the optimiser, every generator that training draws from, the cost, the
+clock, and the plugins and metrics (see `ftml_bench.saving.plain_state`), as tensors and plain values:
 `torch.load(..., weights_only=True)` reads it. It holds no data: those come again from the stream, and are compared with
 what was trained on. Loggers are not saved: nothing reads from them.
 """

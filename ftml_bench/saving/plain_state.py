@@ -3,27 +3,20 @@
 An object is saved attribute by attribute: those that its class, or one of its bases, names in a class attribute
 `saved_attributes`, or that stand in `AVALANCHE` for classes of Avalanche's. Every other attribute has to be a plain
 setting that has not changed since the strategy was built; an object with anything else is refused by name, since it
-would not go on as it was.
+would not go on as it was. Of layers, criteria and optimisers every attribute is saved that can be, and compared where
+it has not changed (see `looks`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from avalanche.evaluation import metrics
-from avalanche.evaluation.metrics.forgetting_bwt import BWT, Forgetting
-from avalanche.evaluation.metrics.forward_transfer import ForwardTransfer
-from avalanche.evaluation.metrics.loss import LossMetric
-from avalanche.models import DynamicModule
-from avalanche.training import plugins
-from avalanche.training.plugins.clock import Clock
-from avalanche.training.regularization import LearningWithoutForgetting
-from avalanche.training.templates.base_sgd import PeriodicEval
 from avalanche.training.utils import ParamData
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,71 +24,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.growing import fit
+from ftml_bench.models.layer_state import Owned, is_plain, leaves, put_buffer, unsaved_buffers
+from ftml_bench.random_state import OWN, put_state, state_of
+from ftml_bench.saving.avalanche_parts import AVALANCHE
+from ftml_bench.saving.looks import Looks, at_first, attributes_of, buffers_of, looks_of, may_change, shown
 
-_FORGETTING = ("forgetting", "_current_metric", "eval_exp_id", "train_exp_id")
-_TRANSFER = ("forward_transfer", "_current_metric", "eval_exp_id", "train_exp_id", "at_init")
-
-# What changes in Avalanche's own (0.6.0). Classes by their exact type: another version's subclass is not trusted.
-AVALANCHE: dict[type, tuple[str, ...]] = {
-    plugins.EWCPlugin: ("saved_params", "importances"),
-    plugins.LwFPlugin: ("lwf",),
-    LearningWithoutForgetting: ("prev_model", "expcount", "prev_classes_by_task"),
-    plugins.SynapticIntelligencePlugin: ("ewc_data", "syn_data"),
-    plugins.MASPlugin: ("params", "importance"),
-    plugins.RWalkPlugin: (
-        *("checkpoint_params", "checkpoint_loss", "checkpoint_scores", "iter_grad", "iter_importance", "iter_params"),
-        *("exp_scores", "exp_params", "exp_importance", "exp_penalties"),
-    ),
-    plugins.GEMPlugin: ("memory_x", "memory_y", "memory_tid", "G"),
-    plugins.LRSchedulerPlugin: (
-        "scheduler",
-        "rolling_metric",
-        "_was_training",
-        "_just_validated",
-        "_executed_train_iteration",
-    ),
-    plugins.EarlyStoppingPlugin: ("best_state", "best_val", "best_step"),
-    plugins.EvaluationPlugin: ("metrics", "all_metric_results", "last_metric_results", "_active"),
-    Clock: (
-        "train_iterations",
-        "train_exp_counter",
-        "train_exp_epochs",
-        "train_exp_iterations",
-        "train_epoch_iterations",
-        "total_iterations",
-    ),
-    PeriodicEval: ("do_final", "_is_eval_updated"),
-    **dict.fromkeys(
-        [
-            metrics.MinibatchAccuracy,
-            metrics.EpochAccuracy,
-            metrics.RunningEpochAccuracy,
-            metrics.ExperienceAccuracy,
-            metrics.StreamAccuracy,
-            metrics.MinibatchLoss,
-            metrics.EpochLoss,
-            metrics.RunningEpochLoss,
-            metrics.ExperienceLoss,
-            metrics.StreamLoss,
-        ],
-        ("_metric",),
-    ),
-    metrics.TrainedExperienceAccuracy: ("_metric", "_current_experience"),
-    **dict.fromkeys([metrics.ExperienceForgetting, metrics.ExperienceBWT], _FORGETTING),
-    **dict.fromkeys([metrics.StreamForgetting, metrics.StreamBWT], (*_FORGETTING, "stream_forgetting")),
-    metrics.ExperienceForwardTransfer: _TRANSFER,
-    metrics.StreamForwardTransfer: (*_TRANSFER, "stream_forward_transfer"),
-    metrics.Accuracy: ("_mean_accuracy",),
-    metrics.TaskAwareAccuracy: ("_mean_accuracy",),
-    LossMetric: ("_mean_loss",),
-    metrics.Mean: ("summed", "weight"),
-    Forgetting: ("initial", "last"),
-    BWT: ("initial", "last"),
-    ForwardTransfer: ("initial", "previous"),
-}
-
+_MISSING = object()
 _KIND = "kind of value"  # the key that marks a dict which stands for something else
-_PARTS_OF_MODULES = set(vars(nn.Module()))
 
 
 class _UnknownTypeError(Exception):
@@ -125,12 +60,19 @@ def to_plain(value: Any, built: Built) -> Any:
         return value.detach().clone()
     if isinstance(value, list):
         return [to_plain(v, built) for v in value]
-    if isinstance(value, tuple | set | frozenset):
+    if type(value) is deque:
+        return {_KIND: "deque", "items": to_plain(list(value), built), "maxlen": value.maxlen}
+    if type(value) in (tuple, torch.Size, set, frozenset):
         return {_KIND: type(value).__name__, "items": [to_plain(v, built) for v in value]}
     if isinstance(value, Mapping):
         if all(type(k) is str and k != _KIND for k in value):
             return {k: to_plain(v, built) for k, v in value.items()}
         return {_KIND: "dict", "items": [[to_plain(k, built), to_plain(v, built)] for k, v in value.items()]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        content = torch.from_numpy(np.frombuffer(value.tobytes(), np.uint8).copy())
+        return {_KIND: "array", "dtype": value.dtype.str, "shape": list(value.shape), "content": content}
+    if isinstance(value, OWN):
+        return {_KIND: "generator", "class": type(value).__name__, "state": to_plain(state_of(value), built)}
     if isinstance(value, nn.Module):
         return {_KIND: "module", "state": module_state(value)}
     if isinstance(value, ParamData):
@@ -167,13 +109,22 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
         for key, value in pairs:
             current[key] = value
         return current
-    if kind in ("tuple", "set", "frozenset"):
+    if kind in ("tuple", "Size", "set", "frozenset"):
         items = from_plain(saved["items"], list(current) if isinstance(current, tuple) else None, model)
-        return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
+        return {"tuple": tuple, "Size": torch.Size, "set": set, "frozenset": frozenset}[kind](items)
+    if kind == "deque":
+        return deque(from_plain(saved["items"], None, model), saved["maxlen"])
+    if kind == "array":
+        content = saved["content"].cpu().numpy().tobytes()
+        return np.frombuffer(content, np.dtype(saved["dtype"])).reshape(saved["shape"]).copy()
+    if kind == "generator":
+        _same("generator", saved["class"], type(current).__name__)
+        put_state(current, from_plain(saved["state"], None, model))
+        return current
     if kind == "module":
-        copy = copy_of(model)
-        load_module_state(copy, saved["state"])
-        return copy
+        target = copy_of(model) if current is None or current is model else current
+        load_module_state(target, saved["state"])
+        return target
     if kind == "ParamData":
         return ParamData(saved["name"], init_tensor=saved["data"].clone(), device=saved["data"].device)
     if kind == "scheduler":
@@ -183,23 +134,34 @@ def from_plain(saved: Any, current: Any, model: nn.Module) -> Any:
     return _object_from_plain(saved, current, model)
 
 
-def module_state(module: nn.Module) -> dict[str, Any]:
-    """Parameters, buffers, modes, frozen parameters, and what Avalanche's growing modules remember."""
+def module_state(
+    module: nn.Module, looks: Looks = (), others: Iterable[nn.Module] = (), *, contents: bool = False
+) -> dict[str, Any]:
+    """Parameters, buffers, modes, frozen parameters, and attributes of the layers.
+
+    :param looks: from `looks_of_parts`, of when the strategy was built.
+    :param others: modules that are saved by themselves.
+    :param contents: see `attributes_to_plain`.
+    :raises UsageError: if a layer holds what has changed and cannot be saved; names it.
+    """
+    owned = Owned([module, *others])
+    layers = dict(module.named_modules())
     return {
         "tensors": {name: to_plain(value, []) for name, value in module.state_dict().items()},
-        "training": [m.training for m in module.modules()],
+        "unsaved": {name: to_plain(value, []) for name, value in unsaved_buffers(module).items()},
+        "training": [layer.training for layer in layers.values()],
         "frozen": [name for name, p in module.named_parameters() if not p.requires_grad],
+        "kinds": {name: type(layer).__qualname__ for name, layer in layers.items()},
         "attributes": {
-            name: to_plain({k: v for k, v in vars(m).items() if k not in _PARTS_OF_MODULES and _is_plain(v)}, [])
-            for name, m in module.named_modules()
-            if isinstance(m, DynamicModule)
+            name: attributes_to_plain(layer, looks, owned, contents=contents) for name, layer in layers.items()
         },
     }
 
 
-def load_module_state(module: nn.Module, saved: Mapping[str, Any]) -> None:
+def load_module_state(module: nn.Module, saved: Mapping[str, Any], looks: Looks = (), what: str = "model") -> None:
     """Restore what `module_state` gave, in place; classifiers of Avalanche's that grow get the saved units and heads.
 
+    :param what: it is, for errors.
     :raises UsageError: if the modules differ otherwise.
     """
     tensors = saved["tensors"]
@@ -207,18 +169,105 @@ def load_module_state(module: nn.Module, saved: Mapping[str, Any]) -> None:
     now = module.state_dict()
     for name in [*tensors, *now]:
         if name not in now or name not in tensors:
-            raise UsageError(f"the saved model has {'a' if name in tensors else 'no'} {name}, this one does not match")
+            raise UsageError(f"the saved {what} has {'a' if name in tensors else 'no'} {name}, this one does not match")
         if isinstance(now[name], Tensor) and now[name].shape != tensors[name].shape:
             shapes = tuple(tensors[name].shape), tuple(now[name].shape)
-            raise UsageError(f"{name} of the saved model has shape {shapes[0]}, of this one {shapes[1]}")
+            raise UsageError(f"{name} of the saved {what} has shape {shapes[0]}, of this one {shapes[1]}")
+        if isinstance(now[name], Tensor) and now[name].dtype != tensors[name].dtype:
+            types = tensors[name].dtype, now[name].dtype
+            raise UsageError(f"{name} of the saved {what} has type {types[0]}, of this one {types[1]}")
+    layers = dict(module.named_modules())
+    for name in [*saved["kinds"], *layers]:
+        then = saved["kinds"].get(name, "nothing")
+        this = type(layers[name]).__qualname__ if name in layers else "nothing"
+        if then != this:
+            raise UsageError(f"{name or 'all'} of the saved {what} is {then}, of this one {this}")
+    for name, layer in layers.items():
+        title = f"{name} ({type(layer).__name__}) of the {what}" if name else f"{what} {type(layer).__name__}"
+        see_that_they_agree(layer, saved["attributes"][name], looks, title)
     module.load_state_dict(from_plain(tensors, None, module))
-    for m, training in zip(module.modules(), saved["training"], strict=True):
-        m.training = training
+    for name, value in saved["unsaved"].items():
+        put_buffer(module, name, value)
+    for layer, training in zip(layers.values(), saved["training"], strict=True):
+        layer.training = training
     for name, p in module.named_parameters():
         p.requires_grad_(name not in saved["frozen"])
-    for name, attributes in saved["attributes"].items():
-        for attribute, value in from_plain(attributes, None, module).items():
-            setattr(module.get_submodule(name), attribute, value)
+    put_attributes([(layer, saved["attributes"][name]) for name, layer in layers.items()], module)
+
+
+def attributes_to_plain(owner: object, looks: Looks, owned: Owned, *, contents: bool = False) -> dict[str, Any]:
+    """The attributes of a layer, criterion or optimiser: names, values, and looks of those that are as they were.
+
+    :param owned: what is saved by itself.
+    :param contents: whether looks are with the contents of tensors.
+    :raises UsageError: for an attribute that has changed and cannot be saved; names it.
+    """
+    first = at_first(owner, looks)
+    names, same, state = [], {}, {}
+    buffers = buffers_of(owner)
+    for name, value in {**buffers, **attributes_of(owner)}.items():
+        names.append(name)
+        look = looks_of(value, contents=contents)
+        unchanged = first is not None and first.get(name, _MISSING) == look
+        if unchanged:
+            same[name] = look
+        if name in buffers or any(leaf in owned for leaf in leaves(value)):
+            continue
+        try:
+            state[name] = to_plain(value, [])
+        except _UnknownTypeError as error:
+            if first is not None and not unchanged and (name in first or may_change(value)):
+                raise UsageError(
+                    f"{type(owner).__name__} cannot be saved: its {name} ({error}) has changed since the strategy was "
+                    f"built: expected numbers, text, tensors, generators, and lists, dicts or sets of them"
+                ) from None
+    return {"names": names, "unchanged": same, "state": state}
+
+
+def see_that_they_agree(owner: object, saved: Mapping[str, Any], looks: Looks, what: str) -> None:
+    """Whether what training had not changed in the saved owner is here the same, as the strategies were built.
+
+    :param what: the owner's name, for errors.
+    :raises UsageError: if it is not.
+    """
+    now = at_first(owner, looks)
+    if now is None:
+        return
+    then = saved["unchanged"]
+    for name in [*then, *(name for name in now if name not in saved["names"])]:
+        if then.get(name, _MISSING) != now.get(name, _MISSING):
+            words = [shown(of[name]) if name in of else "missing" for of in (then, now)]
+            raise UsageError(f"{what} was saved with {name}={words[0]}; here it is {words[1]}")
+
+
+@torch.no_grad()
+def put_attributes(parts: Iterable[tuple[object, Mapping[str, Any]]], module: nn.Module) -> None:
+    """Restore the values that `attributes_to_plain` gave.
+
+    :param module: they are of, or the strategy's model.
+    :raises UsageError: if two that shared a tensor do so no more.
+    """
+    owned = Owned([module])
+    in_place: list[tuple[object, str, Tensor, Tensor]] = []
+    for owner, saved in parts:
+        for name, value in saved["state"].items():
+            current = vars(owner).get(name)
+            if _fits(current, value) and current not in owned:
+                in_place.append((owner, name, current, value))  # others may hold it
+            else:
+                vars(owner)[name] = from_plain(value, current, module)
+    for _, _, tensor, value in in_place:
+        tensor.copy_(value)
+    for owner, name, tensor, value in in_place:
+        if not torch.allclose(tensor, value.to(tensor), rtol=0, atol=0, equal_nan=True):
+            raise UsageError(
+                f"{type(owner).__name__} cannot be restored: its {name} is a tensor that it held twice when it was "
+                f"built and no more when it was saved: expected a tensor for each"
+            )
+
+
+def _fits(current: Any, value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and isinstance(current, Tensor) and current.shape == value.shape
 
 
 def object_to_plain(value: object, built: Built) -> dict[str, Any]:
@@ -249,7 +298,7 @@ def object_to_plain(value: object, built: Built) -> dict[str, Any]:
     return {
         _KIND: "object",
         "class": kind,
-        "settings": to_plain({k: v for k, v in settings.items() if _is_plain(v)}, []),
+        "settings": to_plain({k: v for k, v in settings.items() if is_plain(v)}, []),
         "state": state,
     }
 
@@ -301,17 +350,8 @@ def _settings(value: object) -> Settings:
     return {
         name: deepcopy(attribute)
         for name, attribute in getattr(value, "__dict__", {}).items()
-        if name not in names and (_is_plain(attribute) or isinstance(attribute, _FIXED))
+        if name not in names and (is_plain(attribute) or isinstance(attribute, _FIXED))
     }
 
 
 _FIXED = (type, FunctionType, BuiltinFunctionType, torch.device, torch.dtype)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is numbers and text throughout."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple | set | frozenset):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, bool | int | float | str | np.generic)

@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import random
+import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,16 +24,21 @@ from torch import nn
 
 from ftml_bench.errors import UsageError
 from ftml_bench.files import replacing
+from ftml_bench.models.layer_state import Owned
+from ftml_bench.saving.looks import Looks, is_object, looks_of
 from ftml_bench.saving.plain_state import (
     Built,
+    attributes_to_plain,
     from_plain,
     load_module_state,
     module_state,
     object_to_plain,
+    put_attributes,
+    see_that_they_agree,
     to_plain,
 )
 
-VERSION = 1
+VERSION = 2
 # Where and in what portions it runs, which may differ when it goes on, and what is compared by other means.
 _NOT_SETTINGS = {"self", "model", "optimizer", "criterion", "plugins", "evaluator", "device", "eval_mb_size"}
 
@@ -42,6 +48,7 @@ class Saveable(Protocol):
     """What a strategy that can be saved says of itself; every `Learner` does."""
 
     built_with: Built  # `settings_of_parts` of its plugins, of when it was built
+    looked: Looks  # `looks_of_parts` of its model, criterion and optimiser then
 
     def state_dict(self) -> dict[str, Any]:
         """What it has come to, beside model, optimiser and plugins: tensors and plain values."""
@@ -122,9 +129,10 @@ def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
         "strategy": type(strategy).__name__,
         "settings": _settings(strategy),
         "experiences": strategy.clock.train_exp_counter,
-        "model": module_state(strategy.model),
+        "model": module_state(strategy.model, strategy.looked),
+        "text": _text_of(strategy.model),
         "optimizer": _optimizer_state(strategy),
-        "criterion": module_state(strategy._criterion) if isinstance(strategy._criterion, nn.Module) else None,
+        "criterion": _criterion_state(strategy),
         "learner": to_plain(strategy.state_dict(), []),
         "plugins": [object_to_plain(plugin, strategy.built_with) for plugin in strategy.plugins],
         "plugin_names": _plugin_names(strategy),
@@ -146,10 +154,10 @@ def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stre
         raise UsageError(f"{trained_on} experiences had been trained on; the stream has {len(seen)}")
     with _damage_named():
         _grow(strategy, seen)
-        load_module_state(strategy.model, state["model"])
+        load_module_state(strategy.model, state["model"], strategy.looked)
+        _compare_texts(state["text"], _text_of(strategy.model))
         _load_optimizer_state(strategy, state["optimizer"])
-        if isinstance(strategy._criterion, nn.Module):
-            load_module_state(strategy._criterion, state["criterion"])
+        _load_criterion_state(strategy, state["criterion"])
         for plugin, saved in zip(strategy.plugins, state["plugins"], strict=True):
             from_plain(saved, plugin, strategy.model)
         strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
@@ -192,7 +200,7 @@ def _settings(strategy: SupervisedTemplate) -> dict[str, Any]:
     settings = {
         "device": strategy.device.type,
         "engine": of_engine.get("name"),
-        "criterion": type(strategy._criterion).__name__,
+        "criterion": _name_of(strategy._criterion),
         "optimizer": type(strategy.optimizer).__name__,
     }
     for name in inspect.signature(type(strategy)).parameters:
@@ -200,6 +208,11 @@ def _settings(strategy: SupervisedTemplate) -> dict[str, Any]:
         if name not in _NOT_SETTINGS and isinstance(value, bool | int | float | str | list | None):
             settings.setdefault(name, value)
     return settings
+
+
+def _name_of(criterion: object) -> Any:
+    """Its class; of a function, which one."""
+    return type(criterion).__name__ if isinstance(criterion, nn.Module) else looks_of(criterion, inside=True)
 
 
 def _plugin_names(strategy: SupervisedTemplate) -> list[str]:
@@ -217,6 +230,37 @@ def _grow(strategy: SupervisedTemplate, seen: Iterable[DatasetExperience]) -> No
     strategy.experience = None
 
 
+def _text_of(model: nn.Module) -> str:
+    """What a model says of itself, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))
+
+
+def _compare_texts(then: str, now: str) -> None:
+    for one, other in itertools.zip_longest(then.splitlines(), now.splitlines(), fillvalue=""):
+        if one != other:
+            raise UsageError(f"the saved model has {one.strip()!r} where this one has {other.strip()!r}")
+
+
+def _criterion_state(strategy: SupervisedTemplate) -> dict[str, Any] | None:
+    criterion = strategy._criterion
+    if isinstance(criterion, nn.Module):
+        return module_state(criterion, strategy.looked, [strategy.model], contents=True)
+    if is_object(criterion):
+        return attributes_to_plain(criterion, strategy.looked, Owned([strategy.model]), contents=True)
+    return None
+
+
+def _load_criterion_state(strategy: SupervisedTemplate, saved: Mapping[str, Any] | None) -> None:
+    criterion = strategy._criterion
+    if saved is None:
+        return
+    if isinstance(criterion, nn.Module):
+        load_module_state(criterion, saved, strategy.looked, "criterion")
+    else:
+        see_that_they_agree(criterion, saved, strategy.looked, f"criterion {type(criterion).__name__}")
+        put_attributes([(criterion, saved)], strategy.model)
+
+
 def _optimizer_state(strategy: SupervisedTemplate) -> dict[str, Any]:
     """Options and state by the parameters' names."""
     optimizer, known = strategy.optimizer, strategy.optimized_param_id
@@ -231,7 +275,13 @@ def _optimizer_state(strategy: SupervisedTemplate) -> dict[str, Any]:
         options = {k: v for k, v in group.items() if k != "params"}
         groups.append({"names": [names[id(p)] for p in group["params"]], "options": to_plain(options, [])})
     state = {current[id(p)]: to_plain(dict(s), []) for p, s in optimizer.state.items() if id(p) in current}
-    return {"groups": groups, "state": state, "known": None if known is None else list(known)}
+    owned = Owned(part for part in (strategy.model, strategy._criterion) if isinstance(part, nn.Module))
+    return {
+        "groups": groups,
+        "state": state,
+        "known": None if known is None else list(known),
+        "attributes": attributes_to_plain(optimizer, strategy.looked, owned),
+    }
 
 
 def _load_optimizer_state(strategy: SupervisedTemplate, saved: Mapping[str, Any]) -> None:
@@ -240,6 +290,8 @@ def _load_optimizer_state(strategy: SupervisedTemplate, saved: Mapping[str, Any]
     if len(saved["groups"]) != len(optimizer.param_groups):
         then, now = len(saved["groups"]), len(optimizer.param_groups)
         raise UsageError(f"the optimiser was saved with {then} groups of parameters; here it has {now}")
+    see_that_they_agree(optimizer, saved["attributes"], strategy.looked, f"optimiser {type(optimizer).__name__}")
+    put_attributes([(optimizer, saved["attributes"])], strategy.model)
     for group, saved_group in zip(optimizer.param_groups, saved["groups"], strict=True):
         group["params"] = [named[name] for name in saved_group["names"]]
         group.update(from_plain(saved_group["options"], None, strategy.model))

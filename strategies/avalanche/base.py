@@ -26,6 +26,7 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models.norm import convert_batch_norm, find_frozen, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
+from ftml_bench.saving.looks import looks_of_parts
 from ftml_bench.saving.plain_state import settings_of_parts
 from ftml_bench.seeding import generator
 from ftml_bench.strategies.avalanche.cost import Cost
@@ -98,6 +99,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         self.rng = generator(seed, "buffer")
         self.current_round = -1
         self.built_with = settings_of_parts(self.plugins)  # what a saved state is compared with
+        self.looked = looks_of_parts(self.model, self._criterion, self.optimizer)  # so is this
 
     def __repr__(self) -> str:
         points = sum(len(self.buffer.rounds[number]) for number in self.buffer.rounds)

@@ -30,8 +30,10 @@ from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
+from ftml_bench.models.layer_state import kept
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.random_state import own_generators_kept, preserved_random_state
+from ftml_bench.saving.looks import parts_of
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.pairing import spreads
 from ftml_bench.strategies.avalanche.task_copies import TaskCopies
@@ -82,11 +84,12 @@ class EvaluatedOnCopies(SupervisedTemplate):
     def eval(self, exp_list, **kwargs):
         """Evaluate on experiences, each with a copy adapted to that task's data; see `SupervisedTemplate.eval`.
 
-        Parameters, buffers, optimiser, every random state and the state of a surrounding training iteration are
-        afterwards as they were, also if an error is raised.
+        Parameters, buffers and plain attributes of model and criterion, optimiser, every random state and the state of
+        a surrounding training iteration are afterwards as they were, also if an error is raised.
         """
         state = self._save_train_state()
         model = self._own_model
+        parts = [*parts_of(model), *parts_of(self._criterion)]
         iteration = self.mbatch, self.mb_output, self.loss
         try:
             # an adaptation takes gradients, which inference mode has none of
@@ -94,7 +97,8 @@ class EvaluatedOnCopies(SupervisedTemplate):
                 torch.inference_mode(False),
                 torch.no_grad(),
                 preserved_random_state(self.device),
-                own_generators_kept(model),
+                own_generators_kept(parts),
+                kept(parts),
             ):
                 return super().eval(exp_list, **kwargs)
         finally:

@@ -177,8 +177,8 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
             load(build(), tmp_path / "state.pt", experiences)
     with pytest.raises(UsageError, match=r"nothing\.pt is missing"):
         load(build(), tmp_path / "nothing.pt", stream)
-    monkeypatch.setattr(saving.strategies, "VERSION", 2)
-    with pytest.raises(UsageError, match="a saved state of version 1; this ftml_bench reads version 2"):
+    monkeypatch.setattr(saving.strategies, "VERSION", 3)
+    with pytest.raises(UsageError, match="a saved state of version 2; this ftml_bench reads version 3"):
         load(build(), tmp_path / "state.pt", stream)
 
 

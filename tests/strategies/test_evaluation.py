@@ -54,6 +54,66 @@ def test_an_evaluation_leaves_optimiser_random_states_and_the_iteration_as_they_
     assert (strategy.mbatch, strategy.mb_output, strategy.loss) == iteration
 
 
+class Changing(torch.nn.Module):
+    """A loss with buffers, a counter and a list that change when it is called, and a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.ones(()))
+        self.register_buffer("last", torch.ones(()), persistent=False)
+        self.calls, self.losses, self.rng = 0, [0.0], torch.Generator().manual_seed(0)
+
+    def forward(self, outputs, y):
+        loss = F.cross_entropy(outputs, y)
+        self.mean.lerp_(loss.detach(), 0.1)
+        self.last = loss.detach() + self.last / 2
+        self.calls += 1
+        self.losses.append(float(loss) + self.losses[-1] / 2)
+        drawn = torch.rand((), generator=self.rng)
+        return loss * (self.mean + self.last + 1 / self.calls + self.losses[-1] + drawn)
+
+
+class ChangingFunction:
+    """One that is no module."""
+
+    def __init__(self):
+        self.calls, self.rng = 0, torch.Generator().manual_seed(0)
+
+    def __call__(self, outputs, y):
+        self.calls += 1
+        return F.cross_entropy(outputs, y) * (1 / self.calls + torch.rand((), generator=self.rng))
+
+
+class ChangingModel(torch.nn.Module):
+    """A model with a counter, and a buffer that changes in evaluations, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.calls = small_net(), 0
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.mean.lerp_(x.mean(), 0.1)
+        return self.net(x - self.mean / self.calls)
+
+
+@pytest.mark.parametrize("part", [Changing, ChangingFunction, ChangingModel])
+@pytest.mark.parametrize("name", ["TrainOnEverything", "FromScratch", "FollowTheLeader", "FollowTheLeader adam"])
+def test_evaluations_leave_a_criterion_or_model_that_changes_when_it_is_called(part, name, digits):
+    ends = []
+    for evaluated in (0, 2):
+        model = part() if part is ChangingModel else small_net()
+        strategy = build(name, model=model, criterion=F.cross_entropy if part is ChangingModel else part())
+        for round in digits.train_stream:
+            for arrival in arrivals(round, 20):
+                strategy.train(arrival, eval_streams=[])
+                for _ in range(evaluated):
+                    strategy.eval(digits.test_stream)
+        ends.append(parameters(strategy))
+    assert torch.equal(*ends)
+
+
 @pytest.mark.parametrize("name", ["FTML", "FollowTheLeader", "FollowTheLeader adam"])
 def test_an_evaluation_leaves_no_gradient_in_what_a_criterion_closes_over(name, digits):
     temperature = torch.nn.Parameter(torch.tensor(0.3))
