@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import Unpack
 
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.models.layer_state import all_tensors, put_tensors
 from ftml_bench.seeding import generator
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
@@ -48,7 +49,7 @@ class FromScratch(JointLearner):
             raise unknown("value of first_parameters", first_parameters, FIRST_PARAMETERS)
         self.step_factor = step_factor
         self.first_parameters = first_parameters
-        self._first_state = deepcopy(self.model.state_dict())
+        self._first_state = deepcopy(all_tensors(self.model))
         self._first_criterion = {name: t.detach().clone() for name, t in self._of_criterion().items()}
 
     def _of_criterion(self) -> dict[str, Tensor]:
@@ -67,7 +68,7 @@ class FromScratch(JointLearner):
             self._take_in_changes()
             # In place, so that the optimiser and plugins keep their references. Buffers that a plugin has filled since
             # (class means, for one) stay its own.
-            self.model.load_state_dict({**self.model.state_dict(), **self._first_state})
+            put_tensors(self.model, self._first_state)
             with torch.no_grad():
                 for name, t in self._of_criterion().items():
                     if name in self._first_criterion:
@@ -86,11 +87,11 @@ class FromScratch(JointLearner):
 
     def _take_in_changes(self) -> None:
         """What the model has grown by or was given by hand or a plugin, untrained yet, is of its first parameters."""
-        first, state = self._first_state, self.model.state_dict()
-        as_first = {n: v for n, v in first.items() if n in state and v.shape == state[n].shape}
+        first, state = self._first_state, all_tensors(self.model)
+        as_first = {n: v for n, v in first.items() if n in state and _shape(v) == _shape(state[n])}
         norms = tuple(f"{name}." for name, module in self.model.named_modules() if isinstance(module, _NormBase))
         filled = {n for n, _ in self.model.named_buffers() if n not in as_first and not n.startswith(norms)}
-        new = {n: v.detach().clone() for n, v in state.items() if n not in as_first and n not in filled}
+        new = {n: deepcopy(v) for n, v in state.items() if n not in as_first and n not in filled}
         self._first_state = {**as_first, **new}
 
     def state_dict(self) -> dict[str, Any]:
@@ -106,3 +107,8 @@ class FromScratch(JointLearner):
 
     def _steps(self) -> int:
         return self.step_factor * super()._steps()
+
+
+def _shape(value: Any) -> Any:
+    """None for a layer's extra state, which is no tensor."""
+    return getattr(value, "shape", None)

@@ -69,6 +69,55 @@ def test_from_scratch_may_draw_its_first_parameters_anew(digits):
         assert all(map(torch.equal, one, again))
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+def test_from_scratch_starts_buffers_anew_also_those_that_are_not_saved(persistent, digits):
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = small_net()
+            self.register_buffer("mean", torch.full((), 0.5), persistent=persistent)
+
+        def forward(self, x):
+            if self.training:
+                self.mean.lerp_(x.mean().detach(), 0.1)
+            return self.net(x - self.mean)
+
+    strategy = build("FromScratch", model=Centred())
+    buffer, starts = strategy.model.mean, []
+
+    class Starts(SupervisedPlugin):
+        def before_training_exp(self, strategy, **kwargs):
+            starts.append(float(strategy.model.mean))
+
+    strategy.plugins.insert(0, Starts())
+    list(evaluations(strategy, digits, 20))
+    assert starts[::2] == [0.5] * 3
+    assert 0.5 not in starts[1::2]
+    assert strategy.model.mean is buffer
+
+
+def test_from_scratch_starts_a_layers_extra_state_anew(digits):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls = small_net(), 0
+
+        def get_extra_state(self):
+            return {"calls": self.calls}
+
+        def set_extra_state(self, state):
+            self.calls = state["calls"]
+
+        def forward(self, x):
+            self.calls += self.training
+            return self.net(x)
+
+    strategy = build("FromScratch", model=Counts())
+    for round in digits.train_stream:
+        strategy.train(round, eval_streams=[])
+    assert 0 < strategy.model.calls <= strategy.cost.steps / 3
+
+
 class Scaled(nn.Module):
     """A loss with a trained temperature and a buffer that counts."""
 
