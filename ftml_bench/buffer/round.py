@@ -14,7 +14,7 @@ from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.stream import avalanche_dataset
 from ftml_bench.buffer.storage import FileStorage, Storage
 from ftml_bench.errors import UsageError
-from ftml_bench.random_state import preserved_random_state
+from ftml_bench.random_state import fixed_random_state, preserved_random_state
 
 Batch = tuple[Tensor, Tensor]
 READ_AT_ONCE = 64  # points of a dataset, where only their targets are kept
@@ -173,18 +173,31 @@ class Round:
         return is_new.nonzero().flatten()
 
     def fingerprint(self) -> str:
-        """Tells these data from others: a hash of the labels, and of the first and last input where they are stacked.
-
-        A dataset is not read for it: its classes are looked at, if it has any, and nothing else.
-        """
+        """Tells these data from others: a hash of the labels, and of the first and the last point."""
         found = hashlib.sha256(str(len(self)).encode())
         if self.numbers is not None:
             ends, _ = self._storage.take(self.numbers[[0, -1]])
             for tensor in (self._storage.labels(self.numbers), ends):
-                found.update(tensor.cpu().contiguous().numpy().tobytes())
-        elif self._dataset is not None and hasattr(self.dataset, "targets"):
-            found.update(repr([torch.as_tensor(y).tolist() for y in self.dataset.targets]).encode())
+                found.update(_bytes(tensor))
+        elif self._dataset is not None:
+            if hasattr(self.dataset, "targets"):
+                found.update(repr([torch.as_tensor(y).tolist() for y in self.dataset.targets]).encode())
+            if len(self):
+                found.update(self._content_of_ends())
         return found.hexdigest()
+
+    def _content_of_ends(self) -> bytes:
+        """The first and the last point of a dataset as an evaluation reads them; nothing where each reading differs,
+        as by a transform with a generator of its own."""
+        ends = torch.tensor([0, len(self) - 1])
+        readings = []
+        for _ in range(2):
+            with fixed_random_state():
+                try:
+                    readings.append(b"".join(map(_bytes, self.read(ends, train=False))))
+                except UsageError:  # nothing that an evaluation could adapt to, as pictures that become no tensors
+                    return b""
+        return readings[0] if readings[0] == readings[1] else b""
 
     def read(self, indices: Tensor, *, train: bool) -> Batch:
         """The points at `indices`, read from the dataset: x (N, *input) and y (N, *target).
@@ -193,3 +206,7 @@ class Round:
         """
         dataset = self.dataset.train() if train else self.dataset.eval()
         return batch_of([dataset[int(i)] for i in indices], dataset)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
