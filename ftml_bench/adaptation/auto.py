@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
+from ftml_bench.adaptation.small_batch import rows_seen, views
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import random_state, restore
@@ -188,14 +189,15 @@ class TriedEngine:
         :param plain: of gradient steps by one rate, which some engines take alone.
         """
         self._notice_changes()
-        key = (*_kind_of(self._engine.model, *support, query_x), plain)
-        if key in self._passed:
+        if (*_kind_of(self._engine, *support, query_x), plain) in self._passed:
             return call(self._engine)
-        trial = Trial(self._engine.model, self._criterion, parameters, support, query_x, self._settings_of_steps())
+        data = (parameters, support, query_x, self._settings_of_steps())
+        trials = [Trial(self._engine.model, self._criterion, *data, view) for view in views(support[0], query_x)]
         state = random_state(support[1].device)
         while True:
             try:
-                self._try(trial)
+                for trial in trials:
+                    self._try(trial)
                 outputs = call(self._engine)
                 break
             except UntreatableError as reason:
@@ -205,9 +207,8 @@ class TriedEngine:
             except Exception as error:  # in the whole what was right in the small
                 self._take_next(UntreatableError(self._engine.name, f"cannot treat this model ({said(error)})"), error)
             restore(state, support[1].device)
-        self._passed.add(key)
-        if trial.note:
-            self._notes.append(trial.note)
+        self._passed.add((*_kind_of(self._engine, *support, query_x), plain))  # of the engine that was found
+        self._notes += {trial.note: None for trial in trials if trial.note}
         before = self._composition
         self._note_composition()
         self._ever_changing |= _differences(before, self._composition)
@@ -326,11 +327,15 @@ def _as_one_task(x: Input, y: Tensor) -> tuple[tuple[Input, Tensor], Input]:
     return (inputs, y[None]), inputs
 
 
-def _kind_of(model: nn.Module, x: Input, y: Tensor, query_x: Input) -> tuple[Any, ...]:
-    """What a trial may depend on beside the model's composition: modes, shapes of points, precision, device."""
-    modes = tuple(module.training for module in model.modules())
+def _kind_of(engine: InnerLoop, x: Input, y: Tensor, query_x: Input) -> tuple[Any, ...]:
+    """What a trial may depend on beside the model's composition: modes, shapes of points, precision, device.
+
+    Models and criteria may branch on the number of points; an engine that computes by itself calls neither.
+    """
+    modes = tuple(module.training for module in engine.model.modules())
+    seen = () if engine.adapts_by_itself else (rows_seen(x, query_x), views(x, query_x))
     tensors = [part for data in (x, y, query_x) for part in (data if isinstance(data, tuple) else (data,))]
-    return (modes, *((t.shape[2:], t.dtype, t.device) for t in tensors), torch.is_autocast_enabled(y.device.type))
+    return (modes, seen, *((t.shape[2:], t.dtype, t.device) for t in tensors), torch.is_autocast_enabled(y.device.type))
 
 
 def _differences(before: Composition, now: Composition) -> set[tuple[Any, ...]]:

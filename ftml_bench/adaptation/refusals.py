@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
@@ -103,3 +104,14 @@ def _places(model: nn.Module) -> Iterator[tuple[int, int, int, str]]:
             size = p.element_size()
             start = int(p.storage_offset()) * size
             yield p.untyped_storage().data_ptr(), start, start + int(extent) * size, name
+
+
+def holds_tensors_of_vmap(model: nn.Module) -> bool:
+    """Whether an attribute of a module is a tensor that exists inside a `vmap` alone."""
+    values = [v for module in model.modules() for v in vars(module).values()]
+    values += [v for value in values if isinstance(value, (list, tuple, dict)) for v in _items(value)]
+    return any(isinstance(v, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values)
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else list(value)

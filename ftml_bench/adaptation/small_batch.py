@@ -10,24 +10,49 @@ from torch import Tensor, nn
 from ftml_bench.adaptation.inner_loop import Input
 
 Weights = dict[str, Tensor]
+MOST = 32  # points of a set
+NUMBERS = 2**15  # of the inputs of a set
 
 
-def few(x: Input, y: Tensor, query_x: Input, *, rows: int | None) -> tuple[Any, ...]:
-    """Two tasks; of each `rows` points of the support set and three queries, but as many tasks as points where it is so
-    in the whole, since sizes that happen to agree may hide a mix-up. Without `rows` all points."""
+def affordable(x: Input) -> int:
+    """So many points of a set a trial takes: up to 32, of large ones fewer, but no fewer than five."""
+    return max(5, min(MOST, NUMBERS // max(_inputs(x).shape[2:].numel(), 1)))
+
+
+def rows_seen(x: Input, query_x: Input) -> tuple[int, ...]:
+    """How many support and query points a trial takes."""
+    return tuple(min(_inputs(part).shape[1], affordable(x)) for part in (x, query_x))
+
+
+def views(x: Input, query_x: Input) -> tuple[bool, ...]:
+    """The values of `agreeing` (see `few`) for a meta-batch: both where there are as many tasks as points, since such
+    sizes may hide a mix-up, but few enough tasks show all of their points at once."""
+    tasks, support = _inputs(x).shape[:2]
+    if tasks not in (support, _inputs(query_x).shape[1]):
+        return (False,)
+    return (True,) if tasks <= 3 else (True, False)
+
+
+def few(x: Input, y: Tensor, query_x: Input, *, rows: int | None, agreeing: bool = False) -> tuple[Any, ...]:
+    """Two tasks, and of each so many support and query points at most; None: all.
+
+    :param agreeing: three tasks, and as many points where it is so in the whole.
+    """
     tasks, support = y.shape[:2]
-    query = (query_x[0] if isinstance(query_x, tuple) else query_x).shape[1]
+    query = _inputs(query_x).shape[1]
     if rows is None:
         return tuple(rows_of(part, slice(2)) for part in (x, y, query_x))
-    few: dict[int, int] = {}
-    for size, small in ((tasks, 2), (support, rows), (query, 3)):
-        few.setdefault(size, min(size, small))
-    if support == tasks or query == tasks:
-        few[tasks] = min(tasks, 3)
+    few = {tasks: 3} if agreeing else {}
+    few.setdefault(support, rows)
+    few.setdefault(query, rows - 1)  # where both are cut, they stay two sizes
     return tuple(
-        rows_of(rows_of(part, slice(few[tasks])), (slice(None), slice(few[size])))
+        rows_of(rows_of(part, slice(3 if agreeing else 2)), (slice(None), slice(few[size])))
         for part, size in ((x, support), (y, support), (query_x, query))
     )
+
+
+def _inputs(x: Input) -> Tensor:
+    return x[0] if isinstance(x, tuple) else x
 
 
 def rows_of(part: Any, which: Any) -> Any:

@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ftml_bench.adaptation.agreement import distances, resolved
+from ftml_bench.adaptation.dependences import dependences, sees_weights
 from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
-from ftml_bench.adaptation.graph_leaves import has_others, leaves_of
+from ftml_bench.adaptation.double import SingleMeansDouble
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
-from ftml_bench.adaptation.small_batch import copied, elsewhere, few, inner, leave_out_padding, random_like, rows_of
-from ftml_bench.adaptation.weights import put, see_that_it_follows, while_holding
+from ftml_bench.adaptation.refusals import holds_tensors_of_vmap
+from ftml_bench.adaptation.small_batch import (
+    Weights,
+    affordable,
+    copied,
+    elsewhere,
+    few,
+    inner,
+    leave_out_padding,
+    random_like,
+    rows_of,
+)
+from ftml_bench.adaptation.weights import put, see_that_it_follows
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
@@ -28,14 +41,14 @@ from ftml_bench.random_state import own_generator, own_generators_kept, random_s
 MOST_STEPS = 2
 STEP = 0.05  # of the weights, by which the trial's inner steps move them: curved enough to show, and no chaos
 DIRECTIONS = 3
-ROWS = 5  # points of a support set
-Weights = dict[str, Tensor]
+HIDDEN = {True: 1e-3, False: 3e-2}  # of a slope, in double precision and in single: more rounding decides nothing
 
 
 class Trial:
     """A small meta-batch at other weights than the model's own, and what plain copies of the model make of it.
 
     :param settings: those of `InnerLoop`, without memory.
+    :param agreeing: see `few`.
     :raises UsageError: for a model that no engine can treat: it cannot be copied or called, or changes its parameters
         or buffers when it is called.
     """
@@ -48,6 +61,7 @@ class Trial:
         support: tuple[Input, Tensor],
         query_x: Input,
         settings: dict[str, Any],
+        agreeing: bool = False,
     ) -> None:
         self._kind = type(model).__name__
         self._settings = {**settings, "inner_steps": min(settings["inner_steps"], MOST_STEPS)}
@@ -56,22 +70,26 @@ class Trial:
         generator = torch.Generator().manual_seed(0)
         weights = {n: elsewhere(p.detach(), generator) for n, p in parameters.items()}
         self._dtype: torch.dtype | None
-        for self._dtype, rows in ((torch.float64, ROWS), (None, None)):
+        for self._dtype, rows in ((torch.float64, affordable(support[0])), (torch.float64, None), (None, None)):
             try:
-                self._take(model, criterion, weights, *few(*support, query_x, rows=rows))
-                if self._dtype is None:
-                    self.note = "tried in single precision only"
-                return
+                self._take(model, criterion, weights, *few(*support, query_x, rows=rows, agreeing=agreeing))
             except UsageError:
                 raise
             except Exception as error:  # written for another precision or for another number of points, maybe
                 reason = error
-        raise UsageError(f"no engine can treat {self._kind}: plainly called it raises {said(reason)}") from reason
+                continue
+            if self._has_gradient or rows is None:  # otherwise the criterion may pass over the first points
+                break
+        else:
+            raise UsageError(f"no engine can treat {self._kind}: plainly called it raises {said(reason)}") from reason
+        if self._dtype is None:
+            self.note = "tried in single precision only"
 
     def _take(
         self, model: nn.Module, criterion: Criterion, weights: Weights, x: Input, y: Tensor, query_x: Input
     ) -> None:
         """Note a problem of this precision, and what plain copies make of it."""
+        self._asks_for_single = False
         with self._conditions():
             copy = copy_of(model)
             _refuse_shared(copy, model)
@@ -79,15 +97,17 @@ class Trial:
             self._weights = {n: self._cast(w) for n, w in weights.items()}
             self._data = self._cast(x), self._cast(y), self._cast(query_x)
             self._reference = InnerLoop(self._copy(), self._criterion, **self._settings)
-            self._find_out_what_a_call_does()
+            with SingleMeansDouble() if self._dtype is not None else nullcontext() as double:
+                self._find_out_what_a_call_does()
+            self._asks_for_single = double is not None and double.was_needed
             with _default_dtype(self._default), own_generators_kept(model.modules()):
                 self._compare_copy_and_model(model, criterion, weights, x, y)
             if self.draws:  # in another order for several tasks
                 self._data = tuple(rows_of(part, slice(1)) for part in self._data)
+        with self._conditions():
             self._state = random_state(self._device)
             self._expected = self._plain()
             generator = torch.Generator().manual_seed(1)
-            self._cotangent = random_like(self._expected, generator)
             trained = [n for n, p in self._model.named_parameters() if p.requires_grad]
             scales = {n: float(self._weights[n].abs().square().mean()) ** 0.5 or 0.1 for n in trained}
             self._directions = [
@@ -95,7 +115,14 @@ class Trial:
             ]
             for direction in self._directions:
                 leave_out_padding(direction, self._model)
-            self._slopes: dict[tuple[int, float], tuple[float, float]] = {}
+            self._lengths = LENGTHS if self._dtype is not None else LENGTHS_OF_SINGLE
+            self._moved: dict[tuple[int, float], Tensor] = {}
+            moves = distances(self._moved_by(0, self._lengths[0]), self._expected) / self._lengths[0]
+            self._resolved = resolved(self._expected, moves)
+            self._cotangent = random_like(self._expected, generator)
+            some = self._resolved & (moves > 0) & moves.isfinite()
+            self._large = float(self._expected[some].abs().norm())
+            self._size = min(self._large, float(moves[some].norm()))
 
     def _compare_copy_and_model(
         self, model: nn.Module, criterion: Criterion, weights: Weights, x: Input, y: Tensor
@@ -108,8 +135,8 @@ class Trial:
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
-        self.criterion_sees_weights = _sees_weights(criterion, model, weights, inputs, y[0])
-        self.trains_others, self.unused = _dependences(criterion, model, inputs, y[0])
+        self.criterion_sees_weights = sees_weights(criterion, model, weights, inputs, y[0])
+        self.trains_others, self.unused = dependences(criterion, model, inputs, y[0])
 
     def check(self, engine_class: type[InnerLoop], memory: Any) -> None:
         """Compare an engine's outputs and a directional derivative with those of plain copies.
@@ -128,7 +155,7 @@ class Trial:
             self._compare(engine_class.name, outputs, gradients)
             if self.draws_on_host and engine_class.name in ("vmap", "batched"):
                 raise UntreatableError(engine_class.name, "would draw from random or NumPy once for all tasks")
-            if _holds_tensors_of_vmap(engine.model):
+            if holds_tensors_of_vmap(engine.model):
                 raise UntreatableError(engine_class.name, "would leave tensors of vmap in attributes of the model")
 
     def _by(self, engine: InnerLoop) -> tuple[Tensor, Weights]:
@@ -137,34 +164,32 @@ class Trial:
         with replayed(self._state, self._device), engine.graphs.off():
             outputs = engine.predict(leaves, (x, y), query_x)
             names = list(self._directions[0])
-            loss = inner(outputs, self._cotangent)
+            loss = self._weighed(outputs)
             found = torch.autograd.grad(loss, [leaves[n] for n in names], allow_unused=True)
         return outputs.detach(), {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
     def _compare(self, name: str, outputs: Tensor, gradients: Weights) -> None:
         double = self._dtype is not None
-        size = float(self._expected.abs().norm())
-        if not size < float("inf"):
+        if not self._resolved.any():
             self.note = "outputs of plain copies are not finite: nothing compared"
             return
-        off = float((outputs - self._expected).abs().norm())
-        if not off <= (1e-8 if double else 1e-3) * size + 1e-10:
-            raise UntreatableError(
-                name, f"computes other outputs than plain copies of this model (off by {off / max(size, 1e-30):.1e})"
-            )
+        off = float(distances(outputs, self._expected).norm()) / max(self._size, 1e-30)
+        if not off <= (1e-8 if double else 1e-3):
+            raise UntreatableError(name, f"computes other outputs than plain copies of this model (off by {off:.1e})")
         slopes = [sum(float(inner(g, d[n])) for n, g in gradients.items()) for d in self._directions]
         products = [(g * d[n]).abs() for d in self._directions[:1] for n, g in gradients.items()]
         steepness = sum(float(product.square().sum()) for product in products) ** 0.5
         found_wrong = []
         for number, slope in enumerate(slopes):
             tried: list[Differences] = []
-            for length in LENGTHS if double else LENGTHS_OF_SINGLE:
+            for length in self._lengths:
                 before, behind = self._slope(number, length)
-                rounding = (1e-14 if double else 1e-6) * size / length
+                rounding = (1e-14 if double else 1e-6) * self._large / length
                 tried.append(Differences(slope, before, behind, rounding))
                 # a finer difference that agrees only because rounding allows more is no better than a coarser one
                 is_better = all(tried[-1].error <= 0.1 * coarser.error for coarser in tried[:-1])
-                if is_better and tried[-1].error <= (1e-6 if double else 3e-2) * steepness + rounding:
+                is_exact = tried[-1].error <= (1e-6 if double else 3e-2) * steepness + rounding
+                if is_better and is_exact and rounding <= HIDDEN[double] * steepness:
                     return
             if are_settled(tried):
                 found_wrong.append(tried[-1].error / max(steepness, 1e-30))
@@ -172,17 +197,25 @@ class Trial:
                 raise UntreatableError(
                     name, f"has another derivative than finite differences show (off by {min(found_wrong):.1e})"
                 )
-        self.note = "finite differences cannot tell its derivative (kinks everywhere): outputs compared only"
+        self.note = "finite differences cannot tell its derivative (kinks or rounding): outputs compared only"
 
     def _slope(self, number: int, length: float) -> tuple[float, float]:
         """The slopes of the plain copies' outputs before and behind the weights, along a direction."""
-        if (number, length) not in self._slopes:
-            before, here, behind = (
-                float(inner(self._expected if h == 0 else self._plain(number, h), self._cotangent))
-                for h in (-length, 0.0, length)
-            )
-            self._slopes[number, length] = ((here - before) / length, (behind - here) / length)
-        return self._slopes[number, length]
+        # the difference of each output first: those that stay drop out, however large they are
+        before, behind = (
+            float(self._weighed(self._moved_by(number, h) - self._expected)) / h for h in (-length, length)
+        )
+        return before, behind
+
+    def _weighed(self, outputs: Tensor) -> Tensor:
+        """A random weighted sum of the outputs that differences resolve."""
+        return inner(torch.where(self._resolved, outputs, 0), self._cotangent)
+
+    def _moved_by(self, number: int, length: float) -> Tensor:
+        """The outputs of plain copies at weights moved along a direction; computed once."""
+        if (number, length) not in self._moved:
+            self._moved[number, length] = self._plain(number, length)
+        return self._moved[number, length]
 
     def _plain(self, number: int | None = None, length: float = 0.0) -> Tensor:
         """The outputs of plain copies, one a task, at weights moved along a direction."""
@@ -270,7 +303,8 @@ class Trial:
         with batch_statistics():
             gradients = torch.autograd.grad(loss, adapted, allow_unused=True, materialize_grads=True)
         length, steepness = (sum(float(t.abs().square().sum()) for t in ts) ** 0.5 for ts in (adapted, gradients))
-        if 0 < length * steepness < float("inf"):
+        self._has_gradient = 0 < length * steepness < float("inf")
+        if self._has_gradient:
             self._settings["inner_lr"] = self._reference.inner_lr = STEP * length / steepness
 
     def _see_that_it_is_the_last(self, called: list[str]) -> None:
@@ -295,6 +329,7 @@ class Trial:
             replayed(random_state(self._device), self._device),
             warnings.catch_warnings(),
             _default_dtype(self._dtype or self._default),
+            SingleMeansDouble() if self._asks_for_single else nullcontext(),
         ):
             warnings.simplefilter("ignore")  # what they say is said in earnest soon
             yield
@@ -325,36 +360,6 @@ def _refuse_shared(copy: nn.Module, model: nn.Module) -> None:
             raise UsageError(f"a copy of {type(model).__name__} shares {name} with it (__deepcopy__): nothing is tried")
 
 
-def _sees_weights(
-    criterion: Criterion, model: nn.Module, weights: Weights, inputs: tuple[Tensor, ...], y: Tensor
-) -> bool:
-    """Whether a criterion looks at the weights of `model`, as a penalty on them does: outputs being what they are."""
-    state = random_state(y.device)
-    with torch.no_grad(), batch_statistics():
-        outputs = model(*copied(inputs))
-
-        def loss() -> Tensor:
-            with replayed(state, y.device):
-                return criterion(outputs.clone(), y)
-
-        own, other = loss(), while_holding(model, weights, loss)
-        return not (torch.equal(own, other) or (own.isnan().all() and other.isnan().all()))
-
-
-def _dependences(
-    criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor
-) -> tuple[bool, frozenset[str]]:
-    """Whether the loss is derived in tensors that are no parameters of `model` (a learned temperature, for one), and
-    the names of those parameters in which the outputs are not."""
-    state = random_state(y.device)
-    with batch_statistics(), replayed(state, y.device):
-        outputs = model(*(part.detach() for part in copied(inputs)))
-        of_outputs = {id(leaf) for leaf in leaves_of(outputs)}
-        loss = criterion(outputs, y.detach())
-    own = dict(model.named_parameters())
-    return has_others(loss, own.values()), frozenset(name for name, p in own.items() if id(p) not in of_outputs)
-
-
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -381,17 +386,6 @@ def _of_task(model: nn.Module, x: Input) -> Callable[[Tensor], Tensor]:
         return model
     label = x[1][0]
     return lambda inputs: model(inputs, label.expand(len(inputs)))
-
-
-def _holds_tensors_of_vmap(model: nn.Module) -> bool:
-    """Whether an attribute of a module is a tensor that exists inside a `vmap` alone."""
-    values = [v for module in model.modules() for v in vars(module).values()]
-    values += [v for value in values if isinstance(value, (list, tuple, dict)) for v in _items(value)]
-    return any(isinstance(v, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values)
-
-
-def _items(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else list(value)
 
 
 def said(error: Exception) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
 
+from ftml_bench.adaptation.agreement import distances, typical
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import own_generators_kept, random_state, replayed
 
@@ -52,27 +55,31 @@ def put(weights: Mapping[str, Tensor], copy: nn.Module, model: nn.Module) -> Non
                 p.copy_(weights[name])
 
 
-def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> None:
+def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> bool:
     """See that `copy` computes with its own weights, as `model` would with them.
 
+    :return: whether outputs at these weights differ from those at the model's own, so that it was to be seen.
     :raises UsageError: if it does not: a hook or a function in it holds the model that it was copied from.
     """
     weights = dict(copy.named_parameters())
     state = random_state(inputs[0].device)
     found = []
-    for call in (lambda: copy(*_cloned(inputs)), lambda: call_with(model, weights, *_cloned(inputs))):
-        layers = [*copy.modules(), *model.modules()]
+    layers = [*copy.modules(), *model.modules()]
+    for call in (copy, partial(call_with, model, weights), model):
         with replayed(state, inputs[0].device), own_generators_kept(layers), torch.no_grad():
-            outputs = call()
-        found.append(next((part for part in _parts(outputs) if isinstance(part, Tensor)), None))
-    of_copy, expected = found
-    if of_copy is None or expected is None or not expected.abs().sum() < float("inf"):
-        return
-    if float((of_copy - expected).abs().norm()) > 1e-3 * float(expected.abs().norm()):
+            outputs = call(*_cloned(inputs))
+        found.append([part for part in tree_leaves(outputs) if isinstance(part, Tensor)])
+    seen = False
+    for of_copy, expected, before in zip(*found, strict=True):
+        moved = typical(distances(before, expected))
+        seen |= moved > 0
+        if not (distances(of_copy, expected) > 1e-3 * moved).any():
+            continue
         raise UsageError(
             f"a copy of {type(model).__name__} does not compute with its own weights: a hook or a function in it holds "
             f"the model that was copied; expected modules that find their weights in themselves"
         )
+    return seen
 
 
 def has_functions(model: nn.Module) -> bool:
@@ -88,10 +95,6 @@ def _values(container: list | dict) -> list:
 
 def _cloned(inputs: tuple[Tensor, ...]) -> list[Tensor]:
     return [part.clone() for part in inputs]
-
-
-def _parts(outputs: Any) -> Any:
-    return outputs if isinstance(outputs, (tuple, list)) else (outputs,)
 
 
 def _wherever_they_stand(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -263,8 +263,7 @@ class EvaluatedOnCopies(SupervisedTemplate):
         if self._adapts and not self._copies_follow and has_functions(self.model):
             inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
             with batch_statistics():
-                see_that_it_follows(copy, self.model, *inputs)
-            self._copies_follow = True
+                self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
         self._keep_statistics(copy, x, labels)
         return copy
 

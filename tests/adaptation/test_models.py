@@ -97,18 +97,39 @@ def test_a_model_whose_copies_hold_the_original_is_refused_also_in_evaluations()
         predict(engine_of(model), model, *data())
 
 
-@pytest.mark.parametrize("cls", [FTML, FollowTheLeader])
-def test_evaluations_by_a_copy_that_does_not_follow_are_refused(cls):
+def learner_with_a_hook(cls, lr, mask=lambda outputs: outputs):
+    """A learner whose model has a hook that holds a layer of it, and an experience that it has seen."""
     digits = RainbowDigits(rounds=2, images_per_round=20, held_out_per_round=10, image_size=14)
     body = nn.Sequential(nn.Flatten(), nn.Linear(588, 4))
     model = nn.Sequential(body, nn.Linear(4, 10))
-    model[1].register_forward_hook(lambda layer, inputs, output: output + model[0][1].bias.sum())
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    strategy = cls(model=model, optimizer=optimizer, evaluator=EvaluationPlugin(), update_steps=2, inner_lr=0.5)
+    model[1].register_forward_hook(lambda layer, inputs, output: mask(output + model[0][1].bias.sum()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    strategy = cls(model=model, optimizer=optimizer, evaluator=EvaluationPlugin(), update_steps=2, inner_lr=lr)
     strategy.buffer.add(digits.train_stream[0])
     model.eval()
+    return strategy, digits.test_stream[0]
+
+
+@pytest.mark.parametrize("value", [None, -1e3, -1e9, -float("inf")])
+@pytest.mark.parametrize("cls", [FTML, FollowTheLeader])
+def test_evaluations_by_a_copy_that_does_not_follow_are_refused(cls, value):
+    def mask(outputs):
+        if value is None:
+            return outputs
+        empty = outputs.new_full((len(outputs), 3), value)
+        return torch.cat([outputs, empty, outputs[:, :2] + value], 1)
+
+    strategy, experience = learner_with_a_hook(cls, 0.5, mask)
     with pytest.raises(UsageError, match="does not compute with its own weights"):
-        strategy.model_for(digits.test_stream[0])
+        strategy.model_for(experience)
+
+
+def test_a_copy_that_has_not_moved_yet_is_looked_at_again():
+    strategy, experience = learner_with_a_hook(FTML, 1e-30)
+    strategy.model_for(experience)
+    strategy.inner_lr = 0.5
+    with pytest.raises(UsageError, match="does not compute with its own weights"):
+        strategy.model_for(experience)
 
 
 def test_a_copy_that_is_the_model_itself_is_refused_and_the_model_stays():

@@ -9,6 +9,7 @@ from torch import nn
 from ftml_bench.benchmarks import Sinusoids
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies import FollowTheLeader, TrainOnEverything
+from ftml_bench.strategies.joint import _group_by_group
 
 LR = 0.1
 
@@ -33,6 +34,14 @@ class Sorted(nn.Module):
 class Several(nn.Sequential):
     def forward(self, x):
         return super().forward(x), x
+
+
+class Counted:
+    calls = 0
+
+    def __call__(self, *args):
+        self.calls += 1
+        return _group_by_group(*args)
 
 
 class Minibatches(SupervisedPlugin):
@@ -121,6 +130,35 @@ def test_models_with_several_outputs_are_kept_apart_too(double_precision):
 
     found, minibatches = trained(TrainOnEverything, Several(*network(Centred())), first)
     assert same(found, by_hand(network(Centred()), minibatches, 3))
+
+
+class Masked(nn.Sequential):
+    """Two outputs, of which the second is a class that is not there: its logit is `mask`, or `mask` more."""
+
+    def __init__(self, *layers, mask, added=False):
+        super().__init__(*layers)
+        self.mask, self.added = mask, added
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        return torch.cat([outputs, outputs * self.added + self.mask], 1)
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("mask", [-1e3, -1e9, -float("inf"), float("nan")])
+def test_masks_do_not_hide_that_groups_are_mixed(mask, added, double_precision):
+    def first(outputs, y):
+        return nn.functional.mse_loss(outputs[:, :1], y)
+
+    found, minibatches = trained(TrainOnEverything, Masked(*network(Centred()), mask=mask, added=added), first)
+    assert same(found, by_hand(network(Centred()), minibatches, 3))
+
+
+def test_groups_that_are_not_mixed_are_passed_together(monkeypatch, double_precision):
+    monkeypatch.setattr("ftml_bench.strategies.joint._group_by_group", counted := Counted())
+    model = Masked(*network(nn.Tanh()), mask=-1e9, added=True)
+    trained(TrainOnEverything, model, lambda outputs, y: nn.functional.mse_loss(outputs[:, :1], y))
+    assert counted.calls == 4  # of the two arrivals, to find it out
 
 
 def test_outputs_that_cannot_be_joined_are_refused():
