@@ -45,18 +45,19 @@ class DatapointsToThreshold(RoundMetric):
 class PerformanceAtCheckpoint(RoundMetric):
     """Held-out performance after exactly `checkpoint` datapoints of a round."""
 
-    saved_attributes = ("_warned",)
+    saved_attributes = ("_reached",)
 
     def __init__(self, checkpoint: int, metric: str) -> None:
         if checkpoint < 1:
             raise UsageError(f"checkpoint {checkpoint}: expected a number of datapoints of at least 1")
         super().__init__(metric)
         self.checkpoint = checkpoint
-        self._warned = False
+        self._reached = False  # or said that it is not
 
     def _emit(self) -> list[tuple[str, float, int]]:
-        if self.is_last and self.checkpoint not in self.datapoints and not self._warned:
-            self._warned = True
+        self._reached |= self.checkpoint in self.datapoints
+        if self.is_last and not self._reached:
+            self._reached = True
             warnings.warn(
                 f"{self} says nothing of round {self.number}: it was evaluated after "
                 f"{', '.join(map(str, self.datapoints))} of its datapoints",

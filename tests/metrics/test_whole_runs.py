@@ -95,7 +95,7 @@ class Setting:
 @pytest.fixture(scope="module", params=["sinusoids", "digits"])
 def setting(request, tiny_sinusoids, tiny_digits):
     if request.param == "sinusoids":
-        return Setting(tiny_sinusoids, "loss", 4, [4, 9, 10])
+        return Setting(tiny_sinusoids, "loss", 4, [4, 10])
     return Setting(tiny_digits, "accuracy", [7, 11], [18, 29, 30])
 
 
