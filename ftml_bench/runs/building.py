@@ -247,11 +247,12 @@ def _refuse_missing(
 def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Sequence[BaseLogger]) -> EvaluationPlugin:
     threshold = given_or(spec.threshold, benchmark.threshold)
     metric = metric_of(spec, benchmark)
-    # A comparator is no learner that comes to one round after the other.
-    measures = () if row.comparator else measures_of(spec, benchmark)
+    checkpoints, measures = checkpoints_of(spec, benchmark), measures_of(spec, benchmark)
+    if row.comparator:  # no learner that comes to one round after the other, but has all of each
+        checkpoints, measures = sizes_of(spec, benchmark)[-1:], ()
     return EvaluationPlugin(
         [] if threshold is None else metrics.efficiency_metrics(threshold=threshold),
-        metrics.checkpoint_metrics(checkpoints=checkpoints_of(spec, benchmark), metric=metric),
+        metrics.checkpoint_metrics(checkpoints=checkpoints, metric=metric),
         metrics.final_performance_metrics(metric=metric),
         metrics.learning_curve_metrics(metric=metric),
         metrics.measure_metrics(measures, benchmark),
@@ -270,21 +271,11 @@ def sizes_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
 
 def checkpoints_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
     """At how many datapoints performance is reported: as a definition says; of the benchmark's own those at
-    which an arrival ends, where a definition cuts rounds otherwise; or the whole round.
-
-    :raises UsageError: no arrival ends at one of a definition's.
-    """
+    which an arrival ends, where a definition cuts rounds otherwise; or the whole round."""
+    if spec.checkpoints is not None:
+        return list(spec.checkpoints)
     sizes = sizes_of(spec, benchmark)
-    if spec.checkpoints is None:
-        return [size for size in sizes if size in benchmark.checkpoints] or sizes[-1:]
-    for checkpoint in spec.checkpoints:
-        if checkpoint not in sizes:
-            near = min(sizes, key=lambda size: abs(size - checkpoint))
-            raise UsageError(
-                f"{spec.name}: no arrival ends at checkpoint {checkpoint}: the nearest ends at {near} datapoints "
-                f"(a round has {sizes[-1]})"
-            )
-    return list(spec.checkpoints)
+    return [size for size in sizes if size in benchmark.checkpoints] or sizes[-1:]
 
 
 def metric_of(spec: BenchmarkSpec, benchmark: CLScenario) -> str:

@@ -73,7 +73,7 @@ def check(definition: Definition, data: str | None) -> None:
     for spec in definition.benchmarks:
         prepare_benchmark(spec, definition.seeds, data)
         benchmark = build_benchmark(spec, definition.seeds[0], data)
-        checkpoints_of(spec, benchmark)
+        _reachable_checkpoints(spec, benchmark)
         warmup = _warmup(spec)
         if warmup is not None:
             list(warmup.experiences(benchmark, definition.seeds[0]))
@@ -265,6 +265,17 @@ def _warmup(spec: BenchmarkSpec) -> WarmUp | None:
     if spec.warmup_rounds is None:
         return None
     return WarmUp(spec.warmup_rounds, spec.warmup_datapoints, spec.warmup_steps)
+
+
+def _reachable_checkpoints(spec: BenchmarkSpec, benchmark: CLScenario) -> None:
+    sizes = sizes_of(spec, benchmark)
+    for checkpoint in checkpoints_of(spec, benchmark):
+        if checkpoint not in sizes:
+            near = min(sizes, key=lambda size: abs(size - checkpoint))
+            raise UsageError(
+                f"{spec.name}: no arrival ends at checkpoint {checkpoint}: the nearest ends at {near} datapoints "
+                f"(a round has {sizes[-1]})"
+            )
 
 
 def _protocol(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, strategy: SupervisedTemplate) -> dict[str, Any]:

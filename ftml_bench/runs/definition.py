@@ -25,6 +25,7 @@ from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.runs import fields, values
 from ftml_bench.runs.fields import Rate, Several, Size, Text
 from ftml_bench.runs.resources import USUAL, Resources
+from ftml_bench.runs.signals import put_off
 from ftml_bench.sizes import SCORES
 
 # What lies in a leaderboard's folder beside the benchmarks.
@@ -271,7 +272,8 @@ class Definition(fields.Model):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in a fixed form, defaults written out; `from_dict` makes an equal definition of them."""
-        return self.model_dump(mode="json", by_alias=True)
+        with put_off():  # pydantic would make an error of its own of a signal
+            return self.model_dump(mode="json", by_alias=True)
 
     @property
     def hash(self) -> str:

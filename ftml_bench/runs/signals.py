@@ -37,7 +37,7 @@ def as_ctrl_c() -> Iterator[None]:
                 before[number] = signal.signal(number, stop)
     try:
         yield
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Exception) as error:
         if came and not isinstance(error, Stopped):  # a library has said it in its own way
             raise Stopped(came[-1]) from error
         raise
