@@ -235,11 +235,8 @@ def as_arrival(experience: DatasetExperience, round: Round | None) -> DatasetExp
     origin = getattr(experience, "origin_experience", None)
     if not isinstance(experience, OnlineCLExperience) or origin is None or hasattr(experience, "n_seen_in_round"):
         return experience
-    whole = len(origin.dataset)
-    stacked = getattr(experience, "stacked", None)
-    arrived = (
-        len(experience.dataset) if round is None else round.arrived + len(round.unseen(stacked, experience.dataset))
-    )
+    whole, dataset, stacked = len(origin.dataset), experience.dataset, getattr(experience, "stacked", None)
+    arrived = len(dataset) if round is None else round.arrived + len(round.unseen(stacked, dataset))
     arrival = OnlineCLExperience(
         dataset=experience.dataset,
         origin_experience=origin,

@@ -294,6 +294,14 @@ for number in (signal.SIGTERM, signal.SIGINT):
             print("goes on")
     except KeyboardInterrupt as error:
         print(type(error).__name__, error, flush=True)
+try:
+    with as_ctrl_c():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise ValueError("what a library makes of it") from error
+except KeyboardInterrupt as error:
+    print(type(error).__name__, error, flush=True)
 with put_off():
     os.kill(os.getpid(), signal.SIGTERM)
     print("imported", flush=True)
@@ -305,5 +313,5 @@ def test_a_signal_waits_for_the_end_of_an_import():
     found = subprocess.run(
         [sys.executable, "-c", IMPORTING], capture_output=True, text=True, preexec_fn=signals_as_usual
     )
-    assert found.stdout == "imported\nStopped SIGTERM\nimported\nKeyboardInterrupt \nimported\n"
+    assert found.stdout == "imported\nStopped SIGTERM\nimported\nKeyboardInterrupt \nStopped SIGTERM\nimported\n"
     assert found.returncode == -signal.SIGTERM
