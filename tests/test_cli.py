@@ -258,6 +258,8 @@ def test_run_takes_module_and_class(tmp_path):
         ("run Sinusoids FTML --set a=[1", "--set a: line 1"),
         ("run Sinusoids FTML --set meta_batch_size=0", "meta_batch_size: expected a whole number of at least 1, got 0"),
         ("report nowhere", "nowhere is no leaderboard's folder"),
+        (f"report {__file__}", "test_cli.py is no leaderboard's folder: it is a file"),
+        (f"submit {__file__}", "test_cli.py is no leaderboard's folder: it is a file"),
         ("data minst", "unknown data set 'minst': did you mean 'mnist'?"),
         ("data RainbowDigits", "RainbowDigits is a benchmark: add --sheet FILE.png to draw it"),
         ("data --download", "say what to fetch: ftml-bench data mnist --download"),

@@ -35,8 +35,11 @@ def tables(old: Path, new: Path) -> list[Table]:
 
 
 def _why_not(old: BenchmarkResult, new: BenchmarkResult) -> str:
+    if old.spec.benchmark != new.spec.benchmark:
+        return f"has another stream ({old.spec.benchmark} and {new.spec.benchmark})"
+    if found := _stream_settings(old.spec.settings, new.spec.settings):
+        return f"has another stream ({', '.join(found)})"
     for what, before, after in (
-        ("stream", (old.spec.benchmark, old.spec.settings), (new.spec.benchmark, new.spec.settings)),
         ("threshold", old.threshold, new.threshold),
         ("checkpoints", old.checkpoints, new.checkpoints),
         ("metric", old.measure, new.measure),
@@ -44,6 +47,15 @@ def _why_not(old: BenchmarkResult, new: BenchmarkResult) -> str:
         if before != after:
             return f"has another {what}"
     return ""
+
+
+def _stream_settings(old: dict[str, object], new: dict[str, object]) -> list[str]:
+    """The settings of a stream that are not the same, each with its value in OLD and in NEW."""
+    return [
+        f"{name} {_said(old.get(name))} and {_said(new.get(name))}"
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _of_benchmark(old: BenchmarkResult, new: BenchmarkResult) -> Table:

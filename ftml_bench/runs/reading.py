@@ -37,6 +37,8 @@ def read_definition(root: Path) -> Definition:
     :raises UsageError: there is none, it is damaged, or it was changed after the run.
     """
     file = root / FILE
+    if root.is_file():
+        raise UsageError(f"{root} is no leaderboard's folder: it is a file")
     if not is_there(file):
         raise UsageError(f"{root} is no leaderboard's folder: there is no {file.name} in it")
     definition = definitions.load(str(file))

@@ -1,6 +1,11 @@
 """`ftml-bench compare`."""
 
+import re
+
+import pytest
+
 from ftml_bench import cli
+from ftml_bench.errors import UsageError
 from ftml_bench.report import comparing
 from tests.runs.made import changed, edit, write_all
 
@@ -81,3 +86,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     for arguments in ([str(old), str(new)], [str(old), str(tmp_path)], [str(old)]):
         assert cli.main(["compare", *arguments]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("of_new", "said"),
+    [
+        ({"settings": {"rounds": 4}}, "waves has another stream (rounds the stream's own and 4): not compared"),
+        (
+            {"benchmark": "LinearRegression", "settings": {}},
+            "waves has another stream (Sinusoids and LinearRegression): not compared",
+        ),
+    ],
+)
+def test_the_setting_of_a_stream_that_differs_is_named(tmp_path, of_new, said):
+    old, new = board(tmp_path, "old"), tmp_path / "new"
+    write_all(new, definition=changed(of_new))
+    with pytest.raises(UsageError, match=re.escape(said)):
+        comparing.tables(old, new)
