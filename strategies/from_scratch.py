@@ -24,7 +24,7 @@ class FromScratch(JointLearner):
 
     The control of every comparison: it cannot learn across rounds. A minibatch is of the current round. Parameters and
     buffers of a criterion that is a module start anew, too; a tensor that is trained but is of neither model nor
-    criterion is not known here, and goes on.
+    criterion, and a number that a layer counts in an attribute, go on.
 
     :param first_parameters: of a round. "same": those of the first, so that rounds differ by their data alone.
         "shuffled": their entries in a new order, which is a new draw of what is initialised entry by entry, as

@@ -356,8 +356,10 @@ class MetaLearner(Learner):
     # -- what is saved
 
     def state_dict(self) -> dict[str, Any]:
-        """As `Learner.state_dict`, with settings of the inner loop set since, and the state of the draws on a GPU."""
-        state, draws = super().state_dict(), self.execution.draws
+        """As `Learner.state_dict`, with what trials of engines have found out, settings of the inner loop set since,
+        and the state of the draws on a GPU.
+        """
+        state, draws = {**super().state_dict(), "engine": self._engine.found_out}, self.execution.draws
         asked_for = self.engine_settings
         changed = {n: v for n, v in self._engine.settings.items() if n not in asked_for or v != asked_for[n]}
         if changed:
@@ -369,5 +371,7 @@ class MetaLearner(Learner):
         super().load_state_dict(state, experiences)
         for name, value in state.get("inner_loop", {}).items():
             setattr(self.engine, name, value)
+        if "engine" in state:
+            self.engine.go_on_with(**state["engine"])
         if self.execution.draws is not None and "device_rng" in state:
             self.execution.draws.rng.set_state(state["device_rng"].cpu())

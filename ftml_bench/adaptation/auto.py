@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
 from typing import Any, TypeVar
@@ -93,8 +93,23 @@ class TriedEngine:
     def chosen(self) -> dict[str, str]:
         """See `Engine.chosen`."""
         chosen = self._engine.chosen
-        notes = [*self._notes, *filter(None, [chosen.get("engine_note")])]
+        notes = dict.fromkeys([*self._notes, *filter(None, [chosen.get("engine_note")])])
         return {**chosen, **({"engine_note": "; ".join(notes)} if notes else {})}
+
+    @property
+    def found_out(self) -> dict[str, Any]:
+        """The engine that trials have led to and what spoke against those before it: what `go_on_with` takes."""
+        return {"engine": self._engine.name, "notes": list(self._notes)}
+
+    def go_on_with(self, engine: str, notes: list[str]) -> None:
+        """Build the engine of that name without trying those before it again.
+
+        A saved run goes on with what it had found out: tried anew, a model that has changed in training may pass with
+        an engine that is as exact and rounds otherwise.
+        """
+        names = [kind.name for kind in self._candidates]
+        if engine in names:
+            self._build(self._model, names.index(engine), notes)
 
     def predict(
         self,
@@ -264,11 +279,12 @@ class TriedEngine:
         self._modules = modules_of(self._engine.model, self._criterion)
         self._pieces = pieces(self._modules)
 
-    def _build(self, model: nn.Module) -> None:
+    def _build(self, model: nn.Module, first: int = 0, notes: Iterable[str] = ()) -> None:
+        """:param first: of the candidates; `notes` are against those before it."""
         self._built += 1
-        self._notes: list[str] = []
+        self._notes = list(notes)
         self._passed: set[tuple[Any, ...]] = set()
-        self._left = list(self._candidates)
+        self._left = self._candidates[first:]
         self._model = model
         self._take_next(None)
         self._note_composition()

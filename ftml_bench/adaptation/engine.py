@@ -45,6 +45,15 @@ class Engine(Protocol):
         ...
 
     @property
+    def found_out(self) -> dict[str, Any]:
+        """What a saved run goes on with: keywords of `go_on_with`."""
+        ...
+
+    def go_on_with(self, engine: str, notes: list[str]) -> None:
+        """Use the engine that a saved run had found out to be exact, without trying others before it."""
+        ...
+
+    @property
     def moments(self) -> dict[str, Moments] | None:
         """What norm layers normalised the support sets by, before the first step of the last call, by layer.
 

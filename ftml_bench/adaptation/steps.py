@@ -16,6 +16,7 @@ from ftml_bench.adaptation.adjoint import Adjoint
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Parameters, UntreatableError
 from ftml_bench.adaptation.rule import PLAIN
 from ftml_bench.errors import UsageError
+from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.random_state import RandomState, own_generator, random_state, replayed
 from ftml_bench.recorded.graphs import fixed_by
 
@@ -178,24 +179,25 @@ class WrittenSteps(InnerLoop):
 
     def _bytes_of_a_step(self, fast: Weights, x: Tensor, y: Tensor) -> int:
         """What autograd keeps of one inner step of one task, counted while the step is taken."""
-        kept: dict[int, int] = {}  # by storage
+        found: dict[int, int] = {}  # by storage
 
         def count(tensor: Tensor) -> Tensor:
             if tensor.layout is torch.strided:  # sparse gradients are small
                 storage = tensor.untyped_storage()
-                kept[storage.data_ptr()] = storage.nbytes()
+                found[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         # what asks for no gradient is adapted all the same
         leaves = {n: p.detach().clone().requires_grad_(p.requires_grad or n in self.adapted) for n, p in fast.items()}
-        with replayed(random_state(x.device), x.device), torch.enable_grad():
+        parts = [*parts_of(self.model), *parts_of(self.criterion)]
+        with replayed(random_state(x.device), x.device), kept(parts), torch.enable_grad():
             with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                 loss = self._loss(leaves, x, y)
                 gradients = self._derive(loss, [leaves[n] for n in self.adapted], True)
             for known in (*leaves.values(), x, y):
-                kept.pop(known.untyped_storage().data_ptr(), None)
+                found.pop(known.untyped_storage().data_ptr(), None)
             # the new weights are kept too
-            return sum(kept.values()) + sum(g.numel() * g.element_size() for g in gradients)
+            return sum(found.values()) + sum(g.numel() * g.element_size() for g in gradients)
 
     def _drew(self, before: RandomState | None, x: Tensor) -> bool:
         """Whether layers that draw, such as dropout, have drawn since: the adjoint must draw the same again."""

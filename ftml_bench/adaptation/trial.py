@@ -35,6 +35,7 @@ from ftml_bench.adaptation.small_batch import (
 from ftml_bench.adaptation.weights import put, see_that_it_follows
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
+from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.random_state import own_generator, own_generators_kept, random_state, replayed
 
@@ -100,7 +101,8 @@ class Trial:
             with SingleMeansDouble() if self._dtype is not None else nullcontext() as double:
                 self._find_out_what_a_call_does()
             self._asks_for_single = double is not None and double.was_needed
-            with _default_dtype(self._default), own_generators_kept(model.modules()):
+            parts = [*parts_of(model), *parts_of(criterion)]
+            with _default_dtype(self._default), own_generators_kept(parts), kept(parts):
                 self._compare_copy_and_model(model, criterion, weights, x, y)
             if self.draws:  # in another order for several tasks
                 self._data = tuple(rows_of(part, slice(1)) for part in self._data)

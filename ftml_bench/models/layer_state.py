@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,11 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from ftml_bench.random_state import OWN
+
+# Classes of these, and of their descendants, are saved in other ways, or nothing in training depends on what changes.
+_OF_OTHERS = ("avalanche", "ftml_bench", "logging", "torch")
+FUNCTIONS = (type, FunctionType, BuiltinFunctionType, MethodType)
 PARTS_OF_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -31,6 +39,23 @@ def leaves(value: Any) -> Iterator[Any]:
 def is_plain(value: Any) -> bool:
     """Whether it is numbers and text throughout."""
     return all(leaf is None or isinstance(leaf, bool | int | float | str | np.generic) for leaf in leaves(value))
+
+
+def is_object(value: Any) -> bool:
+    """Whether it is of a class of somebody's own, whose attributes may change."""
+    others = (*FUNCTIONS, Enum, ModuleType, partial, *OWN)
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, others)
+        and all(cls.__module__.split(".")[0] not in _OF_OTHERS for cls in type(value).__mro__)
+    )
+
+
+def parts_of(value: object) -> list[object]:
+    """What holds attributes: the layers of a module, or an object of somebody's own class itself."""
+    if isinstance(value, nn.Module):
+        return [*value.modules()]
+    return [value] if is_object(value) else []
 
 
 # -- buffers that `state_dict` leaves out

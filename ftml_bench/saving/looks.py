@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ftml_bench.models.layer_state import PARTS_OF_MODULES, leaves
-from ftml_bench.random_state import OWN
+from ftml_bench.models.layer_state import FUNCTIONS, PARTS_OF_MODULES, is_object, leaves, parts_of
 
 Look = Any  # numbers, text, and lists of them
 Looks = Sequence[tuple[object, dict[str, Look]]]  # layers and other parts, and how their attributes look
 
-# Classes of these, and of their descendants, are saved in other ways, or nothing in training depends on what changes.
-_OF_OTHERS = ("avalanche", "ftml_bench", "logging", "torch")
-_FUNCTIONS = (type, FunctionType, BuiltinFunctionType, MethodType)
 _PARTS_OF_OPTIMIZERS = frozenset({*vars(torch.optim.SGD([torch.zeros(1)], lr=1.0)), "step", "_opt_called"})
 _OF_COMPILING = frozenset({"_torchdynamo_wrapper_id", "_torchdynamo_orig_callable"})
 _SHOWN = 100  # entries of a tensor that are kept to be shown
@@ -46,13 +41,6 @@ def looks_of_parts(model: nn.Module, criterion: object, optimizer: Optimizer) ->
         *((part, looks_of_attributes(part, contents=True)) for part in parts_of(criterion) if part not in of_model),
         (optimizer, looks_of_attributes(optimizer)),
     ]
-
-
-def parts_of(value: object) -> list[object]:
-    """What holds attributes: the layers of a module, or an object of somebody's own class itself."""
-    if isinstance(value, nn.Module):
-        return [*value.modules()]
-    return [value] if is_object(value) else []
 
 
 def at_first(owner: object, looks: Looks) -> dict[str, Look] | None:
@@ -106,7 +94,7 @@ def looks_of(value: Any, *, contents: bool = False, inside: bool = False) -> Loo
         return [kind, *map(of, value)]
     if isinstance(value, set | frozenset):
         return [kind, *sorted(map(of, value), key=repr)]
-    if isinstance(value, _FUNCTIONS):
+    if isinstance(value, FUNCTIONS):
         return value.__qualname__  # without its module: a script is "__main__" once, and imported another time
     if isinstance(value, partial):
         return [kind, of(value.func), of(value.args), of(value.keywords)]
@@ -129,16 +117,6 @@ def _content(tensor: Tensor) -> Look:
         return looks_of(tensor.tolist())
     values = tensor.contiguous().view(-1).view(torch.uint8).numpy()
     return [*tensor.shape, hashlib.sha256(values.tobytes()).hexdigest()]
-
-
-def is_object(value: Any) -> bool:
-    """Whether it is of a class of somebody's own, whose attributes may change."""
-    others = (*_FUNCTIONS, Enum, ModuleType, partial, *OWN)
-    return (
-        hasattr(value, "__dict__")
-        and not isinstance(value, others)
-        and all(cls.__module__.split(".")[0] not in _OF_OTHERS for cls in type(value).__mro__)
-    )
 
 
 def may_change(value: Any) -> bool:

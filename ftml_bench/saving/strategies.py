@@ -24,8 +24,8 @@ from torch import nn
 
 from ftml_bench.errors import UsageError
 from ftml_bench.files import replacing
-from ftml_bench.models.layer_state import Owned
-from ftml_bench.saving.looks import Looks, is_object, looks_of
+from ftml_bench.models.layer_state import Owned, is_object
+from ftml_bench.saving.looks import Looks, looks_of
 from ftml_bench.saving.plain_state import (
     Built,
     attributes_to_plain,

@@ -30,10 +30,9 @@ from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.buffer import Batch, TaskBuffer
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
-from ftml_bench.models.layer_state import kept
+from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.random_state import own_generators_kept, preserved_random_state
-from ftml_bench.saving.looks import parts_of
 from ftml_bench.seeding import derive
 from ftml_bench.strategies.avalanche.pairing import spreads
 from ftml_bench.strategies.avalanche.task_copies import TaskCopies

@@ -75,18 +75,27 @@ def test_settings_of_the_inner_loop_may_be_set_at_any_time():
     assert torch.allclose(predict(engine, model, support, query), plain(model, support, query, lr=0.4), rtol=1e-10)
 
 
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+class CountingLoss(nn.CrossEntropyLoss):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        return super().forward(outputs, targets)
+
+
 def test_modes_and_numbers_that_a_call_changes_do_not_start_another_trial(monkeypatch):
-    class Counting(nn.Module):
-        calls = 0
-
-        def __init__(self):
-            super().__init__()
-            self.calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            return x
-
     model, (support, query) = nn.Sequential(mlp(), Counting()), data()
     engine = make_engine("auto", model, nn.CrossEntropyLoss(), **INNER)
     predict(engine, model, support, query)
@@ -118,6 +127,17 @@ def test_a_trial_leaves_everything_as_it_was():
     assert torch.equal(support[0], before[1])
     assert torch.equal(query, before[2])
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("name", ["auto", "loop", "vmap", "higher"])
+def test_calls_that_a_trial_makes_are_not_counted(name):
+    model, criterion, (support, query) = nn.Sequential(mlp(), Counting()), CountingLoss(), data()
+    engine = make_engine(name, model, criterion, **INNER)
+    counts = []
+    for _ in range(2):
+        predict(engine, model, support, query)
+        counts.append((model[1].calls, criterion.calls))
+    assert counts[1] == (2 * counts[0][0], 2 * counts[0][1])
 
 
 class Times(torch.autograd.Function):

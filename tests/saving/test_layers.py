@@ -71,6 +71,17 @@ class UnsavedBuffer(Net):
         return 1 + self.mean
 
 
+class ReadsANumberAtFirst(Net):
+    """Its first calls cannot be vectorised, so that the engine is another than the one for later calls."""
+
+    def start(self):
+        self.calls = 0
+
+    def factor(self, x):
+        self.calls += 1
+        return 1 + 0 * x.flatten()[0].item() if self.calls < 4 else 1
+
+
 class BufferOfLater(Net):
     def start(self):
         self.register_buffer("mean", None, persistent=False)
@@ -329,3 +340,17 @@ def test_a_compiled_model_comes_back(digits, stream, tmp_path):
 
     save(built(), tmp_path / "state.pt")
     assert load(built(), tmp_path / "state.pt", stream) == 0
+
+
+def test_the_engine_that_was_found_goes_on(digits, stream, tmp_path):
+    whole = go(build(model=ReadsANumberAtFirst()), digits, stream[:2])
+    found = whole.chosen
+    assert found["engine"] == "loop"
+    save(whole, tmp_path / "state.pt")
+    go(whole, digits, stream[2:])
+    again = continued(tmp_path / "state.pt", lambda: build(model=ReadsANumberAtFirst()), digits, stream)
+    assert again.chosen == whole.chosen == found
+    assert outcome(again) == outcome(whole)
+    anew = go(build(model=ReadsANumberAtFirst()), digits, stream[:1])
+    anew.engine.go_on_with("of a later version", [])
+    assert anew.chosen == found
