@@ -9,6 +9,17 @@ from scipy.optimize import isotonic_regression
 
 SIZE = 7.5  # points
 _APART = 1.25  # heights of a letter
+_MOST = 40  # letters of a name
+
+
+def shortened(name: str) -> str:
+    """A name as panels have room for it: with its middle left out where it is longer than 40 letters.
+
+    >>> shortened("FTML with a rate that somebody looked for, 0.003")
+    'FTML with a rate tha…y looked for, 0.003'
+    """
+    half = _MOST // 2
+    return name if len(name) <= _MOST else f"{name[:half]}…{name[1 - half:]}"
 
 
 def spread(wanted: np.ndarray, apart: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
@@ -44,7 +55,7 @@ def at_ends(axes: Axes, lines: dict[str, Line2D]) -> None:
         ends.items(), shares, spread(shares, _APART * SIZE / 72 / height), strict=True
     ):
         axes.annotate(
-            name, (1, share), (1.04, place), xycoords="axes fraction", textcoords="axes fraction", va="center",
+            shortened(name), (1, share), (1.04, place), xycoords="axes fraction", textcoords="axes fraction", va="center",
             fontsize=SIZE, color=line.get_color(), annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0,
                         "relpos": (0, 0.5)},

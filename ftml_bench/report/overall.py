@@ -96,5 +96,5 @@ def _differences(panel: Axes, found: Overall, look: dict[str, Look]) -> None:
             panel.plot(
                 [mean, mean, end], [0, height, height], color=look[found.learners[i]].color, linewidth=1.2, marker=""
             )
-            text = f" {found.learners[i]} ({mean:.2f}) "
+            text = f" {labels.shortened(found.learners[i])} ({mean:.2f}) "
             panel.annotate(text, (end, height), ha=align, va="center", fontsize=8.5)

@@ -79,7 +79,7 @@ def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure
     for axes, result, some in zip(grid, results, shown, strict=True):
         panels = dict(zip(columns, axes, strict=True))
         _rows(panels["rows"], result, look, some[0])
-        panels["rows"].set_title(f"{result.spec.name}\n{some[0].title}", loc="left")
+        panels["rows"].set_title(f"{labels.shortened(result.spec.name)}\n{some[0].title}", loc="left")
         if len(some) > 1:
             _rows(panels["second"], result, look, some[1])
             panels["second"].set_yticklabels([])
@@ -148,7 +148,8 @@ def _rows(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Sh
                     found.mean, place, xerr=found.standard_error or 0, color=own.color, marker=own.marker or "o",
                     fillstyle=fill, markersize=5, linestyle="", elinewidth=1.2,
                 )  # fmt: skip
-    axes.set_yticks(range(len(result.rows)), [f"{row.row.name}  {n}" for n, row in enumerate(result.rows, 1)])
+    names = [f"{labels.shortened(row.row.name)}  {n}" for n, row in enumerate(result.rows, 1)]
+    axes.set_yticks(range(len(result.rows)), names)
     axes.set_ylim(len(result.rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     if shown.more_is_better:

@@ -41,7 +41,7 @@ FROM_SCRATCH = [
 HASH = definitions.from_dict(CONTENT, "small").hash
 
 
-def write_run(folder, rounds, *, status="finished", metric="accuracy", judged=True, **fields):
+def write_run(folder, rounds, *, status="finished", metric="accuracy", judged=True, definition=HASH, **fields):
     """A run of arrivals of 10; `rounds` holds a performance for each arrival of each round."""
     protocol = {
         "threshold": [metric, 0.8] if judged else None,
@@ -51,7 +51,7 @@ def write_run(folder, rounds, *, status="finished", metric="accuracy", judged=Tr
         "datapoints_per_round": 20,
         "batch_norm": "support",
     }
-    writer = RunWriter.start(folder, {"definition": HASH, "protocol": protocol})
+    writer = RunWriter.start(folder, {"definition": definition, "protocol": protocol})
     steps = 0
     for number, values in enumerate(rounds):
         for arrival, value in enumerate(values, 1):

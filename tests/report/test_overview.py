@@ -115,3 +115,22 @@ def test_accuracies_are_better_high_and_sums_of_losses_low(metric, said, tmp_pat
             cell.measures[metric] = dict.fromkeys(cell.rounds, 0.5)
     second = overview._figure(found.results, looks(found.definition.benchmarks)).axes[1]
     assert second.xaxis.get_label().get_text() == said
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_two_hundred_letters_leave_room_for_the_panels(tmp_path):
+    name = "FromScratch whose name says each of its settings" + " and more" * 16
+    content = {
+        **CONTENT,
+        "benchmarks": {
+            "d" * 190: CONTENT["benchmarks"]["digits"] | {"strategies": {"FTML": {}, name: {"strategy": "FromScratch"}}}
+        },
+    }
+    definition = definitions.from_dict(content, "long")
+    (tmp_path / "leaderboard.yaml").write_text(yaml.safe_dump(content))
+    for cell in definition.cells():
+        rounds = FTML[0] if cell.row == "FTML" else FROM_SCRATCH[0]
+        write_run(tmp_path / cell.folder, rounds, definition=definition.hash)
+    first = drawn(tmp_path).axes[0]
+    assert first.get_position().width > 0.2
+    assert [len(label.get_text()) for label in first.get_yticklabels()] == [len("FTML  1"), 40 + len("  2")]
