@@ -19,7 +19,7 @@ def shortened(name: str) -> str:
     'FTML with a rate tha…y looked for, 0.003'
     """
     half = _MOST // 2
-    return name if len(name) <= _MOST else f"{name[:half]}…{name[1 - half:]}"
+    return name if len(name) <= _MOST else f"{name[:half]}…{name[1 - half :]}"
 
 
 def spread(wanted: np.ndarray, apart: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
@@ -55,8 +55,8 @@ def at_ends(axes: Axes, lines: dict[str, Line2D]) -> None:
         ends.items(), shares, spread(shares, _APART * SIZE / 72 / height), strict=True
     ):
         axes.annotate(
-            shortened(name), (1, share), (1.04, place), xycoords="axes fraction", textcoords="axes fraction", va="center",
-            fontsize=SIZE, color=line.get_color(), annotation_clip=False,
+            shortened(name), (1, share), (1.04, place), xycoords="axes fraction", textcoords="axes fraction",
+            va="center", fontsize=SIZE, color=line.get_color(), annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0,
                         "relpos": (0, 0.5)},
         )  # fmt: skip
