@@ -7,6 +7,7 @@ import torch
 from avalanche.logging import BaseLogger
 
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
+from ftml_bench.report import figures, overview
 
 torch.set_num_threads(1)
 
@@ -71,3 +72,16 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports with empty figures, for tests that look at tables: drawing is what takes long."""
+
+    def save(figure, path, kinds=figures.KINDS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for kind in kinds:
+            path.with_name(f"{path.name}.{kind}").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+    for module in (figures, overview):
+        monkeypatch.setattr(module, "save", save)

@@ -22,6 +22,8 @@ from ftml_bench.runs.schedule import run_cells
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
 from tests.buffer.points import stream
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SIZES = [4, 3, 3]
 
 

@@ -12,6 +12,7 @@ import pytest
 from colorspacious import cspace_convert, deltaE
 from matplotlib.figure import Figure
 
+from ftml_bench import report
 from ftml_bench.report import figures, labels
 from ftml_bench.results.looks import COLORS, GREY, LEARNERS, MOST, ON_DARK, VARIANTS, looks
 from ftml_bench.runs import definition as definitions
@@ -142,3 +143,17 @@ def test_a_figure_has_its_letters_with_it(tmp_path):
     assert b"/FontFile2" in content  # TrueType, embedded
     assert not re.search(rb"/Subtype /Type3", content)
     assert b"CreationDate" not in content
+
+
+def test_the_same_records_give_the_same_bytes(root):
+    names = (
+        "leaderboard.md",
+        "leaderboard.csv",
+        "seeds.csv",
+        "report.html",
+        *(f"figures/digits.{kind}" for kind in ("png", "svg", "pdf")),
+    )
+    report.write(root)
+    first = {name: (root / name).read_bytes() for name in names}
+    report.write(root)
+    assert {name: (root / name).read_bytes() for name in names} == first

@@ -56,12 +56,11 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("page") / "small"
     root.mkdir()
     (root / "leaderboard.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.report.made.HASH", definitions.from_dict(CONTENT, "small").hash)
-        for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
-            for seed, rounds in enumerate(seeds):
-                write_run(root / f"digits/{row}/seed-{seed}", rounds)
-    record.mark_failed(root / "digits/FTML/seed-2", definitions.from_dict(CONTENT, "small").hash, EVIL, "Traceback\n")
+    own = definitions.from_dict(CONTENT, "small").hash
+    for row, seeds in {"FTML": FTML, "FromScratch": FROM_SCRATCH}.items():
+        for seed, rounds in enumerate(seeds):
+            write_run(root / f"digits/{row}/seed-{seed}", rounds, definition=own)
+    record.mark_failed(root / "digits/FTML/seed-2", own, EVIL, "Traceback\n")
     report.write(root)
     return root
 

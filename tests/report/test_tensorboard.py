@@ -18,6 +18,8 @@ from ftml_bench.report.contents import compute
 from ftml_bench.runs.definition import Cell
 from ftml_bench.runs.record import Run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = {"inner_lr": 0.1, "engine": "auto", "second_order": True, "task_sampler": None, "adapted": ["head", "norm"]}
 
 

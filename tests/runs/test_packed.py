@@ -12,6 +12,8 @@ from ftml_bench.runs import locking, packed
 from ftml_bench.runs.packed import pack, unpacked
 from tests.runs.made import DEFINITION, write_all
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -13,6 +13,8 @@ from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.record import RunWriter
 from tests.runs.made import CONTENT, DEFINITION, write_all, write_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def root(tmp_path):

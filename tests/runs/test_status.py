@@ -12,6 +12,8 @@ from ftml_bench.runs import locking, record, schedule, status
 from ftml_bench.runs.definition import Cell
 from tests.runs.made import CONTENT, DEFINITION, edit, write_all
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 FTML_0, FTML_1 = Cell("waves", "FTML", 0), Cell("waves", "FTML", 1)
 SCRATCH_0, SCRATCH_1 = Cell("waves", "FromScratch", 0), Cell("waves", "FromScratch", 1)
 

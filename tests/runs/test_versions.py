@@ -14,6 +14,8 @@ from ftml_bench.runs import building, record
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs.definition import Cell, from_dict
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ENTRY = {
     "settings": {"rounds": 2, "images_per_round": 4, "held_out_per_round": 4},
     "steps": 1,
