@@ -10,7 +10,8 @@ import importlib
 import inspect
 import re
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ftml_bench.errors import UsageError, unknown
@@ -100,6 +101,12 @@ AVALANCHE = {
 _MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
+@cache
+def _added(group: str) -> list[EntryPoint]:
+    """Asked for once: all installed packages are looked through."""
+    return sorted(entry_points(group=group), key=lambda point: point.name)
+
+
 def entries(kind: str) -> dict[str, Entry]:
     """All names of a kind ("strategy", "benchmark" or "model"): ours first, then those of other installed packages.
 
@@ -107,7 +114,7 @@ def entries(kind: str) -> dict[str, Entry]:
     """
     own, group = _KINDS[kind]
     found = dict(own)
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in _added(group):
         package = point.dist.name if point.dist else point.value
         found.setdefault(point.name, Entry(point.value, f"from {package}"))
     return found

@@ -365,7 +365,7 @@ def test_the_device_comes_to_the_cells_which_run_in_one_process_there(monkeypatc
 
     def watched(*arguments, **settings):
         jobs.append(settings["jobs"])
-        return run_cells(*arguments, **settings)
+        return run_cells(*arguments, **settings | {"jobs": 1})
 
     monkeypatch.setattr(schedule, "run_cells", watched)
     command = ["leaderboard", write_definition(FTML=None), "--quiet", "--out"]

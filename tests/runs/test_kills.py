@@ -1,4 +1,7 @@
-"""A sample of `kills.py`: killed at random and started again, a leaderboard has the results of one left alone."""
+"""A sample of `kills.py`: killed at random and started again, a leaderboard has the results of one left alone.
+
+With cells of a few lines: one of the suite's own is killed in `test_resuming.py`.
+"""
 
 import sys
 
@@ -29,12 +32,3 @@ def test_what_is_compared_sees_a_lost_evaluation_and_what_was_left_behind(tmp_pa
     (folder / "state.pt").touch()
     (tmp_path / ".lock").touch()
     assert len(kills.results(tmp_path)) == 4
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_so_does_one_of_the_suites_own_cells(tmp_path):
-    """With the states of real learners. This seed draws a SIGKILL among the cells, by one job and one job again: most
-    of the time goes into imports of Avalanche."""
-    killer = kills.Killer(tmp_path, real=True, seed=121)
-    assert killer.board(most=1) == 1
-    assert killer.wrong == []
