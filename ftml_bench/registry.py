@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -102,8 +103,8 @@ _MODULE_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 @cache
-def _added(group: str) -> list[EntryPoint]:
-    """Asked for once: all installed packages are looked through."""
+def _added(group: str, path: tuple[str, ...]) -> list[EntryPoint]:
+    """Asked for once a path that modules are looked for in: it takes a look into all installed packages."""
     return sorted(entry_points(group=group), key=lambda point: point.name)
 
 
@@ -114,7 +115,7 @@ def entries(kind: str) -> dict[str, Entry]:
     """
     own, group = _KINDS[kind]
     found = dict(own)
-    for point in _added(group):
+    for point in _added(group, tuple(sys.path)):
         package = point.dist.name if point.dist else point.value
         found.setdefault(point.name, Entry(point.value, f"from {package}"))
     return found

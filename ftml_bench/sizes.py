@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ftml_bench.errors import unknown
+
 #: What a round is scored on after an arrival: "held_out", data that never arrive, the same every time; or
 #: "next_arrival", what is about to arrive, as the authors' released code does. Then nothing is trained on the last
 #: arrival of a round, which only scores the one before.
@@ -26,7 +28,11 @@ def cumulative(n: int, each: Sequence[int]) -> list[int]:
 def scored(sizes: list[int], score: str) -> list[int]:
     """Those of a round's `cumulative` sizes after which the learner is scored, on held-out data or the next arrival.
 
+    :raises UsageError: an unknown score.
+
     >>> scored([5, 20, 60, 100], "next_arrival")
     [5, 20, 60]
     """
+    if score not in SCORES:
+        raise unknown("score", score, SCORES)
     return sizes[:-1] if score == "next_arrival" else sizes

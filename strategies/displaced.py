@@ -20,11 +20,15 @@ class Displaced(MetaLearner):
     _targets: dict[str, Tensor]  # of the minibatch at hand
 
     def _support(self, tasks: list[int], size: int | None) -> list[Tensor]:
-        """A minibatch whose query sets are its support sets: `size` points a task, or all, of tasks of one size."""
+        """A minibatch whose query sets are its support sets: `size` points a task, or all, of tasks of one size.
+
+        :raises UsageError: with None, for rounds of different sizes.
+        """
         if size is None:
+            self.buffer.size_of_each(tasks, "support_size=None")
             (x, y), labels = self.buffer.everything(tasks)
         else:
-            (x, y), labels = self.buffer.labelled_groups(tasks, size, self.rng)
+            (x, y), labels = self.buffer.groups(tasks, size, self.rng)
         support = x.unflatten(0, (len(tasks), -1)), y.unflatten(0, (len(tasks), -1))
         return self._minibatch(support, support, labels)
 
@@ -36,8 +40,8 @@ class Displaced(MetaLearner):
         """In training: the unadapted model's outputs on the support points, (T * S, *output)."""
         if not self.is_training:
             return super().forward()
-        _, _, x, y, labels = self.mbatch
-        labels = labels.unflatten(0, (len(x), -1))[:, :1]
+        _, _, x, y, _ = self.mbatch
+        labels = self._labels_of_sets()
         self._targets = self._target(x, y, labels)
         return self._unadapted_outputs(x, labels)
 

@@ -97,7 +97,7 @@ class FTML(MetaLearner):
 
     def _split(self, tasks: list[int], support_size: int | None) -> list[Tensor]:
         """A minibatch of support and query sets of the tasks."""
-        split = self.buffer.labelled_split(
+        split = self.buffer.split(
             tasks,
             support_size,
             self.query_size,

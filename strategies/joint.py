@@ -107,16 +107,16 @@ class JointLearner(Learner):
     def _draw(self) -> list[Tensor]:
         rounds = self._rounds()
         if self.draw == "all":
+            if self._groups > 1:
+                self.buffer.size_of_each(rounds, "draw='all' in groups")
             (x, y), each = self.buffer.everything(rounds)
-            if self._groups > 1 and len(x) != self._groups * len(self.buffer.rounds[rounds[0]]):
-                raise ValueError('draw="all" in groups needs rounds of equal size')
             return [x, y, each]
         if self.batch_norm == "running":
             equal_tasks = self.draw == "tasks"
             (x, y), of_points = self.buffer.mixed(rounds, self.train_mb_size, self.rng, equal_tasks=equal_tasks)
             return [x, y, of_points]
         chosen = [rounds[i] for i in torch.randint(len(rounds), (self._groups,), generator=self.rng).tolist()]
-        (x, y), of_points = self.buffer.labelled_groups(chosen, self.group_size, self.rng)
+        (x, y), of_points = self.buffer.groups(chosen, self.group_size, self.rng)
         return [x, y, of_points]
 
     def forward(self) -> Tensor:

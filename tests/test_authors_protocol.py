@@ -11,11 +11,12 @@ from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 
 from ftml_bench import report
-from ftml_bench.benchmarks import arrivals
+from ftml_bench.benchmarks import LinearRegression, arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.models import SinusoidMLP
 from ftml_bench.protocol import WarmUp, all_arrivals, keys, run
 from ftml_bench.runs import resuming, verify
+from ftml_bench.runs.building import measures_of
 from ftml_bench.runs.cell import check, run_cell
 from ftml_bench.runs.definition import from_dict, load
 from ftml_bench.runs.schedule import run_cells
@@ -242,6 +243,15 @@ def test_the_hash_of_a_definition_changes_with_them_alone():
 def test_a_definition_that_cannot_be_meant_is_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         board(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"warmup_rounds": 2}, {"score": "next_arrival"}])
+def test_what_a_stream_measures_by_itself_is_left_out(settings):
+    """Its regret is of the held-out data of all rounds."""
+    benchmark = LinearRegression(rounds=3)
+    (plain,), (other,) = (board(benchmark="LinearRegression", **more).benchmarks for more in ({}, settings))
+    assert measures_of(plain, benchmark) == ("regret",)
+    assert measures_of(other, benchmark) == ()
 
 
 @pytest.mark.parametrize(

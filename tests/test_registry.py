@@ -18,7 +18,7 @@ def third_party(monkeypatch):
         importlib.metadata.EntryPoint("Mine", "colorsys:rgb_to_hsv", "ftml_bench.strategies"),
         importlib.metadata.EntryPoint("FTML", "other:FTML", "ftml_bench.strategies"),
     ]
-    monkeypatch.setattr(registry, "_added", lambda group: [point for point in points if point.group == group])
+    monkeypatch.setattr(registry, "_added", lambda group, path: [point for point in points if point.group == group])
 
 
 def test_resolve_names_the_target_without_importing_it():

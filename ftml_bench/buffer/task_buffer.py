@@ -229,8 +229,9 @@ class TaskBuffer(ExemplarsBuffer):
         class_balanced: bool = False,
         permute_labels: bool = False,
         ignore_index: int = -100,
-    ) -> tuple[Batch, Batch]:
-        """Support and query sets of a meta-batch, disjoint within every task: (T, S, ...) and (T, Q, ...).
+    ) -> tuple[Batch, Batch, Tensor]:
+        """Support and query sets of a meta-batch, disjoint within every task, (T, S, ...) and (T, Q, ...), and the task
+        labels of the query points, (T, Q) int64.
 
         A round with fewer than `support` + `query` points is cut into two disjoint halves, each repeated in turn.
         With None and None both are all of D_k, the exact setting, where alone they coincide.
@@ -241,32 +242,11 @@ class TaskBuffer(ExemplarsBuffer):
             support and the query set alike, so that no class can be told from what it was called before.
         :param ignore_index: a target that is no class and keeps its name.
         :raises UsageError: with either of these, for targets that are no classes (regression, soft labels, numbers
-            below 0), and where points have several to balance.
-        :raises ValueError: with None, if the rounds differ in size (the batch would not be rectangular).
+            below 0), and where points have several to balance; with None, for rounds of different sizes.
         """
-        return self.labelled_split(
-            rounds,
-            support,
-            query,
-            rng,
-            class_balanced=class_balanced,
-            permute_labels=permute_labels,
-            ignore_index=ignore_index,
-        )[:2]
-
-    def labelled_split(
-        self,
-        rounds: Sequence[int],
-        support: int | None,
-        query: int | None,
-        rng: Generator,
-        *,
-        class_balanced: bool = False,
-        permute_labels: bool = False,
-        ignore_index: int = -100,
-    ) -> tuple[Batch, Batch, Tensor]:
-        """As `split`, and the task labels of the query points, (T, Q) int64."""
         chosen, renamings, n_support = [], [], 0
+        if support is None:
+            self.size_of_each(rounds, "support_size=None")
         for number in rounds:
             n = len(self.rounds[number])
             if support is None or query is None:
@@ -284,9 +264,6 @@ class TaskBuffer(ExemplarsBuffer):
                 renamings.append(renaming(self.rounds[number].classes.unique(), ignore_index, rng))
             chosen.append((number, torch.cat([first, second])))
             n_support = len(first)
-        sizes = sorted({len(self.rounds[number]) for number in rounds})
-        if support is None and len(sizes) > 1:
-            raise ValueError(f"support_size=None needs rounds of equal size in a meta-batch, got sizes {sizes}")
         x, y = (part.unflatten(0, (len(rounds), -1)) for part in self._take(chosen, train=True))
         for task, (old, new) in enumerate(renamings):
             y[task] = renamed(y[task], old.to(y.device), new.to(y.device))
@@ -298,12 +275,9 @@ class TaskBuffer(ExemplarsBuffer):
             support_x, query_x = as_input(support_x), as_input(query_x)
         return (support_x, support_y), (query_x, query_y), labels
 
-    def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> Batch:
-        """`size` points of each of the rounds, one group after the other: (G * size, ...)."""
-        return self.labelled_groups(rounds, size, rng)[0]
-
-    def labelled_groups(self, rounds: Sequence[int], size: int, rng: Generator) -> tuple[Batch, Tensor]:
-        """As `groups`, and the task label of every point, (G * size,) int64."""
+    def groups(self, rounds: Sequence[int], size: int, rng: Generator) -> tuple[Batch, Tensor]:
+        """`size` points of each of the rounds, one group after the other, (G * size, ...), and the task label of every
+        point, (G * size,) int64."""
         chosen = [(number, _some(len(self.rounds[number]), size, rng)) for number in rounds]
         return self._batch(chosen), self._labels(chosen)
 
@@ -332,6 +306,17 @@ class TaskBuffer(ExemplarsBuffer):
         """All points of `rounds`, round by round, and the task label of every point, (N,) int64."""
         chosen = [(number, torch.arange(len(self.rounds[number]))) for number in rounds]
         return self._batch(chosen), self._labels(chosen)
+
+    def size_of_each(self, rounds: Sequence[int], setting: str) -> int:
+        """How many points each of these rounds has.
+
+        :param setting: that takes them whole, for the error.
+        :raises UsageError: if they differ.
+        """
+        sizes = sorted({len(self.rounds[number]) for number in rounds})
+        if len(sizes) > 1:
+            raise UsageError(f"{setting}: expected rounds of one size in a minibatch, got sizes {sizes}")
+        return sizes[0]
 
     def latest(self, number: int, n: int) -> Batch:
         """The last n points of a round, x (n, *input) and y (n, *target)."""

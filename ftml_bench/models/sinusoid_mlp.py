@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import at_least
 from ftml_bench.models.norm import TaskBatchNorm
 from ftml_bench.models.pose_net import BiasTransformation
 from ftml_bench.models.stack import Stack
@@ -25,8 +25,8 @@ class SinusoidMLP(Stack):
     """
 
     def __init__(self, *, hidden: int = 40, context: int = 0, norm: bool = False) -> None:
-        if context < 0:
-            raise UsageError(f"context={context}: expected 0 or more")
+        at_least(1, hidden=hidden)
+        at_least(0, context=context)
         super().__init__(
             OrderedDict(
                 **({"context": BiasTransformation(context)} if context else {}),

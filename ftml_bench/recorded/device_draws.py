@@ -76,7 +76,7 @@ class DeviceDraws:
     def split(self, tasks: int, support: int, query: int) -> tuple[Batch, Batch, Tensor]:
         """Support x (T, S, *input) and y, query x (T, Q, *input) and y, and its points' task labels, (T, Q).
 
-        As `TaskBuffer.labelled_split`: a round with fewer than S + Q points is cut into two disjoint halves, each
+        As `TaskBuffer.split`: a round with fewer than S + Q points is cut into two disjoint halves, each
         repeated in turn.
         """
         tensors = self._buffer.tensors()

@@ -7,14 +7,13 @@ import inspect
 import io
 import os
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ftml_bench.errors import UsageError
-from ftml_bench.files import in_home
+from ftml_bench.files import in_home, remove_temporary, replacing
 from ftml_bench.rendering import meshes, renderer, scene
 from ftml_bench.rendering.scene import Bytes, Camera
 
@@ -49,20 +48,17 @@ def key_of(
 
 
 def save(file: Path, images: Bytes, poses: NDArray[np.float64]) -> None:
-    """Write a task's pictures, whole or not at all: to a temporary name, which is then renamed.
+    """Write a task's pictures, whole or not at all.
 
     :param file: its name, without the suffix, is the key.
     :raises UsageError: if it cannot be written.
     """
-    temporary = file.with_name(f"{file.stem}.{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        remove_temporary(file)
+        with replacing(file) as stream:
             np.savez_compressed(stream, images=images, poses=poses, key=np.array(file.stem))
-        temporary.replace(file)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UsageError(
             f"cannot write the cache {file} ({error.strerror}): make room or name another folder with FTML_BENCH_CACHE"
         ) from error

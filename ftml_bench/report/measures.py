@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from ftml_bench.metrics.measures import REGRET, Measured
 from ftml_bench.report import figures, labels
 from ftml_bench.report.tables import Table, plus_minus
+from ftml_bench.results.cells import HALVES, part
 from ftml_bench.results.looks import Look
 from ftml_bench.results.statistics import BenchmarkResult, RowResult, halves, measured
 
@@ -23,7 +24,8 @@ def table(result: BenchmarkResult) -> Table | None:
     if not curves:
         return None
     cell = next(cell for row in result.rows for cell in row.cells.values())
-    half, rounds = cell.half, len(cell.rounds)
+    rounds = len(cell.rounds)
+    first, second = (part(half, rounds) for half in HALVES)
     rows = []
     for row in result.rows:
         numbers = [row.over_seeds(value) for name, curve in curves.items() for value in halves(name, curve).values()]
@@ -38,8 +40,8 @@ def table(result: BenchmarkResult) -> Table | None:
         )
     sentences = []
     for so_far, what in (
-        (False, f"mean over rounds 1–{half} → {half + 1}–{rounds}"),
-        (True, f"the last value up to round {half} → up to round {rounds}"),
+        (False, f"mean over rounds 1–{first.stop} → {second.start + 1}–{rounds}"),
+        (True, f"the last value up to round {first.stop} → up to round {rounds}"),
     ):
         titles = [curve.title for curve in curves.values() if bool(curve.so_far) is so_far]
         if titles:

@@ -52,10 +52,12 @@ def caption(results: Sequence[BenchmarkResult]) -> str:
     )
 
 
-def draw(results: Sequence[BenchmarkResult], look: dict[str, Look], folder: Path) -> list[Path]:
+def draw(
+    results: Sequence[BenchmarkResult], look: dict[str, Look], folder: Path, kinds: Sequence[str] = KINDS
+) -> list[Path]:
     """Writes `overview.svg`, `.png` and `.pdf` into `folder`; `caption` says what they show."""
     with styled():
-        return save(_figure(results, look), folder / NAME, KINDS)
+        return save(_figure(results, look), folder / NAME, kinds)
 
 
 def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure:

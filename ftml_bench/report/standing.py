@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ftml_bench.errors import UsageError
-from ftml_bench.report import charts, downloads, figures, measures, page
+from ftml_bench.report import charts, downloads, figures, measures, overview, page
 from ftml_bench.report.contents import Contents, compute
 from ftml_bench.results.looks import looks
 from ftml_bench.runs.verify import Fault
@@ -57,14 +57,21 @@ def faults(root: Path) -> list[Fault]:
             if page.picture(tasks, results.heading) not in standing:
                 found.append(Fault("report.html", f"its picture of tasks is not figures/{tasks.name}"))
         for name in names:
-            svg = root / "figures" / f"{name}.svg"
-            if not all(svg.with_suffix(f".{kind}").is_file() for kind in figures.KINDS):
-                found.append(Fault(f"figures/{name}", "is missing"))
-            elif page.picture(svg, results.heading) not in standing:
-                found.append(Fault("report.html", f"its figure is not figures/{name}.svg"))
-            elif not _same_picture(svg.read_text(encoding="utf-8"), drawn[name]):
-                found.append(Fault(f"figures/{name}.svg", "does not show what the curves make"))
+            found += _of_figure(root, name, results.heading, standing, drawn[name])
+    if contents.results:
+        found += _of_figure(root, overview.NAME, contents.definition.name, standing, drawn[overview.NAME])
     return found
+
+
+def _of_figure(root: Path, name: str, title: str, standing: str, drawn: str) -> Iterator[Fault]:
+    """:param title: of what the page shows it."""
+    svg = root / "figures" / f"{name}.svg"
+    if not all(svg.with_suffix(f".{kind}").is_file() for kind in figures.KINDS):
+        yield Fault(f"figures/{name}", "is missing")
+    elif page.picture(svg, title) not in standing:
+        yield Fault("report.html", f"its figure is not figures/{name}.svg")
+    elif not _same_picture(svg.read_text(encoding="utf-8"), drawn):
+        yield Fault(f"figures/{name}.svg", "does not show what the curves make")
 
 
 def _of_data(contents: Contents, standing: str) -> Iterator[Fault]:
@@ -108,6 +115,8 @@ def _drawn(contents: Contents) -> dict[str, str]:
         for result in contents.results:
             figures.draw(result, look, Path(temporary), ["svg"])
             measures.draw(result, look, Path(temporary), ["svg"])
+        if contents.results:
+            overview.draw(contents.results, look, Path(temporary), ["svg"])
         return {file.stem: file.read_text(encoding="utf-8") for file in Path(temporary).glob("*.svg")}
 
 

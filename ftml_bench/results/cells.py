@@ -69,11 +69,6 @@ class CellSummary:
     points_kept: int | None = None
 
     @property
-    def half(self) -> int:
-        """Number of rounds of the first half; of an odd number, the second half has one more."""
-        return len(self.rounds) // 2
-
-    @property
     def at_floor(self) -> list[bool]:
         """Of every round, whether its first arrival was enough for γ: it could not have come earlier."""
         return [

@@ -22,9 +22,10 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
 
     :param benchmarks: by leaderboard and benchmark.
     """
-    figure = Figure(figsize=(9, 3.4 * len(benchmarks)), layout="constrained")
+    lines = max(len(benchmarks), 1)
+    figure = Figure(figsize=(9, 3.4 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(max(len(benchmarks), 1), 2, squeeze=False)
+    grid = figure.subplots(lines, 2, squeeze=False)
     for (left, right), ((board, name), result) in zip(grid, benchmarks.items(), strict=False):
         look = looks(own.spec for (other, _), own in benchmarks.items() if other == board)
         some = (survival.leaderboard == board) & (survival.benchmark == name) & (survival.part == THIRDS[-1])

@@ -83,14 +83,16 @@ def rank(scores: ArrayLike) -> Ranks:
 
 
 def profile(scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Performance profiles of scores (problems, learners), all above zero, of which less is better.
+    """Performance profiles of scores (problems, learners), none below zero, of which less is better.
 
     :return: factors τ (increasing, from 1), and (learners, τ) the share of problems on which a learner's score is at
         most τ times that of the best.
     """
     values = np.asarray(scores, dtype=float)
-    ratios = values / values.min(axis=1, keepdims=True)
-    factors = np.unique(ratios)
+    best = values.min(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(values == best, 1.0, values / best)  # where the best is 0, others are at no factor of it
+    factors = np.unique(ratios[np.isfinite(ratios)])
     return factors, (ratios.T[:, :, None] <= factors).mean(axis=1)
 
 
@@ -123,4 +125,6 @@ def combine(results: Results) -> Overall:
         for seed in rows[everywhere[0]]
         if all(seed in rows[name] for name in everywhere)
     ]
+    if not by_seed:
+        raise UsageError(f"expected a seed that all of {', '.join(everywhere)} have finished on some stream, got none")
     return Overall(everywhere, left_out, list(areas), np.array(scores), np.array(by_seed))

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
 from ftml_bench.metrics.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
-from ftml_bench.results.cells import CellSummary, summarize
+from ftml_bench.results.cells import HALVES, CellSummary, part, summarize
 from ftml_bench.runs import versions
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.record import Run
@@ -130,17 +131,14 @@ def halves(name: str, curve: Measured) -> dict[str, Callable[[CellSummary], floa
     """How a curve becomes two numbers, "first_half" and "second_half": its mean over the rounds that have a value; of a
     sum or mean over all rounds so far, the half's last value. None where a run has none."""
 
-    def number(cell: CellSummary, start: int, end: int) -> float | None:
-        values = [cell.measures.get(name, {}).get(t) for t in cell.rounds[start:end]]
+    def number(cell: CellSummary, half: str) -> float | None:
+        values = [cell.measures.get(name, {}).get(t) for t in cell.rounds[part(half, len(cell.rounds))]]
         known = [value for value in values if value is not None]
         if not known:
             return None
         return known[-1] if curve.so_far else statistics.fmean(known)
 
-    return {
-        "first_half": lambda cell: number(cell, 0, cell.half),
-        "second_half": lambda cell: number(cell, cell.half, len(cell.rounds)),
-    }
+    return {half: partial(number, half=half) for half in HALVES}
 
 
 def _benchmark_result(

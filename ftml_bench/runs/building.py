@@ -156,9 +156,20 @@ def _with_rule(settings: dict[str, Any], where: str) -> dict[str, Any]:
     return {**settings, "buffer": construct(RULES[name], keywords, f"{where}: buffer: {name}", hidden=set())}
 
 
+def _own_model(benchmark: CLScenario, where: str) -> nn.Module:
+    if hasattr(benchmark, "model"):
+        try:
+            return benchmark.model()
+        except NotImplementedError:
+            pass
+        except Exception as error:  # somebody else's code may fail in any way
+            raise UsageError(f"{where}: the benchmark's model: {type(error).__name__}: {error}") from error
+    raise UsageError(f"{where}: {type(benchmark).__name__} has no model of its own: expected `model` in the definition")
+
+
 def _build_model(settings: dict[str, Any] | None, benchmark: CLScenario, where: str) -> nn.Module:
     if settings is None:
-        return benchmark.model()
+        return _own_model(benchmark, where)
     settings = dict(settings)
     name = settings.pop("name")
     model = construct(registry.load("model", name), settings, f"{where}: {name}", hidden=set())
@@ -263,10 +274,23 @@ def _evaluator(spec: BenchmarkSpec, row: Row, benchmark: CLScenario, loggers: Se
 def sizes_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
     """Datapoints of a round after each arrival that is evaluated."""
     arrivals = given_or(spec.arrivals, benchmark.arrivals)
-    sizes = scored(cumulative_sizes(len(benchmark.train_stream[0].dataset), arrivals), given_or(spec.score, SCORES[0]))
+    sizes = scored(cumulative_sizes(round_size(spec.name, benchmark), arrivals), given_or(spec.score, SCORES[0]))
     if not sizes:
         raise UsageError(f"{spec.name}: score next_arrival: a round comes in one arrival: expected at least two")
     return sizes
+
+
+def round_size(where: str, benchmark: CLScenario) -> int:
+    """Datapoints of a round.
+
+    :raises UsageError: if rounds differ: a table's columns are of as many datapoints in each.
+    """
+    sizes = {len(experience.dataset) for experience in benchmark.train_stream}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"{where}: rounds of {min(sizes)} to {max(sizes)} datapoints: a leaderboard expects rounds of one size"
+        )
+    return sizes.pop()
 
 
 def checkpoints_of(spec: BenchmarkSpec, benchmark: CLScenario) -> list[int]:
@@ -292,8 +316,9 @@ def has_classes(benchmark: CLScenario) -> bool:
 
 
 def measures_of(spec: BenchmarkSpec, benchmark: CLScenario) -> tuple[str, ...]:
-    """What is measured beside loss and accuracy."""
-    return given_or(spec.measures, getattr(benchmark, "measures", ()))
+    """What is measured beside loss and accuracy; of the benchmark's own nothing where it would be of other data."""
+    own = () if spec.other_than_all_rounds else getattr(benchmark, "measures", ())
+    return given_or(spec.measures, own)
 
 
 def given_or(value: Any, default: Any) -> Any:

@@ -201,14 +201,20 @@ class BenchmarkSpec(fields.Named):
         for key in ("warmup_datapoints", "warmup_steps"):
             if getattr(self, key) is not None and self.warmup_rounds is None:
                 raise ValueError(f"{key}: expected warmup_rounds beside it")
-        other = "warmup_rounds" if self.warmup_rounds is not None else "score: next_arrival"
-        if self.warmup_rounds is not None or self.score == "next_arrival":
+        if other := self.other_than_all_rounds:
             if self.measures:
                 raise ValueError(f"{self.measures[0]} is of the held-out data of all rounds: expected no {other}")
             for row in self.rows:
                 if row.comparator:
                     raise ValueError(f"{row.name} is a comparator, which knows all rounds: expected no {other}")
         return self
+
+    @property
+    def other_than_all_rounds(self) -> str:
+        """The key by which evaluations are not of the held-out data of all rounds; empty where they are."""
+        if self.warmup_rounds is not None:
+            return "warmup_rounds"
+        return "score: next_arrival" if self.score == "next_arrival" else ""
 
     @property
     def rows(self) -> tuple[Row, ...]:

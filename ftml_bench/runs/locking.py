@@ -70,23 +70,12 @@ def refuse_in_use(root: Path) -> None:
 
 def holder(root: Path) -> str | None:
     """The process that runs the leaderboard in `root`, as it names itself; None if there is none. Changes nothing."""
-    if not (root / LOCK).is_file():
-        return None
-    file = _within(_BLINK, root, LOCK)
-    if file is None:
-        return _name(root)
-    file.close()
-    return None
+    return _name(root) if _is_locked(root / LOCK) else None
 
 
 def is_held(root: Path, run: str) -> bool:
     """Whether the run of that name still holds the leaderboard in `root`, as far as this machine can see."""
-    if _name(root) != run:
-        return False
-    file = _locked(root, LOCK, LockFlags.SHARED)  # so that those who look do not take one another for the holder
-    if file is not None:
-        file.close()
-    return file is None
+    return _name(root) == run and _is_locked(root / LOCK)
 
 
 @contextmanager
@@ -97,7 +86,7 @@ def writing(root: Path, run: str, folders: Iterable[Path]) -> Iterator[None]:
     :raises OSError: the leaderboard's folder is gone, or another process writes into a cell's.
     """
     with ExitStack() as held:
-        file = held.enter_context((root / WRITERS).open("ab", buffering=0))
+        file = held.enter_context((root / WRITERS).open("a+b", buffering=0))  # on NFS shared locks are readers' alone
         portalocker.lock(file, LockFlags.SHARED)
         if not is_held(root, run):  # else, from here on, another that begins waits until this process has ended
             raise LostError
@@ -135,30 +124,50 @@ def await_writers(root: Path) -> None:
 def _within(seconds: float, folder: Path, name: str) -> IO[bytes] | None:
     """The file of that name, as soon as no other process holds it; None if that takes longer."""
     deadline = time.monotonic() + seconds
-    while (file := _locked(folder, name, LockFlags.EXCLUSIVE)) is None and time.monotonic() < deadline:
+    while (file := _locked(folder / name)) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     return file
 
 
-def _locked(root: Path, name: str, flag: LockFlags) -> IO[bytes] | None:
-    """The file of that name, locked; None if another process holds it."""
-    path = root / name
+def _locked(path: Path) -> IO[bytes] | None:
+    """The file, locked; None if another process holds it."""
     while True:
         try:
             file = path.open("ab", buffering=0)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
         try:
-            portalocker.lock(file, flag | LockFlags.NON_BLOCKING)
+            portalocker.lock(file, LockFlags.EXCLUSIVE | LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked:
             file.close()
             return None
         except portalocker.LockException as error:
             file.close()
-            raise UsageError(f"{root}: its file system has no locks ({error}): choose another --out") from error
+            raise _no_locks(path, error) from error
         if _is(file, path):
             return file
         file.close()  # the one who held it has removed it
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the file's lock; changes nothing."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            # shared, so that those who look do not take one another for the holder
+            portalocker.lock(file, LockFlags.SHARED | LockFlags.NON_BLOCKING)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except portalocker.AlreadyLocked:
+        return True
+    except portalocker.LockException as error:
+        raise _no_locks(path, error) from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    return False
+
+
+def _no_locks(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"{path.parent}: its file system has no locks ({error}): choose another --out")
 
 
 def _is(file: IO[bytes], path: Path) -> bool:

@@ -78,12 +78,12 @@ def report(folder: str | os.PathLike[str], *, rounds: int = 1_000, repeats: int 
 
 def _meta_batch(buffer: TaskBuffer, rng: torch.Generator) -> tuple[Tensor, ...]:
     rounds = torch.randint(len(buffer.rounds), (25,), generator=rng).tolist()
-    support, query = buffer.split(rounds, 10, 10, rng)
+    support, query, _ = buffer.split(rounds, 10, 10, rng)
     return *support, *query
 
 
 def _groups(buffer: TaskBuffer, rng: torch.Generator) -> tuple[Tensor, ...]:
-    return buffer.groups(torch.randint(len(buffer.rounds), (25,), generator=rng).tolist(), 20, rng)
+    return buffer.groups(torch.randint(len(buffer.rounds), (25,), generator=rng).tolist(), 20, rng)[0]
 
 
 def _mixed(buffer: TaskBuffer, rng: torch.Generator) -> tuple[Tensor, ...]:

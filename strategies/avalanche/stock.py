@@ -219,11 +219,14 @@ class _OnArrivals(BaseSGDTemplate if TYPE_CHECKING else object):  # type: ignore
 @contextmanager
 def _without_deprecations() -> Iterator[None]:
     """Avalanche warns at every call of functions of its own that it has deprecated, whatever the filters are."""
-    with warnings.catch_warnings(record=True) as caught:
-        yield
-    for warning in caught:
-        if not issubclass(warning.category, DeprecationWarning):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield
+    finally:  # what was warned of before an error may say why
+        for warning in caught:
+            if not issubclass(warning.category, DeprecationWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 RandomState = tuple[Any, Any, torch.Tensor]

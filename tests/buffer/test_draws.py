@@ -19,7 +19,7 @@ def test_support_and_query_are_distinct_points_of_their_task_and_disjoint(size):
     buffer = filled(size, size + 3)
     for seed in range(20):
         rounds = [0, 1, 1, 0]
-        support, query = buffer.split(rounds, 3, 2, rng(seed))
+        support, query, _ = buffer.split(rounds, 3, 2, rng(seed))
         assert support[0].shape == support[1].shape == (4, 3, 1)
         assert query[0].shape == query[1].shape == (4, 2, 1)
         for t, s, q in zip(rounds, numbers(support), numbers(query), strict=True):
@@ -33,7 +33,7 @@ def test_support_and_query_are_distinct_points_of_their_task_and_disjoint(size):
 def test_a_small_task_is_cut_into_two_disjoint_halves_each_repeated_in_turn(size, s, q):
     buffer = filled(size, 50)
     for seed in range(10):
-        supports, queries = buffer.split([1, 0], s, q, rng(seed))
+        supports, queries, _ = buffer.split([1, 0], s, q, rng(seed))
         assert supports[0].shape == (2, s, 1)
         assert queries[0].shape == (2, q, 1)
         support, query = numbers(supports)[1], numbers(queries)[1]
@@ -46,7 +46,7 @@ def test_a_small_task_is_cut_into_two_disjoint_halves_each_repeated_in_turn(size
 
 
 def test_none_and_none_are_all_of_the_data_for_both():
-    support, query = filled(6, 6).split([1, 0, 1], None, None, rng())
+    support, query, _ = filled(6, 6).split([1, 0, 1], None, None, rng())
     for batch in (support, query):
         assert batch[0].shape == (3, 6, 1)
         assert [sorted(points) for points in numbers(batch)] == [expected_of(t, 6) for t in (1, 0, 1)]
@@ -54,14 +54,14 @@ def test_none_and_none_are_all_of_the_data_for_both():
 
 
 def test_none_and_none_refuse_rounds_of_unequal_size():
-    with pytest.raises(ValueError, match=r"rounds of equal size in a meta-batch, got sizes \[4, 6\]"):
+    with pytest.raises(ValueError, match=r"expected rounds of one size in a minibatch, got sizes \[4, 6\]"):
         filled(6, 4).split([0, 1], None, None, rng())
 
 
 def test_every_point_is_drawn_equally_often_for_support_and_for_query():
     buffer = filled(10)
     n = 3000
-    supports, queries = buffer.split([0] * n, 2, 3, rng())
+    supports, queries, _ = buffer.split([0] * n, 2, 3, rng())
     for batch, share in [(supports, 0.2), (queries, 0.3)]:
         counts = batch[0].flatten().long().bincount(minlength=10)
         # (sum over points of squared deviations) / variance: 10 on average
@@ -101,7 +101,7 @@ def test_mixed_minibatches_draw_tasks_or_datapoints_equally(equal_tasks, shares)
 @pytest.mark.parametrize("seed", range(3))
 def test_class_balanced_draws_hold_every_class_equally_often(seed):
     buffer = classes(40, 12, 10)
-    (sx, sy), (qx, qy) = buffer.split([0, 0], 9, 6, rng(seed), class_balanced=True)
+    (sx, sy), (qx, qy), _ = buffer.split([0, 0], 9, 6, rng(seed), class_balanced=True)
     for task in range(2):
         assert sy[task].bincount(minlength=8)[[2, 5, 7]].tolist() == [3, 3, 3]
         assert qy[task].bincount(minlength=8)[[2, 5, 7]].tolist() == [2, 2, 2]
@@ -112,13 +112,13 @@ def test_class_balanced_draws_hold_every_class_equally_often(seed):
 
 
 def test_plain_draws_are_not_class_balanced():
-    _, (_, y) = classes(90, 5, 5).split([0] * 20, 9, 6, rng())
+    _, (_, y), _ = classes(90, 5, 5).split([0] * 20, 9, 6, rng())
     assert (y == 2).float().mean() > 0.7
 
 
 def test_labels_are_renamed_anew_in_every_draw_alike_in_support_and_query():
     buffer = classes(20, 20, 20)
-    (sx, sy), (qx, qy) = buffer.split([0] * 60, 12, 12, rng(), permute_labels=True)
+    (sx, sy), (qx, qy), _ = buffer.split([0] * 60, 12, 12, rng(), permute_labels=True)
     renamings = []
     for task in range(60):
         true = torch.cat([sx[task, :, 1], qx[task, :, 1]]).long()
@@ -179,7 +179,7 @@ def test_groups_are_of_one_task_each_and_distinct_where_there_are_enough():
     buffer = filled(9, 3, 4)
     seen = set()
     for seed in range(20):
-        points = numbers(buffer.groups([0, 1, 0, 2], 4, rng(seed)))
+        points = numbers(buffer.groups([0, 1, 0, 2], 4, rng(seed))[0])
         groups = [points[i : i + 4] for i in range(0, 16, 4)]
         assert [{point // 1000 for point in group} for group in groups] == [{0}, {1}, {0}, {2}]
         assert [len(set(groups[i])) for i in (0, 2, 3)] == [4, 4, 4]
@@ -192,8 +192,8 @@ def test_groups_are_of_one_task_each_and_distinct_where_there_are_enough():
     "draw",
     [
         lambda buffer, rng: buffer.split([0, 1], 3, 2, rng)[1][0],
-        lambda buffer, rng: buffer.groups([0, 1], 4, rng)[0],
-        lambda buffer, rng: buffer.groups([0, 1], 400, rng)[0],
+        lambda buffer, rng: buffer.groups([0, 1], 4, rng)[0][0],
+        lambda buffer, rng: buffer.groups([0, 1], 400, rng)[0][0],
         lambda buffer, rng: buffer.mixed([0, 1], 10, rng, equal_tasks=True)[0][0],
     ],
 )

@@ -49,7 +49,7 @@ def buffer_of(dataset):
 
 def names(buffer, draws=40, **options):
     """What each point was called in each of many draws: by draw, a dictionary of points."""
-    (sx, sy), (qx, qy) = buffer.split([0] * draws, 5, 5, rng(), permute_labels=True, **options)
+    (sx, sy), (qx, qy), _ = buffer.split([0] * draws, 5, 5, rng(), permute_labels=True, **options)
     x, y = torch.cat([sx, qx], dim=1)[..., 0].long(), torch.cat([sy, qy], dim=1)
     return [dict(zip(points, labels, strict=True)) for points, labels in zip(x.tolist(), y.tolist(), strict=True)]
 

@@ -148,7 +148,7 @@ def test_bytes_are_shared_with_the_stream_and_floats_are_made_when_drawn():
     for drawn, _ in (
         buffer.for_label((0,), limit=20, seed=0),
         buffer.split([0, 1], 3, 3, rng())[0],
-        buffer.groups([1], 30, rng()),
+        buffer.groups([1], 30, rng())[0],
     ):
         assert bool((drawn == 1).all())
 
@@ -156,7 +156,7 @@ def test_bytes_are_shared_with_the_stream_and_floats_are_made_when_drawn():
 def test_regression_targets_keep_their_shape():
     buffer = TaskBuffer()
     buffer.add(Sinusoids(rounds=1, images_per_round=12).train_stream[0])
-    (_, support_y), (query_x, query_y) = buffer.split([0, 0], 4, 5, rng())
+    (_, support_y), (query_x, query_y), _ = buffer.split([0, 0], 4, 5, rng())
     assert support_y.shape == (2, 4, 1)
     assert query_x.shape == query_y.shape == (2, 5, 1)
     assert query_y.dtype == torch.float32
@@ -187,8 +187,8 @@ def test_other_datasets_are_read_by_the_training_transform_in_training_and_else_
             buffer.add(part)
     assert [len(r) for r in buffer.rounds.values()] == [11, 9]
     training = [
-        *buffer.split([0, 1], 4, 3, rng()),
-        buffer.groups([1, 0], 4, rng()),
+        *buffer.split([0, 1], 4, 3, rng())[:2],
+        buffer.groups([1, 0], 4, rng())[0],
         buffer.mixed([0, 1], 12, rng(), equal_tasks=True)[0],
     ]
     for x, y in training:

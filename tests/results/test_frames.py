@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import subprocess
 import sys
@@ -142,3 +143,8 @@ def test_help_and_list_import_neither_pandas_nor_scipy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr.strip() == "[]"
+
+
+def test_of_nothing_there_is_an_empty_figure(tmp_path):
+    (tmp_path / "leaderboard.yaml").write_text(json.dumps(made.CONTENT))
+    load(tmp_path).plot().savefig(tmp_path / "figure.png")

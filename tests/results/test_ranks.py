@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from ftml_bench import cli
+from ftml_bench.errors import UsageError
 from ftml_bench.report import overall as shown
 from ftml_bench.results.ranks import overall, profile, rank
 from tests.runs.made import changed, write_all
@@ -47,8 +49,24 @@ def test_a_profile_by_hand():
     assert shares.tolist() == [[2 / 3, 2 / 3, 1], [2 / 3, 1, 1]]
 
 
-def board(tmp_path, name, shift):
-    return write_all(tmp_path / name, shift, definition=changed(name=name))
+def test_a_profile_with_a_best_of_zero():
+    """Who has it too is at the factor 1, who has not at none."""
+    factors, shares = profile([[0.0, 0.0, 1.0], [1.0, 2.0, 4.0]])
+    assert factors.tolist() == [1, 2, 4]
+    assert shares.tolist() == [[1, 1, 1], [0.5, 1, 1], [0, 0, 0.5]]
+
+
+def board(tmp_path, name, shift, **more):
+    return write_all(tmp_path / name, shift, definition=changed(name=name, **more))
+
+
+def test_rows_that_no_seed_has_finished_together_are_refused(tmp_path):
+    folders = [board(tmp_path, name, 0.0) for name in ("one", "two")]
+    for folder in folders:
+        shutil.rmtree(folder / "waves/FTML/seed-0")
+        shutil.rmtree(folder / "waves/FromScratch/seed-1")
+    with pytest.raises(UsageError, match="expected a seed that all of FTML, FromScratch have finished on some stream"):
+        overall(folders)
 
 
 def test_two_boards_together(tmp_path, capsys):

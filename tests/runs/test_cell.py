@@ -43,6 +43,22 @@ class UnjudgedDigits(RainbowDigits):
         self.threshold = None
 
 
+class Unequal(Sinusoids):
+    """Rounds of 10 and of 6 points."""
+
+    def __init__(self, *, seed=0):
+        super().__init__(seed=seed, rounds=2, images_per_round=10)
+        second = self.train_stream[1]
+        second._dataset = second.dataset.subset(range(6))
+
+
+class WithoutModel(Sinusoids):
+    """As `TaskStream`, which has none."""
+
+    def model(self):
+        raise NotImplementedError("has no model of its own")
+
+
 def run(folder, row="FTML", **changes):
     told = []
     status = cells.run_cell(
@@ -145,6 +161,14 @@ def test_rounds_may_be_cut_otherwise_than_the_benchmark_proposes(arrivals, expec
             "unknown setting of waves: FTML: SinusoidMLP 'hiden': did you mean 'hidden'",
         ),
         ({"threshold": ["accuracy", 0.9]}, "accuracy of a regression stream"),
+        (
+            {"benchmark": f"{__name__}:Unequal", "settings": {}},
+            "waves: rounds of 6 to 10 datapoints: a leaderboard expects rounds of one size",
+        ),
+        (
+            {"benchmark": f"{__name__}:WithoutModel"},
+            "waves: WithoutModel has no model of its own: expected `model` in the definition",
+        ),
     ],
 )
 def test_settings_that_cannot_be_run_are_refused_before_anything_runs(changes, message):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import portalocker
@@ -142,10 +143,10 @@ def test_who_looks_for_a_moment_does_not_hold_a_folder(tmp_path):
 
     def look():
         while not stop.is_set():
-            file = locking._locked(tmp_path, ".lock", portalocker.LockFlags.SHARED)
-            time.sleep(0.01)
-            if file is not None:
-                file.close()
+            with suppress(FileNotFoundError), (tmp_path / ".lock").open("rb") as file:
+                with suppress(portalocker.LockException):
+                    portalocker.lock(file, portalocker.LockFlags.SHARED | portalocker.LockFlags.NON_BLOCKING)
+                time.sleep(0.01)
             time.sleep(0.01)
 
     looking = threading.Thread(target=look)
@@ -155,6 +156,26 @@ def test_who_looks_for_a_moment_does_not_hold_a_folder(tmp_path):
             pass
     stop.set()
     looking.join()
+
+
+def test_looking_changes_nothing(tmp_path, monkeypatch):
+    """Nor does it need the right to: the folder may be somebody else's."""
+    opened = []
+    path_open = Path.open
+
+    def watched(path, mode="r", **more):
+        opened.append(mode)
+        return path_open(path, mode, **more)
+
+    monkeypatch.setattr(Path, "open", watched)
+    assert locking.holder(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".lock").write_text("left behind")
+    opened.clear()
+    assert locking.holder(tmp_path) is None
+    assert not locking.is_held(tmp_path, "left behind")
+    assert set(opened) <= {"r", "rb"}
+    assert (tmp_path / ".lock").read_text() == "left behind"
 
 
 def test_a_folder_that_was_made_anew_keeps_the_lock_of_its_owner(tmp_path):

@@ -117,9 +117,12 @@ def test_a_table_or_figure_that_was_edited_or_is_gone_is_named(root):
     (root / "report.html").write_text(page)
     (root / "figures/waves.svg").write_text("<svg/>")
     assert [tuple(fault) for fault in faults(root)] == [("report.html", "its figure is not figures/waves.svg")]
-    for name in ("leaderboard.md", "leaderboard.csv", "figures/waves.png"):
+    overview = (root / "figures/overview.svg").read_text()
+    (root / "figures/overview.svg").write_text(overview.replace("<path d=", "<path d= ", 1))
+    assert ("report.html", "its figure is not figures/overview.svg") in list(map(tuple, faults(root)))
+    for name in ("leaderboard.md", "leaderboard.csv", "figures/waves.png", "figures/overview.pdf"):
         (root / name).unlink()
-    assert [fault.what for fault in faults(root)] == ["is missing"] * 3
+    assert [fault.what for fault in faults(root)] == ["is missing"] * 4
 
 
 def test_what_the_runs_did_not_leave_is_named(root):

@@ -47,5 +47,5 @@ def test_the_context_alone_adapts_to_a_task():
 
 def test_without_a_context_nothing_has_changed():
     assert next(name for name, _ in SinusoidMLP().named_parameters()) == "linear1.weight"
-    with pytest.raises(UsageError, match="context=-1: expected 0 or more"):
+    with pytest.raises(UsageError, match="context=-1: expected a number of at least 0"):
         SinusoidMLP(context=-1)

@@ -6,7 +6,7 @@ from avalanche.core import SupervisedPlugin
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 
-from ftml_bench.benchmarks import LinearRegression
+from ftml_bench.benchmarks import LinearRegression, arrivals
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies import ANIL, FTML, Reptile
 from tests.strategies.learners import small_net
@@ -90,6 +90,14 @@ def test_sizes_are_refused_in_one_line():
     for setting in ({"meta_batch_size": 0}, {"support_size": 0}):
         with pytest.raises(UsageError, match="=0: expected a number of at least 1"):
             Reptile(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), evaluator=None, **setting)
+
+
+def test_rounds_of_two_sizes_are_not_cut_into_tasks_of_their_mean():
+    """20 points and 10, six times in all, may be as many as six tasks of 15."""
+    benchmark, strategy = on_quadratics(steps=8)
+    first = next(arrivals(benchmark.train_stream[1], 10))
+    with pytest.raises(UsageError, match=r"support_size=None: expected rounds of one size in a minibatch, got .*20"):
+        strategy.train(first, eval_streams=[])
 
 
 def two_layers():

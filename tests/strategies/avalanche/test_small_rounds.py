@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ftml_bench.benchmarks import arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.strategies import FTML, TrainOnEverything
 from tests.strategies.avalanche.scripts import learner, net, plain, stream, tensors
 
@@ -45,6 +46,22 @@ def test_one_among_others_is_named():
 def test_the_first_point_of_a_larger_round_is_no_small_round(settings):
     strategy = learner(FTML, **settings)
     assert said(strategy, arrivals(plain(1).train_stream[0], [1, 19])) == []
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings", "said"),
+    [
+        (FTML, {"support_size": None, "query_size": None, "meta_batch_size": None}, "support_size=None"),
+        (TrainOnEverything, {"draw": "all", "batch_norm": "support"}, "draw='all' in groups"),
+    ],
+)
+def test_rounds_of_other_sizes_are_not_cut_into_tasks_of_their_mean(strategy, settings, said):
+    strategy = learner(strategy, **settings)
+    first, second, third = of_sizes(10, 10, 5)
+    strategy.train(first, eval_streams=[])
+    strategy.train(second, eval_streams=[])
+    with pytest.raises(UsageError, match=rf"{said}: expected rounds of one size in a minibatch, got sizes \[5, 10\]"):
+        strategy.train(third, eval_streams=[])
 
 
 def test_who_trains_on_one_point_says_nothing():
