@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils.data import default_collate
 
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.curves import LARGER_IS_BETTER
+from ftml_bench.models.copies import copy_of
 from ftml_bench.random_state import preserved_random_state
 
 _EXPECTED = (
@@ -169,7 +169,7 @@ class _Prediction:
             with torch.no_grad(), preserved_random_state(strategy.device):
                 points = default_collate([dataset[i] for i in range(min(2, len(dataset)))])
                 strategy.mbatch = [part.to(strategy.device) for part in points]
-                strategy.model = self.model = deepcopy(strategy.model).to(strategy.device).eval()
+                strategy.model = self.model = copy_of(strategy.model).to(strategy.device).eval()
                 strategy.is_training = False
                 self.mb_output, self.mb_y = strategy.forward(), strategy.mb_y
         finally:

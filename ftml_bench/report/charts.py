@@ -45,7 +45,7 @@ def of_benchmark(result: BenchmarkResult, runs: list[tuple[Cell, Run]], look: di
         "rows": [_row(row, look[row.row.name], curves) for row in rows],
         "rounds": [*_quantities(result, rows), *_measures(result, rows)],
         "datapoints": [_learning_curve(result, rows, curves, name) for name in _PARTS],
-        "survival": [] if result.threshold is None else [_survival(result, rows, name) for name in _PARTS],
+        "survival": [] if result.threshold is None else [_survival(rows, name) for name in _PARTS],
         "last": result.checkpoints[-1],
     }
 
@@ -108,7 +108,7 @@ def _errors(curve: Sequence[Any], cell: CellSummary, name: str, measure: str) ->
     return found
 
 
-def _survival(result: BenchmarkResult, rows: list[RowResult], name: str) -> Chart:
+def _survival(rows: list[RowResult], name: str) -> Chart:
     lines = {}
     for row in rows:
         datapoints, censored = rounds_of(row, name)

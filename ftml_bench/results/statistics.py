@@ -117,7 +117,7 @@ def results(definition: Definition, runs: list[tuple[Cell, Run]], root: Path) ->
 
 def open_cells(runs: list[tuple[Cell, Run]], missing: list[Cell]) -> list[str]:
     """A line for every cell that has no result yet or failed."""
-    lines = [f"{cell}: {_reason(cell, run)}" for cell, run in runs if run.status in ("failed", "running")]
+    lines = [f"{cell}: {_reason(run)}" for cell, run in runs if run.status in ("failed", "running")]
     return lines + [f"{cell}: not run" for cell in missing]
 
 
@@ -205,7 +205,7 @@ def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:
         status = "not run" if run is None else _WORDS[run.status]
         detail = f"seed {cell.seed}"
         if run is not None and run.status in ("diverged", "failed"):
-            detail += f", {_reason(cell, run)}"
+            detail += f", {_reason(run)}"
         kinds.setdefault(status, []).append(detail)
     return [f"{len(which)} of {seeds} seeds {status} ({'; '.join(which)})" for status, which in kinds.items()]
 
@@ -213,7 +213,7 @@ def _notes(cells: list[tuple[Cell, Run | None]], seeds: int) -> list[str]:
 _WORDS = {"diverged": "diverged", "failed": "failed", "running": "not finished"}
 
 
-def _reason(cell: Cell, run: Run) -> str:
+def _reason(run: Run) -> str:
     if run.status == "diverged":
         return f"round {run.record['diverged_round'] + 1}"
     reason: Any = run.record.get("reason", "not finished")

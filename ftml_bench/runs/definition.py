@@ -12,7 +12,7 @@ import itertools
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -284,21 +284,22 @@ class Definition(fields.Model):
     @property
     def hash(self) -> str:
         """12 hexadecimal digits that change with whatever could change a result: not description and resources."""
-        return _hash(self._important())
+        return self._hashes[0]
 
     def includes(self, other_hash: str | None) -> bool:
         """Whether a hash is this definition's, or that of the same with its first seeds only: others came later."""
-        content = self._important()
-        return any(other_hash == _hash(content | {"seeds": self.seeds[:n]}) for n in range(len(self.seeds), 0, -1))
+        return other_hash in self._hashes
 
-    def _important(self) -> dict[str, Any]:
+    @cached_property
+    def _hashes(self) -> list[str]:
+        """Of itself, and of itself with one seed less, and so on; once for all cells of a folder."""
         content = self.to_dict()
         for unimportant in ("description", "resources"):
             content.pop(unimportant, None)
         for spec in content["benchmarks"].values():
             for row in spec["strategies"].values():
                 row.pop("resources", None)
-        return content
+        return [_hash(content | {"seeds": self.seeds[:n]}) for n in range(len(self.seeds), 0, -1)]
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -312,10 +312,13 @@ def _kept(definition: Definition, root: Path, redo: Collection[Cell]) -> list[tu
     return [(cell, status) for cell, status in found if status]
 
 
+_SHORT = ("FollowTheLeader", "TrainOnEverything", "FromScratch")  # without a gradient of gradient steps
+
+
 def _cost(definition: Definition, cell: Cell) -> tuple[bool, float]:
     """Sorts the longest cells first, so that none of them runs alone at the end."""
     row = definition.benchmark(cell.benchmark).row(cell.row)
-    return row.strategy != "FTML", -row.settings.get("step_factor", 1)
+    return row.strategy in _SHORT, -(row.settings.get("step_factor") or 1)
 
 
 def _groups(definition: Definition, todo: list[Cell], device: str) -> list[Group]:

@@ -16,7 +16,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.metrics.measures import CURVES
 from ftml_bench.runs import versions
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition
-from ftml_bench.runs.reading import check_belongs, read_definition
+from ftml_bench.runs.reading import FILE, check_belongs, read_definition
 from ftml_bench.runs.record import CurveRow, Run, has_record, read, read_times
 from ftml_bench.sizes import cumulative
 
@@ -35,12 +35,12 @@ def faults(root: Path) -> list[Fault]:
 
     :raises UsageError: there is no leaderboard in it.
     """
-    if not (root / "leaderboard.yaml").is_file():
-        raise UsageError(f"{root} is no leaderboard's folder: there is no leaderboard.yaml in it")
+    if not (root / FILE).is_file():
+        raise UsageError(f"{root} is no leaderboard's folder: there is no {FILE} in it")
     try:
         definition = read_definition(root)
     except UsageError as error:
-        return [Fault("leaderboard.yaml", _within(root, error))]
+        return [Fault(FILE, _within(root, error))]
     found: list[Fault] = []
     runs: dict[Cell, Run] = {}
     for cell in definition.cells():

@@ -5,7 +5,7 @@ trains for `steps` steps on the round's data so far, and what Avalanche does at 
 memories, teachers, the count of experiences) happens at the end of the round. Left to itself, a plugin takes every
 arrival for an experience: EWC keeps one copy of the parameters an arrival, a memory is split among arrivals.
 
-What has to be worked round in Avalanche 0.6.0 for that, and what is refused, is in `avalanche_repairs`.
+What has to be worked round in Avalanche 0.6.0 for that, and what is refused, is in `stock_repairs`.
 """
 
 from __future__ import annotations

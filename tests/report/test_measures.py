@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -271,6 +272,15 @@ class TestReport:
         assert shown.table(result).rows[0][-1] == "0.500 → 0.500"  # one seed of two has it
         assert shown.table(result).rows[1][-1] == "– → –"
         assert shown.draw(result, looks(definition.benchmarks), tmp_path)
+
+    def test_both_halves_of_one_round_are_that_round(self, root):
+        definition, runs, _ = read_runs(root)
+        (result,) = results(definition, runs, root)
+        cell = replace(result.rows[0].cells[0], rounds=[0], measures={"Called_The_Only_Class": {0: 0.5}})
+        numbers = shown.halves("Called_The_Only_Class", CURVES["Called_The_Only_Class"])
+        assert [value(cell) for value in numbers.values()] == [0.5, 0.5]
+        one = replace(result, rows=[replace(result.rows[0], cells={0: cell})])
+        assert "mean over rounds 1–1 → 1–1" in shown.table(one).notes[-1]
 
     def test_an_exact_regret_is_kept(self, root):
         definition, runs, _ = read_runs(root)
