@@ -14,8 +14,15 @@ from ftml_bench.files import replacing
 def data(options: argparse.Namespace) -> int:
     from ftml_bench import registry
 
+    other = next((name for name in ("download", "strips", "time", "scores") if getattr(options, name)), None)
     if options.sheet:
+        if other:
+            raise UsageError(f"--sheet and --{other}: expected one of them")
         return _sheet(options)
+    if options.set or options.seed:
+        raise UsageError("--set and --seed are of a benchmark that is drawn: add --sheet FILE.png")
+    if options.strips and options.name != "cifar100":
+        raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
     if options.name == "pose":
         return _pose(options)
     if options.time or options.scores:
@@ -26,8 +33,6 @@ def data(options: argparse.Namespace) -> int:
         raise unknown("data set", options.name, ["mnist", "cifar100", "pose"])
     if options.download and options.name is None:
         raise UsageError("say what to fetch: ftml-bench data mnist --download, or cifar100")
-    if options.strips and options.name != "cifar100":
-        raise UsageError("strips are made of cifar100: ftml-bench data cifar100 --strips DIR")
     from ftml_bench.benchmarks.data import cifar100, data_root, mnist
 
     print(f"data are looked for in {data_root(options.data)}")
