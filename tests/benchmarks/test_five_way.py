@@ -163,7 +163,7 @@ def test_what_a_learner_remembers_copies_no_image(stream):
     kept = base.clone()
     base.fill_(255)  # no image was copied, or the buffer would not see this
     try:
-        assert bool((buffer.groups([0, 1, 2], 20, torch.Generator())[0] == 1).all())
+        assert bool((buffer.groups([0, 1, 2], 20, torch.Generator())[0][0] == 1).all())
     finally:
         base.copy_(kept)
 
