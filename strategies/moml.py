@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ftml_bench.buffer import LastRounds
-from ftml_bench.errors import UsageError, at_least
+from ftml_bench.buffer.rules import Rule
+from ftml_bench.errors import UsageError, at_least, unknown
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -25,13 +26,20 @@ class MOML(FTML):
 
     :param window: B, the rounds that training draws from, the current one included.
     :param alpha: α of the formulas above; not the inner rate.
+    :param buffer: what is kept of earlier rounds: "window" what is drawn from, another rule, or with None everything.
     """
 
-    def __init__(self, *, window: int = 1, alpha: float = 0.1, **learner) -> None:
+    def __init__(
+        self, *, window: int = 1, alpha: float = 0.1, buffer: Rule | Literal["window"] | None = "window", **learner
+    ) -> None:
         at_least(1, window=window)
         if not 0 < alpha < float("inf"):
             raise UsageError(f"alpha={alpha}: expected a number above 0")
-        super().__init__(**{"buffer": LastRounds(window - 1), **learner})
+        if isinstance(buffer, str):
+            if buffer != "window":
+                raise unknown("value of buffer", buffer, ["window"])
+            buffer = LastRounds(window - 1)
+        super().__init__(buffer=buffer, **learner)
         self.window = window
         self.alpha = alpha
         self._omega: dict[str, Tensor] = {}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -184,7 +185,7 @@ def _running(
     arrivals = given_or(spec.arrivals, benchmark.arrivals)
     warmup, score = _warmup(spec), given_or(spec.score, SCORES[0])
     stream = all_arrivals(benchmark, arrivals, seed=cell.seed, warmup=warmup, score=score)
-    begun = begin_or_go_on(folder, header, strategy, stream)
+    begun = begin_or_go_on(folder, header, strategy, stream, definition.includes)
     if begun.spoiled:
         strategy = build()
     if isinstance(strategy, MetaLearner):
@@ -321,6 +322,11 @@ def _defaults(cls: type, without: set[str]) -> dict[str, Any]:
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Those settings that JSON can hold and that say something there."""
-    plain = {n: v for n, v in settings.items() if v is None or isinstance(v, (bool, int, float, str, list))}
-    # JSON has no infinity, which the default of a foreign class may be.
-    return {n: str(v) if isinstance(v, float) and not math.isfinite(v) else v for n, v in plain.items()}
+    plain = {}
+    for name, value in settings.items():
+        with suppress(TypeError, ValueError):
+            # JSON has no infinity, which the default of a foreign class may be.
+            value = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            json.dumps(value, allow_nan=False)
+            plain[name] = value
+    return plain

@@ -113,11 +113,14 @@ class RunWriter:
         return cls(folder, {"status": "running", **provenance(), **header}, new=True)
 
     @classmethod
-    def go_on(cls, folder: Path, header: dict[str, Any], then: Contents) -> RunWriter:
+    def go_on(
+        cls, folder: Path, header: dict[str, Any], then: Contents, is_ours: Callable[[str | None], bool]
+    ) -> RunWriter:
         """Goes on with a run that was interrupted, from where its state was saved.
 
         :param header: as for `start`.
         :param then: what `contents` gave when the state was saved.
+        :param is_ours: whether the hash of the definition that it was begun with is one of ours.
         :raises UsageError: if the run was one of other versions or on another machine, or its files are not those that
             the state was saved with. Nothing is changed then.
         """
@@ -126,6 +129,8 @@ class RunWriter:
             before = old.get(key)
             if key == "machine":  # the kind; how many cores it has is the same to a process of one thread
                 before, value = str(before).split(",")[0], value.split(",")[0]
+            if key == "definition" and is_ours(before):  # seeds may have been added since
+                continue
             if key not in ("status", "command", "started") and before != value:
                 raise UsageError(f"{folder}: was begun with another {key}")
         with storing(folder):

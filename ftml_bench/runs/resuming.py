@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,17 @@ class Begun:
 
 
 def begin_or_go_on(
-    folder: Path, header: dict[str, Any], strategy: SupervisedTemplate, stream: Iterable[DatasetExperience]
+    folder: Path,
+    header: dict[str, Any],
+    strategy: SupervisedTemplate,
+    stream: Iterable[DatasetExperience],
+    is_ours: Callable[[str | None], bool],
 ) -> Begun:
     """Brings a strategy that was just built to where its cell was interrupted, if that left a saved state; else begins.
 
     A saved state that cannot be used is said, and the cell done from its start.
+
+    :param is_ours: whether a hash is that of the definition, or of the same before seeds were added.
     """
     file = folder / SAVED_STATE
     if not file.is_file():
@@ -51,7 +57,7 @@ def begin_or_go_on(
         state = saving.load_file(file, strategy.device)
         saving.load_state_dict(strategy, state, stream)
         more = state["more"]
-        writer = RunWriter.go_on(folder, header, more["contents"])
+        writer = RunWriter.go_on(folder, header, more["contents"], is_ours)
     except (UsageError, KeyError, TypeError) as error:
         reason = error if isinstance(error, UsageError) else f"{file}: damaged"
         say(f"{reason}: the cell is done again from its start")

@@ -261,17 +261,27 @@ def _load_criterion_state(strategy: SupervisedTemplate, saved: Mapping[str, Any]
         put_attributes([(criterion, saved)], strategy.model)
 
 
+def _trained(strategy: SupervisedTemplate) -> dict[str, nn.Parameter]:
+    """What an optimiser may hold, by name: parameters of the model, and those of a criterion that learns."""
+    criterion = strategy._criterion
+    own = criterion.named_parameters() if isinstance(criterion, nn.Module) else ()
+    return {**{f"criterion: {name}": p for name, p in own}, **dict(strategy.model.named_parameters())}
+
+
 def _optimizer_state(strategy: SupervisedTemplate) -> dict[str, Any]:
     """Options and state by the parameters' names."""
     optimizer, known = strategy.optimizer, strategy.optimized_param_id
-    current = {id(p): name for name, p in strategy.model.named_parameters()}
+    current = {id(p): name for name, p in _trained(strategy).items()}
     # A parameter that has grown since is replaced, with an empty state, when training goes on.
     names = {**{id(p): name for name, p in (known or {}).items()}, **current}
     groups = []
     for group in optimizer.param_groups:
         for p in group["params"]:
             if id(p) not in names:
-                raise UsageError(f"the optimiser holds a tensor of shape {tuple(p.shape)} that is not of the model")
+                raise UsageError(
+                    f"the optimiser holds a tensor of shape {tuple(p.shape)} that is neither the model's nor the "
+                    "criterion's"
+                )
         options = {k: v for k, v in group.items() if k != "params"}
         groups.append({"names": [names[id(p)] for p in group["params"]], "options": to_plain(options, [])})
     state = {current[id(p)]: to_plain(dict(s), []) for p, s in optimizer.state.items() if id(p) in current}
@@ -286,7 +296,7 @@ def _optimizer_state(strategy: SupervisedTemplate) -> dict[str, Any]:
 
 def _load_optimizer_state(strategy: SupervisedTemplate, saved: Mapping[str, Any]) -> None:
     optimizer = strategy.optimizer
-    named = dict(strategy.model.named_parameters())
+    named = _trained(strategy)
     if len(saved["groups"]) != len(optimizer.param_groups):
         then, now = len(saved["groups"]), len(optimizer.param_groups)
         raise UsageError(f"the optimiser was saved with {then} groups of parameters; here it has {now}")

@@ -90,6 +90,12 @@ def test_a_cell_leaves_its_files(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+def test_a_record_has_settings_that_are_mappings(tmp_path):
+    rule = {"name": "LastRounds", "rounds": 1}
+    run(tmp_path, strategies={"FTML": {"meta_batch_size": 2, "buffer": rule}})
+    assert record.read(tmp_path).record["protocol"]["settings"]["buffer"] == rule
+
+
 def test_the_same_cell_twice_gives_the_same_bytes(tmp_path):
     run(tmp_path / "a")
     torch.rand(5)  # whatever happened in the process before

@@ -130,7 +130,7 @@ def test_a_run_that_went_on_holds_those_of_all_its_rows(tmp_path):
     writer.append(row, 1.0)
     then = writer.contents()
     writer.append(row, 2.0)  # lost
-    writer = RunWriter.go_on(tmp_path, header, then)
+    writer = RunWriter.go_on(tmp_path, header, then, header["definition"].__eq__)
     writer.append(row, 2.0)
     writer.append(row, 3.0)
     writer.finish("finished")

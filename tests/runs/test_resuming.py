@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import pool, record, resuming, schedule
-from ftml_bench.runs.definition import Cell, from_dict
+from ftml_bench.runs.definition import Cell, from_dict, with_seeds
 from ftml_bench.runs.record import RunWriter
 
 ROWS = {
@@ -50,7 +50,7 @@ def _save_always(monkeypatch):
     monkeypatch.setattr(pool, "one_thread", lambda: None)  # other tests of this process may have their threads
 
 
-def run(folder, row="FTML", *, stop=None):
+def run(folder, row="FTML", *, stop=None, of=None):
     """Run a cell; `stop`: interrupt it when that evaluation has been written, before its state is saved."""
     told = []
 
@@ -60,7 +60,7 @@ def run(folder, row="FTML", *, stop=None):
             raise Interruption
 
     torch.rand(3)  # whatever happened in the process before
-    cells.run_cell(definition(), Cell("waves", row, 3), folder, None, on_evaluation)
+    cells.run_cell(of or definition(), Cell("waves", row, 3), folder, None, on_evaluation)
     return told[1:]
 
 
@@ -111,6 +111,19 @@ def test_an_interrupted_cell_has_the_files_of_one_that_was_not(row, tmp_path, ca
     assert names(folder) == names(tmp_path / "whole")
     assert "state.pt" not in names(folder)
     assert capsys.readouterr().err == ""
+
+
+def test_a_cell_goes_on_when_seeds_were_added(tmp_path, capsys):
+    more = with_seeds(definition(), [3, 4])
+    run(tmp_path / "whole", of=more)
+    interrupted(tmp_path / "cell", stop=4)
+    assert run(tmp_path / "cell", of=more)[0] == 4
+    assert capsys.readouterr().err == ""
+    assert tables(tmp_path / "cell") == tables(tmp_path / "whole")
+    assert record.read(tmp_path / "cell").record["definition"] == more.hash
+    interrupted(tmp_path / "other", stop=4)
+    run(tmp_path / "other", of=with_seeds(definition(), [4, 3]))  # whose first seeds are not these
+    assert "was begun with another definition" in capsys.readouterr().err
 
 
 def test_a_cell_whose_events_lie_where_they_did_before_goes_on(tmp_path):

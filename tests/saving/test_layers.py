@@ -203,6 +203,33 @@ def test_what_a_layer_holds_beside_saved_tensors_comes_back(net, digits, stream,
     assert again == whole
 
 
+class Tempered(nn.CrossEntropyLoss):
+    """A criterion that learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        return super().forward(outputs / self.temperature, targets)
+
+
+@pytest.mark.parametrize("learner", ["FTML", "TrainOnEverything"])
+def test_a_criterion_that_learns_goes_on(learner, digits, stream, tmp_path):
+    def built():
+        criterion, model = Tempered(), dropout_net()
+        strategy = build(learner, model=model, optimizer="momentum", evaluator=EvaluationPlugin(), criterion=criterion)
+        strategy.optimizer.add_param_group({"params": [criterion.temperature], "lr": 0.5})
+        return strategy
+
+    whole = go(built(), digits, stream[:3])
+    save(whole, tmp_path / "state.pt")
+    go(whole, digits, stream[3:5])
+    again = continued(tmp_path / "state.pt", built, digits, stream[:5])
+    assert again._criterion.temperature != 1
+    assert outcome(again) == outcome(whole)
+
+
 @pytest.mark.parametrize("criterion", [Criterion, CriterionThatIsNoModule])
 def test_what_a_criterion_holds_comes_back(criterion, digits, stream, tmp_path):
     again, whole = trained(dropout_net, digits, stream, tmp_path, criterion=criterion)

@@ -5,6 +5,7 @@ import torch
 from avalanche.training.plugins import EvaluationPlugin
 
 from ftml_bench.benchmarks import LinearRegression, arrivals
+from ftml_bench.buffer import LastRounds
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics import regret_metrics
 from ftml_bench.protocol import evaluations
@@ -62,6 +63,16 @@ def test_moml_is_its_formulas(window):
         assert list(strategy.buffer.rounds) == list(tasks)
         lam = lam - ALPHA * (theta - omega)
         omega = (theta + omega) / 2 - lam / (2 * ALPHA)
+
+
+def test_momls_buffer_is_of_its_window_or_of_another_rule_or_of_everything():
+    for given, kept in (({}, [2, 3]), ({"buffer": LastRounds(2)}, [1, 2, 3]), ({"buffer": None}, [0, 1, 2, 3])):
+        benchmark, strategy = built(MOML, window=2, **given, **EXACT)
+        for round in benchmark.train_stream:
+            strategy.train(round, eval_streams=[])
+        assert list(strategy.buffer.rounds) == kept
+    with pytest.raises(UsageError, match="unknown value of buffer 'windows': did you mean 'window'"):
+        built(MOML, buffer="windows")
 
 
 def test_the_state_of_moml_is_the_gradient_where_a_round_has_come_to_its_minimum():
