@@ -21,9 +21,8 @@ class FTMLVS(LearnedRates):
     Without points nothing is adapted, α_0 = 0; with many the rate is β. In each draw of a meta-batch the number of
     support points s is uniform from 0 to M, so that the initial weights are good at every number. It is one for all
     tasks of a meta-batch, which are drawn among those with s + query_size points; where there is none yet, s is at most
-    half of what the largest has. An evaluation takes α_n for the n points of D_t that it adapts to. Where norm layers
-    take their statistics from the support set, s is at least 2: one point has no variance. While no round has four
-    points it is one.
+    half of what the largest has. An evaluation takes α_n for the n points of D_t that it adapts to. With norm layers
+    s is at least 2 but under `transductive`: one point has no variance. While no round has four points it is one.
 
     η and β are learned as their logarithms, which keeps them above 0; how the source keeps their signs it does not say.
     β starts as `inner_lr`.

@@ -19,6 +19,7 @@ from ftml_bench.check.contract import (
     keyword_only,
     misspelt_raises,
 )
+from ftml_bench.errors import UsageError
 from ftml_bench.runs import building
 
 
@@ -119,7 +120,10 @@ def _defaults(subject: BenchmarkSubject) -> None:
             )
     if not benchmark.inner_lr > 0 or not isinstance(benchmark.update_steps, int) or benchmark.update_steps < 1:
         raise BrokenError(f".inner_lr is {benchmark.inner_lr}, .update_steps {benchmark.update_steps}")
-    sizes = cumulative_sizes(len(benchmark.train_stream[0].dataset), benchmark.arrivals)
+    try:
+        sizes = cumulative_sizes(building.round_size(".train_stream", benchmark), benchmark.arrivals)
+    except UsageError as error:
+        raise BrokenError(str(error)) from error
     late = [checkpoint for checkpoint in benchmark.checkpoints if checkpoint not in sizes]
     if late:
         raise BrokenError(f"no arrival ends at the checkpoints {late}")

@@ -92,7 +92,7 @@ def _needs_classifier(kind: type) -> WhyNot:
 def _needs_one_loss_a_minibatch(plugin: Any, strategy: Any) -> str | None:
     if not hasattr(strategy, "engine"):
         return None
-    return "distils the minibatch at hand: the inner loop of FTML takes the loss of other points"
+    return f"distils the minibatch at hand: the inner loop of {type(strategy).__name__} takes the loss of other points"
 
 
 _UNFIT: list[tuple[tuple[type, ...], WhyNot]] = [

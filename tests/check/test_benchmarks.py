@@ -57,6 +57,13 @@ class Numbered(Sinusoids):
             experience.task_label = 0
 
 
+class Unequal(Sinusoids):
+    def __init__(self, *, seed=0, rounds=3):
+        super().__init__(seed=seed, rounds=rounds)
+        first = self.train_stream[0]
+        first._dataset = first.dataset.subset(range(36))
+
+
 @pytest.mark.parametrize(
     ("contract", "cls"),
     [
@@ -68,6 +75,7 @@ class Numbered(Sinusoids):
         ("rounds are numbered and labelled", Numbered),
         ("has the defaults that a leaderboard takes", changed(Sinusoids, threshold=("precision", 0.5))),
         ("has the defaults that a leaderboard takes", changed(Sinusoids, checkpoints=[3])),
+        ("has the defaults that a leaderboard takes", Unequal),
         ("has the defaults that a leaderboard takes", changed(Sinusoids, update_steps=0)),
         ("its version is a whole number, if it says one", type("Worded", (Sinusoids,), {"version": "1.1"})),
         ("its model and criterion fit its data", changed(Sinusoids, model=lambda: nn.Linear(2, 1))),
