@@ -97,7 +97,7 @@ def run_light(definition, cell, folder, data, on_evaluation, device="cpu") -> st
     done, number = 0, 1 + cell.seed
     try:
         state = json.loads((folder / SAVED_STATE).read_text())
-        writer = RunWriter.go_on(folder, header, state["contents"])
+        writer = RunWriter.go_on(folder, header, state["contents"], definition.includes)
         done, number = state["done"], state["number"]
     except FileNotFoundError:
         writer = RunWriter.start(folder, header)
