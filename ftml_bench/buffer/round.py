@@ -36,7 +36,7 @@ class Round:
         self._came_rows, self._came_numbers = torch.arange(0), torch.arange(0)
         self._came: set[Hashable] = set()  # ... of datasets their places there,
         self._came_in: list[AvalancheDataset] = []  # as far as anything has come after these
-        self._targets = torch.empty(0)  # of its first points in a dataset, as far as they were read
+        self._targets: Tensor | None = None  # of its first points in a dataset, as far as they were read
         self.keys: Tensor | None = None  # (N,), in [0, 1): by which a rule chooses; drawn when the round has ended
 
     def __len__(self) -> int:
@@ -86,9 +86,10 @@ class Round:
             classes = self._storage.labels(self.numbers).cpu()
         else:
             with preserved_random_state(torch.device("cpu")):  # of training transforms
-                for start in range(len(self._targets), len(self), READ_AT_ONCE):
+                for start in range(0 if self._targets is None else len(self._targets), len(self), READ_AT_ONCE):
                     _, y = self.read(torch.arange(start, min(start + READ_AT_ONCE, len(self))), train=True)
-                    self._targets = torch.cat([self._targets, y]) if start else y
+                    self._targets = y if self._targets is None else torch.cat([self._targets, y])
+            assert self._targets is not None
             classes = self._targets
         if classes.is_floating_point():
             raise UsageError("class_balanced and permute_labels need classes: this is a regression stream")
@@ -151,7 +152,8 @@ class Round:
             self.numbers = self.numbers[rows]
         if self._dataset is not None:
             self._dataset = self._dataset.subset(rows.tolist())
-            self._targets = self._targets[rows[rows < len(self._targets)]]
+            if self._targets is not None:
+                self._targets = self._targets[rows[rows < len(self._targets)]]
         if self.keys is not None:
             self.keys = self.keys[rows]
 
