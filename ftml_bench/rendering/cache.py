@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftml_bench.errors import UsageError
-from ftml_bench.files import in_home, remove_temporary, replacing
+from ftml_bench.files import in_home, replacing
 from ftml_bench.rendering import meshes, renderer, scene
 from ftml_bench.rendering.scene import Bytes, Camera
 
@@ -48,14 +48,13 @@ def key_of(
 
 
 def save(file: Path, images: Bytes, poses: NDArray[np.float64]) -> None:
-    """Write a task's pictures, whole or not at all.
+    """Write a task's pictures, whole or not at all; another process may write the same.
 
     :param file: its name, without the suffix, is the key.
     :raises UsageError: if it cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        remove_temporary(file)
         with replacing(file) as stream:
             np.savez_compressed(stream, images=images, poses=poses, key=np.array(file.stem))
     except OSError as error:
