@@ -12,8 +12,7 @@ class ANIL(FTML):
     """FTML whose inner steps change the last layer alone, in training and in evaluations (section 4 of its paper).
 
     With features h_φ and the last layer w, U_k(φ, w) = (φ, w - α∇_w L(D_k^tr; φ, w)); the meta-gradient is that of all
-    parameters. A layer below the last is computed once for all inner steps by the engines `native` and
-    `batched`.
+    parameters. The engines `native` and `batched` compute a layer below the last once for all inner steps.
 
     :param adapted: what the inner loop changes: "last_layer", or names of parameters, for models with several heads.
     """

@@ -97,9 +97,8 @@ class Results:
         Quantities: `datapoints_to_threshold`, `datapoints_to_stay`, `area`, `error_at_N` (or `loss_at_N`) for every
         checkpoint, `censored_share`, `leaves_share` (rounds that end short of γ), `at_first_arrival_share`,
         `average_regret` and the like (of sums over rounds), each followed by a part of the rounds (`_first_half`,
-        `_second_half`, `_first_third`, `_middle_third`, `_last_third`,
-        `_all_rounds`); `fall`; what else was measured, by halves; `steps`, `gradient_evaluations`,
-        `points_kept`, `seconds`.
+        `_second_half`, `_first_third`, `_middle_third`, `_last_third`, `_all_rounds`); `fall`; what else was measured,
+        by halves; `steps`, `gradient_evaluations`, `points_kept`, `seconds`.
         """
         return _frame(
             [*KEYS, "seed", "quantity", "value"],
