@@ -13,6 +13,19 @@ from ftml_bench.results.pairs import Pair
 from ftml_bench.results.quantities import compare, compared, judge
 from ftml_bench.results.statistics import BenchmarkResult, RowResult
 from ftml_bench.runs.values import shown
+from ftml_bench.runs.versions import UNSAID
+
+#: Key of a record's `protocol` -> what it is, and what it is where a record says nothing (None: not known).
+_PROTOCOL: dict[str, tuple[str, object]] = {
+    "version": ("version of the protocol", UNSAID),
+    "benchmark_version": ("version of the stream", UNSAID),
+    "image_set": ("set of images", "none"),
+    "score": ("score", "held_out"),
+    "warmup": ("warm-up", {}),
+    "rounds": ("number of rounds", None),
+    "datapoints_per_round": ("number of datapoints a round", None),
+    "held_out_per_round": ("number of held-out points a round", None),
+}
 
 
 def tables(old: Path, new: Path) -> list[Table]:
@@ -24,7 +37,7 @@ def tables(old: Path, new: Path) -> list[Table]:
     found, apart = [], []
     for result in after.results:
         other = next((one for one in before.results if one.spec.name == result.spec.name), None)
-        why = "is not in both" if other is None else _why_not(other, result)
+        why = "is not in both" if other is None else _why_not(other, result) or _other_protocol(before, after, result)
         if other is None or why:
             apart.append(f"{result.spec.name} {why}: not compared")
         else:
@@ -47,6 +60,26 @@ def _why_not(old: BenchmarkResult, new: BenchmarkResult) -> str:
         if before != after:
             return f"has another {what}"
     return ""
+
+
+def _other_protocol(old: Contents, new: Contents, result: BenchmarkResult) -> str:
+    """How rounds are made, begun and tested, where it is not the same. All cells of a benchmark in a folder are alike."""
+    before, after = (
+        next(run.record["protocol"] for cell, run in side.runs if run.ended and cell.benchmark == result.spec.name)
+        for side in (old, new)
+    )
+    for key, (what, unsaid) in _PROTOCOL.items():
+        ours, theirs = (unsaid if side.get(key) is None else side[key] for side in (before, after))
+        if None not in (ours, theirs) and ours != theirs:
+            return f"has another {what} ({_in_words(ours)} and {_in_words(theirs)})"
+    return ""
+
+
+def _in_words(value: object) -> str:
+    """A mapping without its braces."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {shown(one)}" for key, one in value.items()) or "none"
+    return shown(value)
 
 
 def _stream_settings(old: dict[str, object], new: dict[str, object]) -> list[str]:
@@ -128,8 +161,8 @@ def _of_versions(old: Contents, new: Contents, apart: list[str]) -> Table:
             ", ".join(sorted({str(of(run.record)) for _, run in side.runs if run.ended})) for side in (old, new)
         )
         rows.append([what, before, after, "the same" if before == after else "other"])
-    curves = {cell: run.curve for cell, run in old.runs if run.ended}
+    curves = {cell: repr(run.curve) for cell, run in old.runs if run.ended}  # as text: NaN is not equal to itself
     ended = [(cell, run) for cell, run in new.runs if run.ended]
-    equal = sum(curves.get(cell) == run.curve for cell, run in ended)
+    equal = sum(curves.get(cell) == repr(run.curve) for cell, run in ended)
     notes = [*apart, f"{equal} of {len(ended)} cells of NEW have the curve of OLD, bit for bit."]
     return Table("Run with", ["", "OLD", "NEW", ""], rows, notes)

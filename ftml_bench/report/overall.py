@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ftml_bench.errors import UsageError
 from ftml_bench.report import figures, labels
 from ftml_bench.report.tables import Table, best
 from ftml_bench.results.looks import Look, of_rows
@@ -22,8 +23,12 @@ def write(folders: Sequence[Path], out: Path) -> str:
     """Writes `overall.md`, `overall.svg`, `overall.png` and `overall.pdf` into `out`.
 
     :return: the table as text for the terminal.
-    :raises UsageError: see `ftml_bench.results.ranks.overall`.
+    :raises UsageError: `out` is a leaderboard's folder or archive; or see `ftml_bench.results.ranks.overall`.
     """
+    if out.suffix == ".zip" or (out / "leaderboard.yaml").exists():  # as of `report --overall A B`, which is meant as
+        raise UsageError(
+            f"--overall: {out} is a leaderboard's, expected a folder to write to: report A B --overall OUT"
+        )
     found = overall(folders)
     shown = table(found)
     with figures.styled():
@@ -44,12 +49,17 @@ def table(found: Overall) -> Table:
     bold |= {(len(rows) - 1, 1 + j) for j in best(ranks.means.tolist(), 2)}
     test = "" if np.isnan(ranks.p) else f" Friedman's test that all are alike: p = {ranks.p:.3g}."
     notes = [
-        "Error or loss area: mean over the logarithm of datapoints, all rounds and seeds; less is better. Rank 1 is "
+        "Error or loss area: mean over the logarithm of datapoints, all rounds, and the seeds that all learners have "
+        "finished; less is better. Rank 1 is "
         f"the best.{test} Mean ranks closer than {ranks.critical_difference:.2f} cannot be told apart (Nemenyi, 5 %, "
         f"{len(found.streams)} streams)."
     ]
     if found.left_out:
         notes.append(f"Left out, for some stream has them not: {', '.join(found.left_out)}.")
+    if any(found.seeds_left_out):
+        of_streams = zip(found.streams, found.seeds_left_out, strict=True)
+        seeds = [f"{stream} {', '.join(map(str, some))}" for stream, some in of_streams if some]
+        notes.append(f"Seeds left out, for some learner has not finished them: {'; '.join(seeds)}.")
     return Table("Ranks over streams", ["stream", *found.learners], rows, notes, frozenset(bold))
 
 

@@ -51,8 +51,9 @@ class Overall:
 
     :param learners: rows that every stream has, by name; `left_out`: those that some stream has not.
     :param streams: "leaderboard: benchmark".
-    :param scores: (streams, learners), means over seeds.
-    :param by_seed: (streams and seeds, learners): the same of every seed that all learners have finished.
+    :param scores: (streams, learners), means over the seeds that all learners have finished on the stream.
+    :param by_seed: (streams and seeds, learners): the same of each of these seeds.
+    :param seeds_left_out: of every stream those that only some of the learners have finished.
     """
 
     learners: list[str]
@@ -60,6 +61,7 @@ class Overall:
     streams: list[str]
     scores: NDArray[np.float64]
     by_seed: NDArray[np.float64]
+    seeds_left_out: list[list[int]]
 
     @property
     def ranks(self) -> Ranks:
@@ -118,13 +120,23 @@ def combine(results: Results) -> Overall:
         streams, names = ", ".join(areas) or "none has finished runs", ", ".join(everywhere) or "none"
         raise UsageError(f"expected two streams and two rows that all of them have, got {streams}; {names}")
     left_out = sorted({name for rows in areas.values() for name in rows} - set(everywhere))
-    scores = [[float(np.mean(list(rows[name].values()))) for name in everywhere] for rows in areas.values()]
-    by_seed = [
-        [rows[name][seed] for name in everywhere]
-        for rows in areas.values()
-        for seed in rows[everywhere[0]]
-        if all(seed in rows[name] for name in everywhere)
+    # The seeds that all have finished: a row that diverges where it is hard would be ranked by what is easy.
+    shared = [set.intersection(*(set(rows[name]) for name in everywhere)) for rows in areas.values()]
+    for stream, seeds in zip(areas, shared, strict=True):
+        if not seeds:
+            raise UsageError(f"{stream}: expected a seed that all of {', '.join(everywhere)} have finished, got none")
+    by_stream = [
+        np.array([[rows[name][seed] for name in everywhere] for seed in sorted(seeds)])
+        for rows, seeds in zip(areas.values(), shared, strict=True)
     ]
-    if not by_seed:
-        raise UsageError(f"expected a seed that all of {', '.join(everywhere)} have finished on some stream, got none")
-    return Overall(everywhere, left_out, list(areas), np.array(scores), np.array(by_seed))
+    return Overall(
+        everywhere,
+        left_out,
+        list(areas),
+        np.array([scores.mean(axis=0) for scores in by_stream]),
+        np.concatenate(by_stream),
+        [
+            sorted({seed for name in everywhere for seed in rows[name]} - seeds)
+            for rows, seeds in zip(areas.values(), shared, strict=True)
+        ],
+    )

@@ -65,8 +65,29 @@ def test_rows_that_no_seed_has_finished_together_are_refused(tmp_path):
     for folder in folders:
         shutil.rmtree(folder / "waves/FTML/seed-0")
         shutil.rmtree(folder / "waves/FromScratch/seed-1")
-    with pytest.raises(UsageError, match="expected a seed that all of FTML, FromScratch have finished on some stream"):
+    with pytest.raises(UsageError, match="one: waves: expected a seed that all of FTML, FromScratch have finished"):
         overall(folders)
+
+
+def test_learners_are_ranked_by_the_seeds_that_all_have_finished(tmp_path):
+    """FTML's other seed, on which it would be far behind, is not finished: nor does the other row's count."""
+    folders = [board(tmp_path, name, 0.0) for name in ("one", "two")]
+    whole = overall(folders)
+    shutil.rmtree(folders[0] / "waves/FTML/seed-1")
+    found = overall(folders)
+    assert whole.seeds_left_out == [[], []]
+    assert found.seeds_left_out == [[1], []]
+    assert found.scores[0] == pytest.approx(whole.by_seed[0])
+    assert found.scores[1] == pytest.approx(whole.scores[1])
+    assert "Seeds left out, for some learner has not finished them: one: waves 1." in shown.table(found).notes
+
+
+def test_nothing_is_written_into_a_leaderboard_that_follows_overall(tmp_path, capsys):
+    folders = [board(tmp_path, name, 0.0) for name in ("one", "two", "three")]
+    before = sorted(folders[0].rglob("*"))
+    assert cli.main(["report", "--overall", *map(str, folders)]) == 2
+    assert f"--overall: {folders[0]} is a leaderboard's, expected a folder to write to" in capsys.readouterr().err
+    assert sorted(folders[0].rglob("*")) == before
 
 
 def test_two_boards_together(tmp_path, capsys):

@@ -42,6 +42,7 @@ PROTOCOL = {
     "arrivals": 10,
     "rounds": 4,
     "datapoints_per_round": 20,
+    "held_out_per_round": 25,
 }
 
 

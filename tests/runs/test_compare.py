@@ -1,13 +1,17 @@
 """`ftml-bench compare`."""
 
+import json
+import math
 import re
+import shutil
 
 import pytest
 
 from ftml_bench import cli
 from ftml_bench.errors import UsageError
 from ftml_bench.report import comparing
-from tests.runs.made import changed, edit, write_all
+from ftml_bench.runs.definition import Cell
+from tests.runs.made import changed, edit, write_all, write_run
 
 TOO_FEW = "cannot be told apart with 6 seeds"
 
@@ -103,3 +107,37 @@ def test_the_setting_of_a_stream_that_differs_is_named(tmp_path, of_new, said):
     write_all(new, definition=changed(of_new))
     with pytest.raises(UsageError, match=re.escape(said)):
         comparing.tables(old, new)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ({"version": 2}, "has another version of the protocol (1 and 2)"),
+        ({"benchmark_version": 2}, "has another version of the stream (1 and 2)"),
+        ({"score": "next_arrival"}, "has another score ('held_out' and 'next_arrival')"),
+        ({"warmup": {"rounds": 1, "steps": 5}}, "has another warm-up (none and rounds 1, steps 5)"),
+        ({"held_out_per_round": 5}, "has another number of held-out points a round (25 and 5)"),
+        ({"image_set": "folder"}, "has another set of images ('none' and 'folder')"),
+    ],
+)
+def test_what_was_made_or_tested_otherwise_is_not_compared(tmp_path, protocol, said):
+    old, new = board(tmp_path, "old"), board(tmp_path, "new")
+    for file in new.rglob("record.json"):
+        edit(file, protocol=json.loads(file.read_text())["protocol"] | protocol)
+    with pytest.raises(UsageError, match=re.escape(f"no benchmark to compare: waves {said}")):
+        comparing.tables(old, new)
+
+
+def test_curves_that_hold_no_number_are_the_same_bit_for_bit(tmp_path):
+    old, new = board(tmp_path, "old"), board(tmp_path, "new")
+    for folder in (old, new):
+        shutil.rmtree(folder / "waves/FTML/seed-5")
+        write_run(
+            folder,
+            Cell("waves", "FTML", 5),
+            [math.nan],
+            "diverged",
+            diverged_round=0,
+            definition=changed(seeds=[*range(6)]),
+        )
+    assert "12 of 12 cells of NEW have the curve of OLD, bit for bit." in comparing.tables(old, new)[-1].notes
