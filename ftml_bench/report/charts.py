@@ -80,7 +80,9 @@ def _measures(result: BenchmarkResult, rows: list[RowResult]) -> Iterable[Chart]
         for row in rows:
             cells = [cell for cell in row.cells.values() if name in cell.measures]
             if cells:
-                lines[row.row.name] = _over_rounds(cells, _of_rounds(name), smooth=not curve.so_far)
+                line = _over_rounds(cells, _of_rounds(name), smooth=not curve.so_far)
+                if line["x"]:
+                    lines[row.row.name] = line
         yield _chart(curve.title, lines, log_x=curve.so_far == "sum")
 
 
@@ -153,7 +155,8 @@ def _line(seeds: np.ndarray) -> dict[str, Any]:
 
 
 def _chart(title: str, lines: dict[str, Any], *, y: str = "", log_x: bool = False, log_y: bool = False) -> Chart:
-    """`y`: what the axis says, if not the title."""
+    """`y`: what the axis says, if not the title. A line below 0 is not to be lost on a logarithmic axis."""
+    log_y = log_y and all(value is None or value >= 0 for line in lines.values() for value in line["mean"])
     return {"title": title, "y": y or title, "logX": log_x, "logY": log_y, "lines": lines}
 
 

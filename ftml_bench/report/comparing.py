@@ -63,7 +63,7 @@ def _why_not(old: BenchmarkResult, new: BenchmarkResult) -> str:
 
 
 def _other_protocol(old: Contents, new: Contents, result: BenchmarkResult) -> str:
-    """How rounds are made, begun and tested, where it is not the same. All cells of a benchmark in a folder are alike."""
+    """How rounds are made, begun and tested, where it is not the same; all cells of one folder are alike."""
     before, after = (
         next(run.record["protocol"] for cell, run in side.runs if run.ended and cell.benchmark == result.spec.name)
         for side in (old, new)

@@ -132,8 +132,10 @@ def running_mean(values: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """
     rounds = values.shape[-1]
     reach = window // 2
-    spans = [values[..., max(0, t - reach) : t + reach + 1] for t in range(rounds)]
-    return np.stack([span.mean(axis=-1) for span in spans], axis=-1)
+    means = np.empty(values.shape)
+    for t in range(rounds):
+        means[..., t] = values[..., max(0, t - reach) : t + reach + 1].mean(axis=-1)
+    return means
 
 
 def over_rounds(axes: Axes, rounds: Sequence[int]) -> np.ndarray:
@@ -145,7 +147,11 @@ def over_rounds(axes: Axes, rounds: Sequence[int]) -> np.ndarray:
 
 
 def logarithmic(axes: Axes, which: str) -> None:
-    """A logarithmic axis "x" or "y" with plain numbers."""
+    """A logarithmic axis "x" or "y" with plain numbers; it stays linear if a line has a point that is not above 0: that
+    would not be seen."""
+    shown = [line.get_data()["xy".index(which)] for line in axes.get_lines()]
+    if any(np.less_equal(values, 0).any() for values in shown):
+        return
     axis = getattr(axes, f"{which}axis")
     low, high = axis.get_data_interval()
     if 0 <= high - low <= 1e-9 * high:  # a decade on either side, as Matplotlib takes it, but with a warning

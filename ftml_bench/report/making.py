@@ -56,10 +56,13 @@ def of_row(definition: Definition, benchmark: str, row: str, runs: list[tuple[Ce
 
 
 def alone(definition: Definition, benchmark: str, row: str) -> str:
-    """The definition of one row, as YAML."""
+    """The definition of one row, as YAML; a comparator, which cannot stand alone, with the first that is none."""
     content = definition.to_dict()
     spec = content["benchmarks"][benchmark]
-    spec = {**spec, "strategies": {row: spec["strategies"][row]}}
+    rows = spec["strategies"]
+    beside = next(name for name, own in rows.items() if not own.get("comparator"))
+    names = [beside, row] if rows[row].get("comparator") else [row]
+    spec = {**spec, "strategies": {name: rows[name] for name in names}}
     content |= {"name": f"{definition.name}-row", "description": "", "benchmarks": {benchmark: spec}}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 

@@ -85,6 +85,8 @@ def _curve(panel: Axes, row: RowResult, name: str, curve: Measured, look: Look) 
     values = np.array(rows)  # (seeds, rounds); NaN where a round has no value
     x = np.arange(1, values.shape[1] + 1)
     known = ~np.isnan(values).any(axis=0)
+    if not known.any():
+        return None
     x, values = x[known], values[:, known]
     smooth = values if curve.so_far else figures.running_mean(values)
     return figures.band(panel, x, values, smooth, look)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ class _Shown:
     name: str
     early: Number | None
     late: Number
-    is_wide: bool  # rows differ by powers of ten
+    is_wide: bool  # rows differ by powers of ten, and all are above 0
     more_is_better: bool = False
 
 
@@ -73,6 +73,14 @@ def _figure(results: Sequence[BenchmarkResult], look: dict[str, Look]) -> Figure
     FigureCanvasAgg(figure)
     widths = [_WIDTHS[name] for name in columns]
     alike = len({(result.gamma, result.measure, result.checkpoints[-1]) for result in results}) == 1
+    if alike:  # axes that are shared are of one kind
+        shown = [
+            [
+                replace(one, is_wide=all(others[n].is_wide for others in shown if len(others) > n))
+                for n, one in enumerate(some)
+            ]
+            for some in shown
+        ]
     grid = figure.subplots(
         len(results), len(columns), squeeze=False, sharex="col" if alike else False,
         width_ratios=widths, height_ratios=heights,
@@ -118,9 +126,9 @@ def _shown(result: BenchmarkResult) -> list[_Shown]:
             f"{curve.title}, all rounds",
             curve.title,
             None,
-            halves(name, curve)["second_half"],
-            is_wide=curve.so_far == "sum",
-            more_is_better=curve.so_far == "mean" and result.measure == "error",  # then it is of accuracies
+            last := halves(name, curve)["second_half"],
+            is_wide=curve.so_far == "sum" and _all_positive(result, last),
+            more_is_better=curve.so_far == "mean" and result.of_classes,  # then it is of accuracies
         )
         for name, curve in measured(result).items()
         if curve.so_far
@@ -134,9 +142,16 @@ def _of_rounds(result: BenchmarkResult, quantity: Quantity) -> _Shown:
     is_wide = quantity.name == "datapoints_to_threshold" or result.measure == "loss"
     title = quantity.title.replace("γ", f"γ ({result.gamma})")
     if quantity.judged == ALL:
-        return _Shown(title, quantity.title, None, quantity.over(ALL), is_wide)
+        area = quantity.over(ALL)
+        return _Shown(title, quantity.title, None, area, is_wide and _all_positive(result, area))
     early, late = (quantity.over(half) for half in HALVES)
-    return _Shown(title, quantity.title, early, late, is_wide)
+    return _Shown(title, quantity.title, early, late, is_wide and _all_positive(result, early, late))
+
+
+def _all_positive(result: BenchmarkResult, *numbers: Number) -> bool:
+    """Whether a logarithmic axis can show every row."""
+    means = [row.over_seeds(number).mean for row in result.rows for number in numbers]
+    return all(mean is None or mean > 0 for mean in means)
 
 
 def _rows(axes: Axes, result: BenchmarkResult, look: dict[str, Look], shown: _Shown) -> None:

@@ -34,7 +34,8 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
                 open_rounds = survival[some & (survival.row == row.row.name)]
                 left.step(open_rounds.datapoints, open_rounds.open, where="post", **_line(look[row.row.name]))
                 own = (curves.leaderboard == board) & (curves.benchmark == name) & (curves.row == row.row.name)
-                _errors(right, curves[own], result, row.row.name, look[row.row.name])
+                finished = curves.seed.isin(list(row.cells))  # there are those that diverged, too
+                _errors(right, curves[own & finished], result, row.row.name, look[row.row.name])
         for panel in (left, right):
             panel.set_xscale("log", nonpositive="clip")  # curves of rounds begin at no datapoints
             panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -53,7 +54,7 @@ def draw(curves: pd.DataFrame, survival: pd.DataFrame, benchmarks: dict[tuple[st
 
 
 def _errors(panel: Axes, curve: pd.DataFrame, result: BenchmarkResult, label: str, look: Look) -> None:
-    """The mean error over datapoints, over the last third of the rounds and all seeds."""
+    """The mean error over datapoints, over the last third of the rounds and all seeds that have finished."""
     own = curve[curve["round"] == curve.evaluated_round]
     rounds = sorted(own["round"].unique())
     last = own[own["round"].isin(rounds[part(THIRDS[-1], len(rounds))])]

@@ -47,6 +47,7 @@ class RowResult:
 class BenchmarkResult:
     """All that a leaderboard says of one benchmark. `rows` are in the definition's order.
 
+    :param of_classes: whether targets are classes, so that measures of performance are accuracies.
     :param comparator: the row against which the regret is counted; None: none, or the regret is exact.
     """
 
@@ -56,6 +57,7 @@ class BenchmarkResult:
     checkpoints: list[int]  # the last one is N
     seeds: tuple[int, ...]
     rows: list[RowResult]
+    of_classes: bool
     comparator: str | None = None
 
     @property
@@ -171,7 +173,8 @@ def _benchmark_result(
         notes = _notes([(cell, runs.get(cell)) for cell in open_seeds], len(seeds))
         rows.append(RowResult(row, cells, notes, ", ".join(sorted(rules))))
     measure = "error" if first["metric"] == "accuracy" else first["metric"]
-    result = BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows)
+    of_classes = any(row.accuracy is not None for run in ended.values() for row in run.curve)
+    result = BenchmarkResult(spec, threshold, measure, checkpoints, seeds, rows, of_classes)
     comparators = [row.name for row in spec.rows if row.comparator]
     for name in comparators[:1]:
         losses = {

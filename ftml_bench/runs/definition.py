@@ -207,6 +207,8 @@ class BenchmarkSpec(fields.Named):
             for row in self.rows:
                 if row.comparator:
                     raise ValueError(f"{row.name} is a comparator, which knows all rounds: expected no {other}")
+        if self.rows and all(row.comparator for row in self.rows):
+            raise ValueError(f"{self.rows[0].name} is a comparator: expected a row beside it that is none")
         return self
 
     @property

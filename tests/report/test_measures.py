@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from avalanche.training.supervised import Naive
 
 from ftml_bench import metrics, report
@@ -15,6 +16,7 @@ from ftml_bench.benchmarks import LinearRegression, Sinusoids
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.measures import CURVES, MEASURES
 from ftml_bench.protocol import in_hindsight
+from ftml_bench.report import making
 from ftml_bench.report import measures as shown
 from ftml_bench.report.benchmark import tables as result_tables
 from ftml_bench.results.looks import looks
@@ -105,14 +107,24 @@ class TestDefinition:
             ({"measures": ["regrets"]}, "tiny: waves: measures: unknown measure 'regrets': did you mean 'regret'"),
             ({"measures": []}, "tiny: waves: measures: expected a list with at least one entry"),
             ({"strategies": {"FTML": {"comparator": "yes"}}}, "comparator: expected true or false, got 'yes'"),
+            (
+                {"strategies": {"FTML": {"comparator": True}}},
+                "FTML is a comparator: expected a row beside it that is",
+            ),
         ],
     )
     def test_bad_input(self, changes, message):
         with pytest.raises(UsageError, match=message):
             from_dict(content(**changes), "tiny")
 
+    def test_the_definition_of_a_comparator_has_a_row_to_compare_it_with(self):
+        definition = from_dict(content(), "tiny")
+        for row, rows in (("hindsight", ["FTML", "hindsight"]), ("FromScratch", ["FromScratch"])):
+            made = from_dict(yaml.safe_load(making.alone(definition, "waves", row)), "made")
+            assert [one.name for one in made.benchmarks[0].rows] == rows
+
     def test_a_comparator_must_train_on_all_rounds(self, tmp_path):
-        rows = {"x": {"strategy": "FollowTheLeader", "train_mb_size": 8, "comparator": True}}
+        rows = {"FTML": {}, "x": {"strategy": "FollowTheLeader", "train_mb_size": 8, "comparator": True}}
         with pytest.raises(UsageError, match="FollowTheLeader does not train on all rounds: it cannot be a comparator"):
             cells.run_cell(
                 from_dict(content(strategies=rows), "t"), Cell("waves", "x", 0), tmp_path, None, lambda *_: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ftml_bench.errors import UsageError
 from ftml_bench.report.contents import compute
 from ftml_bench.results import load
+from ftml_bench.runs.definition import Cell
 from ftml_bench.runs.packed import pack
 from tests.runs import made
 
@@ -114,6 +116,16 @@ def test_the_figure_has_two_panels_a_benchmark():
     open_rounds = left.get_lines()[0].get_ydata()
     assert open_rounds[0] == 1
     assert sorted(open_rounds, reverse=True) == list(open_rounds)
+
+
+def test_the_figure_is_of_the_seeds_that_have_finished(board):
+    """The same losses in both seeds but for 0.01; the one that diverged would make the mean 500.46."""
+    cell = Cell("waves", "FTML", 1)
+    shutil.rmtree(board / cell.folder)
+    made.write_run(board, cell, [0.9, 1000.0] * 4, "diverged", diverged_round=3)
+    line = load(board).plot().axes[1].get_lines()[0]
+    assert line.get_label() == "FTML"
+    assert list(line.get_ydata()) == pytest.approx([0.9, 0.5])
 
 
 def test_without_a_threshold_there_is_no_efficiency_and_an_area():

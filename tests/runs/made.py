@@ -46,15 +46,26 @@ PROTOCOL = {
 }
 
 
-def write_run(root, cell, losses, status="finished", *, definition=DEFINITION, **fields):
-    """A cell of four rounds of two arrivals of 10; one loss an evaluation."""
+def write_run(
+    root,
+    cell,
+    losses,
+    status="finished",
+    *,
+    definition=DEFINITION,
+    measures=((0, "Regret", 0.5),),
+    accuracy=None,
+    **fields,
+):
+    """A cell of four rounds of two arrivals of 10; one loss an evaluation, and measures (round, name, value)."""
     protocol = PROTOCOL | {"strategy": cell.row}
     header = {"definition": definition.hash, "cell": str(cell), "device": "cpu", "protocol": protocol}
     writer = RunWriter.start(root / cell.folder, header)
     for i, loss in enumerate(losses):
         row = {"round": i // 2, "evaluated_round": i // 2, "datapoints": 10 + 10 * (i % 2), "loss": loss}
-        writer.append(row | {"accuracy": None, "steps": 5 * (i + 1), "gradient_evaluations": 50 * (i + 1)}, 0.5 * i)
-    writer.append_measure(0, "Regret", 0.5)
+        writer.append(row | {"accuracy": accuracy, "steps": 5 * (i + 1), "gradient_evaluations": 50 * (i + 1)}, 0.5 * i)
+    for measure in measures:
+        writer.append_measure(*measure)
     writer.finish(status, cost={"steps": 5 * len(losses), "gradient_evaluations": 50 * len(losses)}, **fields)
 
 
