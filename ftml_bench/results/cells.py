@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from ftml_bench.errors import UsageError
@@ -32,10 +34,15 @@ def part(name: str, rounds: int) -> slice:
     )
 
 
+def average(values: Sequence[float]) -> float:
+    """The mean; NaN if a value is not finite, as a measure's may be."""
+    return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def mean(values: Sequence[float], name: str) -> float | None:
     """The mean of the rounds' values over a part of them; None if the part has no rounds."""
     some = values[part(name, len(values))]
-    return statistics.fmean(some) if some else None
+    return average(some) if some else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,10 @@ def summarize(run: Run, threshold: Threshold | None, checkpoints: list[int], fol
     errors: dict[int, list[float]] = {checkpoint: [] for checkpoint in checkpoints}
     for number, rows in sorted(by_round.items()):
         sizes = [row.datapoints for row in rows]
+        if sizes[0] < 1 or any(after <= before for before, after in pairwise(sizes)):
+            raise UsageError(
+                f"{file}: damaged: datapoints of round {number + 1} that do not increase from 1 on: {sizes}"
+            )
         if threshold is not None:
             values = [_value(row, threshold.metric, file) for row in rows]
             once.append(datapoints_to_threshold(sizes, values, threshold))
@@ -128,11 +139,10 @@ def summarize(run: Run, threshold: Threshold | None, checkpoints: list[int], fol
 
 
 def _value(row: CurveRow, metric: str, file: Path) -> float:
-    if metric == "loss":
-        return row.loss
-    if row.accuracy is None:
-        raise UsageError(f"{file}: damaged: round {row.round + 1} has no accuracy at {row.datapoints} datapoints")
-    return row.accuracy
+    value = row.loss if metric == "loss" else row.accuracy
+    if value is None or not math.isfinite(value):  # of a run that has finished
+        raise UsageError(f"{file}: damaged: round {row.round + 1} has no {metric} at {row.datapoints} datapoints")
+    return value
 
 
 def _error(row: CurveRow, metric: str, file: Path) -> float:

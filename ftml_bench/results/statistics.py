@@ -14,7 +14,7 @@ from typing import Any
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.curves import Threshold
 from ftml_bench.metrics.measures import CURVES, LOSS_OF_ROUND, REGRET, Measured
-from ftml_bench.results.cells import HALVES, CellSummary, part, summarize
+from ftml_bench.results.cells import HALVES, CellSummary, average, part, summarize
 from ftml_bench.runs import versions
 from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.record import Run
@@ -91,9 +91,11 @@ def estimate(values: Iterable[float]) -> Estimate:
     numbers = [float(value) for value in values]
     if not numbers:
         return Estimate(None, None, 0)
-    mean = statistics.fmean(numbers)
+    mean = average(numbers)
     if len(numbers) == 1:
         return Estimate(mean, None, 1)
+    if not math.isfinite(mean):
+        return Estimate(mean, math.nan, len(numbers))
     return Estimate(mean, statistics.stdev(numbers) / math.sqrt(len(numbers)), len(numbers))
 
 
@@ -138,9 +140,12 @@ def halves(name: str, curve: Measured) -> dict[str, Callable[[CellSummary], floa
         known = [value for value in values if value is not None]
         if not known:
             return None
-        return known[-1] if curve.so_far else statistics.fmean(known)
+        return known[-1] if curve.so_far else average(known)
 
     return {half: partial(number, half=half) for half in HALVES}
+
+
+_JUDGED_BY = ("threshold", "checkpoints", "rounds", "datapoints_per_round", "metric")  # keys of a protocol
 
 
 def _benchmark_result(
@@ -150,11 +155,14 @@ def _benchmark_result(
     if not ended:
         return None
     finished = {cell: run for cell, run in ended.items() if run.status == "finished"}
-    first = next(iter(ended.values())).record["protocol"]
+    where, first = next((root / cell.folder, run.record["protocol"]) for cell, run in ended.items())
+    for key in _JUDGED_BY:
+        if first.get(key) is None and (key != "threshold" or key not in first):
+            raise UsageError(f"{where / 'record.json'}: damaged: its protocol says no {key!r}")
     threshold = None if first["threshold"] is None else Threshold(*first["threshold"])
     checkpoints = sorted({*first["checkpoints"], first["datapoints_per_round"]})
     for cell, run in finished.items():
-        for key in ("threshold", "checkpoints", "rounds", "datapoints_per_round", "metric"):
+        for key in _JUDGED_BY:
             if run.record["protocol"].get(key) != first.get(key):
                 raise UsageError(f"{root / cell.folder / 'record.json'}: its {key!r} differs from the other runs'")
     rows = []

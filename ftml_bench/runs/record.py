@@ -25,6 +25,7 @@ from typing import Any
 
 from ftml_bench.errors import UsageError
 from ftml_bench.files import is_there, remove_temporary, replacing
+from ftml_bench.runs import shape
 from ftml_bench.runs.appended import TABLES, Contents, Table, contents, cut_back, table_hash
 from ftml_bench.runs.locking import LOCK
 from ftml_bench.runs.provenance import now, peak_memory_mb, provenance
@@ -268,8 +269,9 @@ def read(folder: Path) -> Run:
     for key in ("protocol", "versions"):
         if not isinstance(record.get(key), dict):
             raise UsageError(f"{folder / 'record.json'}: damaged: no {key!r}")
-    if record["status"] == "diverged" and not isinstance(record.get("diverged_round"), int):
+    if record["status"] == "diverged" and record.get("diverged_round") is None:
         raise UsageError(f"{folder / 'record.json'}: damaged: no 'diverged_round'")
+    shape.check(record, folder / "record.json")
     curve = [_curve_row(row, where) for row, where in _read_table(folder / "curve.csv", CURVE_COLUMNS)]
     times = read_times(folder)
     seconds = times[-1][2] if times else 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from ftml_bench import cli
 from ftml_bench.runs import provenance, record, tasks
+from ftml_bench.runs.appended import table_hash
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.record import RunWriter
 from tests.runs.made import CONTENT, DEFINITION, write_all, write_run
@@ -145,3 +146,43 @@ def test_the_record_names_the_commit_of_a_checkout(tmp_path, monkeypatch):
     (tmp_path / ".git").mkdir()
     assert provenance.provenance()["commit"] == ""
     assert set(calls) == {tmp_path.resolve()}
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "said"),
+    [
+        (("protocol", "threshold"), True, "protocol: threshold: expected [metric, value]"),
+        (("protocol", "threshold"), ["accuracy", 80], "protocol: threshold: an accuracy lies in (0, 1], got 80"),
+        (("protocol", "checkpoints"), [0], "protocol: checkpoints: expected a whole number of at least 1, got 0"),
+        (("protocol", "rounds"), 1.5, "protocol: rounds: expected a whole number of at least 1, got 1.5"),
+        (("protocol", "settings"), "x", "protocol: settings: expected keys with values, got 'x'"),
+        (("protocol", "optimizer"), True, "protocol: optimizer: expected keys with values, got True"),
+        (("protocol", "metric"), "F1", "protocol: metric: unknown metric 'F1'"),
+        (("protocol", "metric"), None, "its protocol says no 'metric'"),
+        (("cost",), [], "cost: expected keys with numbers, got []"),
+        (("cost", "points_kept"), "x", "cost: points_kept: expected a finite number, not below 0, got 'x'"),
+        (("cost", "points_kept"), float("nan"), "cost: points_kept: expected a finite number, not below 0, got nan"),
+        (("finished",), "x", "finished: expected a time in ISO 8601, got 'x'"),
+        (("started",), 5, "started: expected a time in ISO 8601, got 5"),
+    ],
+)
+def test_a_record_that_says_what_it_cannot_is_named_by_its_key(root, where, value, said, capsys):
+    """It may come from somebody else, in an archive."""
+    file = root / "waves/FTML/seed-0/record.json"
+    content = json.loads(file.read_text())
+    inner = content
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    file.write_text(json.dumps(content))
+    assert f"record.json: damaged: {said}" in refused(root, capsys)
+
+
+def test_datapoints_that_do_not_increase_are_damage(root, capsys):
+    folder = root / "waves/FTML/seed-0"
+    text = (folder / "curve.csv").read_text().replace("0,0,10,", "0,0,0,", 1)
+    (folder / "curve.csv").write_text(text)
+    content = json.loads((folder / "record.json").read_text())
+    content["tables"]["curve.csv"] = table_hash(text.encode())
+    (folder / "record.json").write_text(json.dumps(content))
+    assert "curve.csv: damaged: datapoints of round 1 that do not increase from 1 on: [0, 20]" in refused(root, capsys)
