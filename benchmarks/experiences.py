@@ -265,7 +265,8 @@ def _stacked(values: list[Any], part: str) -> Tensor:
         if not plain and not (part == "target" and isinstance(value, (list, tuple))):
             raise UsageError(f"the {part} of a point is a {_kind(value)}: expected a tensor, an array or a number")
         try:
-            tensors.append(torch.as_tensor(value))
+            # a float as PyTorch's `default_collate` takes it, whatever the default precision
+            tensors.append(torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None))
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError(f"the {part} of a point makes no tensor: {error}") from error
     if len({t.shape for t in tensors}) > 1:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from avalanche.models.utils import is_multi_task_module
-from torch import Tensor
+from torch import Tensor, nn
 
+from ftml_bench.errors import UsageError
 from ftml_bench.strategies.meta_learner import MetaLearner
 
 
@@ -18,6 +19,24 @@ class Displaced(MetaLearner):
     """
 
     _targets: dict[str, Tensor]  # of the minibatch at hand
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `MetaLearner.make_train_dataloader`.
+
+        :raises UsageError: if the criterion has parameters of its own to be trained.
+        """
+        of_model = {id(p) for p in self.model.parameters()}
+        learned = [
+            name
+            for name, p in (self._criterion.named_parameters() if isinstance(self._criterion, nn.Module) else ())
+            if p.requires_grad and id(p) not in of_model
+        ]
+        if learned:
+            raise UsageError(
+                f"{type(self).__name__} moves the model's parameters alone: parameter {learned[0]} of the criterion "
+                f"would stay as it is; expected requires_grad=False, or a learner with a gradient, as FTML"
+            )
+        super().make_train_dataloader(**kwargs)
 
     def _support(self, tasks: list[int], size: int | None) -> list[Tensor]:
         """A minibatch whose query sets are its support sets: `size` points a task, or all, of tasks of one size.

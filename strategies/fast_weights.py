@@ -17,6 +17,7 @@ from ftml_bench.models.norm import batch_statistics
 from ftml_bench.strategies.avalanche.evaluation import grows
 from ftml_bench.strategies.avalanche.unfit import refuse_compiled
 from ftml_bench.strategies.meta_learner import MetaLearner, MetaLearnerKeywords
+from ftml_bench.strategies.trained import refuse_others, trained
 
 PREFIX = "fast_weight_"
 
@@ -37,11 +38,17 @@ class FastWeights(MetaLearner):
         if is_multi_task_module(self.model) or grows(self.model):
             what = "takes task labels" if is_multi_task_module(self.model) else "grows"
             raise UsageError(f"{type(self).__name__} knows no tasks: expected a model other than one that {what}")
+        self._trained = trained(self.model, PREFIX)
         names = adapted_names(self.model, self.adapted)
         self._places = {name: f"{PREFIX}{i}" for i, name in enumerate(names)}
         for name, place in self._places.items():
             self.model.register_buffer(place, self.model.get_parameter(name).detach().clone())
         self._updates_in_one_pass = False  # there are none
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `MetaLearner.make_train_dataloader`."""
+        refuse_others(type(self).__name__, self._trained, trained(self.model, PREFIX))
+        super().make_train_dataloader(**kwargs)
 
     @property
     def fast(self) -> dict[str, Tensor]:

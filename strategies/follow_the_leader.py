@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.refusals import is_pytorchs, refuse_parameter_hooks
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
@@ -99,8 +100,9 @@ class FollowTheLeader(JointLearner):
             self._fine_tune(model, x, y)
 
     def _fine_tune(self, model: nn.Module, x: Input, y: Tensor) -> None:
+        refuse_parameter_hooks(self.model)
         # a criterion of somebody's own may look at the weights of the learner's model: they have to be the tuned ones
-        sees_weights = not _is_pytorchs(self._criterion)
+        sees_weights = not is_pytorchs(self._criterion)
         held = self.model if sees_weights else model
         tuned = update_procedure(
             held,
@@ -118,9 +120,3 @@ class FollowTheLeader(JointLearner):
         )
         put(tuned, model, self.model)
         self.cost.gradient_evaluations += self.update_steps * len(y)
-
-
-def _is_pytorchs(criterion: Any) -> bool:
-    """Whether it is a loss of PyTorch's own, which looks at outputs and targets alone."""
-    where = type(criterion).__module__ if isinstance(criterion, nn.Module) else getattr(criterion, "__module__", "")
-    return str(where).startswith("torch.nn.")

@@ -34,7 +34,8 @@ def parts_by_task(model: nn.Module) -> bool:
 def _group_by_group(model: nn.Module, x: Tensor, labels: Tensor, groups: int) -> Any:
     """The outputs of a model, a tensor or several, by a call for each of the equal groups of consecutive rows."""
     rows = zip(x.chunk(groups), labels.chunk(groups), strict=True)
-    return tree_map(_joined, *(avalanche_forward(model, *group) for group in rows))
+    # a model may write into what it is given: groups lie in one tensor
+    return tree_map(_joined, *(avalanche_forward(model, group.clone(), label) for group, label in rows))
 
 
 def _joined(*parts: Any) -> Tensor:
@@ -149,7 +150,7 @@ class JointLearner(Learner):
             x, labels = self.mb_x[:size], self.mb_task_id[:size]
             with torch.no_grad(), preserved_random_state(self.device):
                 with batch_statistics(groups=2):
-                    together = tree_leaves(avalanche_forward(model, x, labels))
+                    together = tree_leaves(avalanche_forward(model, x.clone(), labels))
                 with batch_statistics():
                     apart = tree_leaves(_group_by_group(model, x, labels, 2))
                     generator = torch.Generator().manual_seed(0)

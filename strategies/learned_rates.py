@@ -12,6 +12,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.strategies.avalanche.evaluation import grows
 from ftml_bench.strategies.avalanche.unfit import refuse_compiled
 from ftml_bench.strategies.ftml import FTML
+from ftml_bench.strategies.trained import refuse_others, trained
 
 PREFIX = "inner_rate_"
 
@@ -33,6 +34,7 @@ class LearnedRates(FTML):
                 f"{type(self).__name__} takes no model that can grow, whose new weights would have no rate: expected a "
                 f"model of one size"
             )
+        self._trained = trained(self.model, PREFIX)
         weights = [name for name, _ in self.model.named_parameters() if not name.startswith(PREFIX)]
         names = [name for name in adapted_names(self.model, self.adapted) if name in weights]
         # of each inner step: where in the model the rate of a weight stands
@@ -42,6 +44,11 @@ class LearnedRates(FTML):
             self.optimizer.param_groups[-1]["params"].append(self.model.get_parameter(place))
         self.engine_settings["adapted"] = names
         self.engine.adapted = names
+
+    def make_train_dataloader(self, **kwargs) -> None:
+        """As `MetaLearner.make_train_dataloader`."""
+        refuse_others(type(self).__name__, self._trained, trained(self.model, PREFIX))
+        super().make_train_dataloader(**kwargs)
 
     def _first(self) -> dict[str, Tensor]:
         """What is learned, by its place in the model, as it starts."""

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
-from ftml_bench.adaptation.weights import put
+from ftml_bench.adaptation.weights import put, while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import Moments, batch_statistics, has_norm, keep_running
@@ -111,6 +111,7 @@ class MetaLearner(Learner):
         }
         self._engine = make_engine(model=self.model, criterion=self._criterion, **self.engine_settings)
         self._ignores: bool | None = None  # see `mean_over_tasks`; found out at each arrival
+        self._weights_of_tasks: list[dict[str, Tensor]] | None = None  # if the criterion looks at them
         self._updates_in_one_pass = self.device.type == "cuda"
         self.execution = Execution(self, self._draws_on_the_device())
 
@@ -197,6 +198,12 @@ class MetaLearner(Learner):
         support, query_x = self._sets()
         engine, own = self.engine, dict(self.model.named_parameters())
         outputs = engine.predict(parameters or own, support, query_x, rule=rule, every_step=every_step)
+        self._weights_of_tasks = engine.adapted_weights
+        if engine.criterion_sees_weights and self._weights_of_tasks is None:
+            raise UsageError(
+                f"the criterion looks at the model's weights, which {type(self).__name__} knows after unrolled steps "
+                f"alone, and for one loss: expected a criterion of outputs and targets, or FTML with memory='unroll'"
+            )
         self._note_support_statistics(None if parameters else engine.moments)
         return outputs.flatten(1, 2) if every_step else outputs.flatten(0, 1)
 
@@ -251,6 +258,8 @@ class MetaLearner(Learner):
         ignored = ignored_by(self._criterion) if self.execution.draws_on_device else None
         rounds = self.buffer.rounds.values()
         self._ignores = None if ignored is None else any(round.has_target(ignored) for round in rounds)
+        (x, y), labels = self.buffer.everything([self.current_round])
+        self.engine.see_criterion((x, labels) if is_multi_task_module(self.model) else x, y)
         super().make_train_dataloader(**kwargs)
 
     def training_epoch(self, **kwargs) -> None:
@@ -261,7 +270,13 @@ class MetaLearner(Learner):
         """In training the mean over tasks of the loss of each (paper, eq. 5)."""
         if not self.is_training:
             return super()._loss_of(outputs, targets)
-        return mean_over_tasks(self._criterion, outputs, targets, len(self.mbatch[2]), ignores=self._ignores)
+        tasks = len(self.mbatch[2])
+        if self._weights_of_tasks is None:
+            return mean_over_tasks(self._criterion, outputs, targets, tasks, ignores=self._ignores)
+        parts = zip(outputs.chunk(tasks), targets.chunk(tasks), self._weights_of_tasks, strict=True)
+        return torch.stack(
+            [while_holding(self.model, weights, partial(self._criterion, *part)) for *part, weights in parts]
+        ).mean()
 
     def fixed(self) -> Hashable:
         """See `Recordable`."""

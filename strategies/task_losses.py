@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ftml_bench.adaptation import Criterion
+from ftml_bench.adaptation.refusals import is_pytorchs
 
 # Means over points: the mean over all tasks' points, of equal numbers, is the mean of the tasks' means.
 MEANS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
@@ -39,6 +40,8 @@ def ignored_by(criterion: Criterion) -> int | None:
 
 
 def _is_mean_of_points(criterion: Criterion, targets: Tensor, ignores: bool | None) -> bool:
+    if not is_pytorchs(criterion):
+        return False
     ignored = ignored_by(criterion)
     if ignored is None:
         is_mean = isinstance(criterion, MEANS) and type(criterion) in MEANS and criterion.reduction == "mean"

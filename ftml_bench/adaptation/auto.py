@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
+from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
-from ftml_bench.adaptation.small_batch import rows_seen, views
+from ftml_bench.adaptation.small_batch import copied, elsewhere, rows_seen, views
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError
-from ftml_bench.random_state import random_state, restore
+from ftml_bench.models.layer_state import kept, parts_of
+from ftml_bench.random_state import own_generators_kept, preserved_random_state, random_state, restore
 
 Result = TypeVar("Result")
 OTHERS = "what the loss trains beside the model's parameters (of the criterion, or tensors that no module holds)"
@@ -46,6 +49,7 @@ class TriedEngine:
         self._criterion = criterion
         self._built = 0
         self._ever_changing: set[tuple[Any, ...]] = set()  # parts of the composition that calls change
+        self._trains_others = self._sees_weights = False  # what `see_criterion` has found
         self._composition: Composition
         self._build(model)
 
@@ -81,7 +85,30 @@ class TriedEngine:
     @criterion.setter
     def criterion(self, criterion: Criterion) -> None:
         self._criterion = criterion
+        self._trains_others = self._sees_weights = False
         self._build(self._model)
+
+    def see_criterion(self, x: Input, y: Tensor) -> None:
+        """Find out on some points whether a criterion of somebody's own looks at more than a trial on others has seen:
+        a term that only some classes have, or one that has been switched on.
+
+        :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
+        """
+        if is_pytorchs(self._criterion):
+            return
+        model, inputs = self._engine.model, usable(x if isinstance(x, tuple) else (x,))
+        parts, generator = [*parts_of(model), *parts_of(self._criterion)], torch.Generator().manual_seed(0)
+        with torch.enable_grad(), own_generators_kept(parts), kept(parts), preserved_random_state(y.device):
+            if not isinstance(model(*copied(inputs)), Tensor):
+                return  # which a trial refuses
+            weights = {n: elsewhere(p.detach(), generator) for n, p in model.named_parameters()}
+            refuse_what_reads_the_last_call(self._criterion, model, inputs, y)
+            sees = sees_weights(self._criterion, model, weights, inputs, y)
+            others, _ = dependences(self._criterion, model, inputs, y)
+        if (sees and not self._sees_weights) or (others and not self._trains_others):
+            self._sees_weights |= sees
+            self._trains_others |= others
+            self._build(self._model)
 
     @property
     def built(self) -> int:
@@ -222,7 +249,8 @@ class TriedEngine:
             except Exception as error:  # in the whole what was right in the small
                 self._take_next(UntreatableError(self._engine.name, f"cannot treat this model ({said(error)})"), error)
             restore(state, support[1].device)
-        self._passed.add((*_kind_of(self._engine, *support, query_x), plain))  # of the engine that was found
+        if all(trial.decides for trial in trials):  # of NaN no trial tells anything: it is made again
+            self._passed.add((*_kind_of(self._engine, *support, query_x), plain))  # of the engine that was found
         self._notes += {trial.note: None for trial in trials if trial.note}
         before = self._composition
         self._note_composition()
@@ -232,14 +260,16 @@ class TriedEngine:
     def _try(self, trial: Trial) -> None:
         """Try the present engine; where it may choose how to spare memory, in both ways."""
         engine = self._engine
-        engine.changes_inputs, engine.trains_others = trial.changes_inputs, trial.trains_others
-        engine.unused = trial.unused
-        if trial.trains_others and not engine.by_autograd:
+        trains_others = trial.trains_others or self._trains_others
+        sees = trial.criterion_sees_weights or self._sees_weights
+        engine.changes_inputs, engine.trains_others = trial.changes_inputs, trains_others
+        engine.unused, engine.criterion_sees_weights = trial.unused, sees
+        if trains_others and not engine.by_autograd:
             raise UntreatableError(engine.name, f"takes no derivative in {OTHERS}")
-        if trial.criterion_sees_weights and engine.name != "loop":
+        if sees and engine.name != "loop":
             raise UntreatableError(engine.name, "calls the criterion, which looks at the model's weights, with its own")
         ways = engine.memories if engine.memory == "auto" else (engine.memory,)
-        if trial.trains_others:
+        if trains_others:
             ways = tuple(way for way in ways if way == "unroll")
             if not ways:
                 raise UntreatableError(engine.name, f"with memory='adjoint' takes no derivative in {OTHERS}")

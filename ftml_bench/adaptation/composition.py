@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Hashable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,11 +50,17 @@ def _global_hooks() -> list[dict]:
 
 
 def _containers(own: dict[str, Any]) -> list[tuple[str, list[Any]]]:
-    """Lists and dictionaries in a module's attributes, with what stands in them; not nn.Module's own."""
-    found = [
-        (name, v) for name, v in own.items() if type(v) in (list, dict) and name not in ("_parameters", "_modules")
-    ]
-    return [(name, list(v.values()) if isinstance(v, dict) else v) for name, v in found]
+    """Lists, dictionaries and objects of settings in a module's attributes, with what stands in them; not nn.Module's
+    own."""
+    found = [(name, v) for name, v in own.items() if name not in ("_parameters", "_modules")]
+    values = [(name, list(vars(v).values())) for name, v in found if _holds_settings(v)]
+    values += [(name, list(v.values())) for name, v in found if type(v) is dict]
+    return values + [(name, v) for name, v in found if type(v) is list]
+
+
+def _holds_settings(value: Any) -> bool:
+    is_dataclass = hasattr(type(value), "__dataclass_fields__") and hasattr(value, "__dict__")
+    return is_dataclass or isinstance(value, (SimpleNamespace, Namespace))
 
 
 def _switches(module: nn.Module) -> list[tuple[str, Tensor]]:

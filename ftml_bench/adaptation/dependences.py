@@ -1,4 +1,4 @@
-"""What a loss depends on beside the outputs, and on which parameters outputs do."""
+"""What a loss depends on beside outputs and targets, and on which parameters outputs do."""
 
 from __future__ import annotations
 
@@ -7,22 +7,56 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.graph_leaves import has_others, leaves_of
 from ftml_bench.adaptation.inner_loop import Criterion
+from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.small_batch import Weights, copied
 from ftml_bench.adaptation.weights import while_holding
+from ftml_bench.errors import UsageError
+from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.models.norm import batch_statistics
-from ftml_bench.random_state import random_state, replayed
+from ftml_bench.random_state import own_generators_kept, random_state, replayed
+
+
+def reads_the_last_call(criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> bool:
+    """Whether a criterion looks at what `model` keeps of its last call, as at a side output: of outputs that stay what
+    they are, its loss is another one when the model has been called on other points (here one of them, repeated)."""
+    state, parts = random_state(y.device), [*parts_of(model), *parts_of(criterion)]
+    other = tuple(part[:1].expand(part.shape) for part in inputs)
+    with torch.no_grad(), batch_statistics():
+        losses = []
+        for last in (inputs, other):
+            with own_generators_kept(parts), kept(parts), replayed(state, y.device):
+                outputs = model(*copied(inputs))
+                if not isinstance(outputs, Tensor):
+                    return False
+                model(*copied(last))
+                losses.append(criterion(outputs, y))
+        return not (torch.equal(*losses) or all(loss.isnan().all() for loss in losses))
+
+
+def refuse_what_reads_the_last_call(
+    criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor
+) -> None:
+    """Refuse a criterion that looks at what a model keeps of its last call: copies and tasks are called in turn.
+
+    :raises UsageError: if it does.
+    """
+    if not is_pytorchs(criterion) and reads_the_last_call(criterion, model, inputs, y):
+        raise UsageError(
+            f"the criterion reads what {type(model).__name__} keeps of its last call, which may be of another task or "
+            f"copy: expected outputs that hold all that it reads"
+        )
 
 
 def sees_weights(
     criterion: Criterion, model: nn.Module, weights: Weights, inputs: tuple[Tensor, ...], y: Tensor
 ) -> bool:
     """Whether a criterion looks at the weights of `model`, as a penalty on them does: outputs being what they are."""
-    state = random_state(y.device)
+    state, parts = random_state(y.device), parts_of(criterion)
     with torch.no_grad(), batch_statistics():
         outputs = model(*copied(inputs))
 
         def loss() -> Tensor:
-            with replayed(state, y.device):
+            with own_generators_kept(parts), kept(parts), replayed(state, y.device):
                 return criterion(outputs.clone(), y)
 
         own, other = loss(), while_holding(model, weights, loss)

@@ -28,6 +28,8 @@ class Engine(Protocol):
     criterion: Criterion
     graphs: Graphs
     takes_each: bool  # whether there are `choose_memory` and `predict_each`
+    criterion_sees_weights: bool  # whether the criterion looks at them, beside outputs, as far as a trial has shown
+    adapted_weights: list[dict[str, Tensor]] | None  # then: what the last call of `predict` adapted to each task
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -81,6 +83,10 @@ class Engine(Protocol):
         :return: (T, Q, *output).
         :raises UsageError: for a rule that does not fit the parameters, or `every_step` of no step.
         """
+        ...
+
+    def see_criterion(self, x: Input, y: Tensor) -> None:
+        """Find out on some points whether a criterion of somebody's own looks at more than a trial has seen."""
         ...
 
     def choose_memory(self, parameters: Parameters, support: tuple[Tensor, Tensor]) -> str:

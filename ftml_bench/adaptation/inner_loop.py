@@ -15,6 +15,7 @@ from ftml_bench.adaptation.refusals import (
     refuse_overlapping_parameters,
     refuse_parameter_hooks,
     refuse_untreatable_layers,
+    refuse_what_evaluations_leave_out,
 )
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
@@ -109,6 +110,8 @@ class InnerLoop:
             raise UsageError("inner_clip: complex parameters have no entries that could be cut to an interval")
         self.changes_inputs = False  # whether the model writes into its inputs: each call gets a copy then
         self.unused: frozenset[str] = frozenset()  # parameters that no output depends on, as far as a trial has shown
+        self.criterion_sees_weights = False  # whether the criterion looks at them, beside outputs: a penalty, for one
+        self.adapted_weights: list[dict[str, Tensor]] | None = None  # see `Engine.adapted_weights`; None: not kept
         self.trains_others = False  # whether losses depend on tensors to be trained that are no parameters of the model
         self.memory = memory if len(self.memories) > 1 else self.memories[0]
         self.memory_budget = memory_budget
@@ -284,7 +287,8 @@ def update_procedure(
     :param outputs: of the model for x at given parameters, where something else than the model computes them; None is
         left to the model.
     :return: the adapted copy by name, detached.
-    :raises UsageError (NoGradientError): if the loss depends on no parameter.
+    :raises UsageError: for parameters that the model leaves out in evaluation mode alone; `NoGradientError` if the loss
+        depends on no parameter.
     """
     copy = {name: p.detach().clone() for name, p in parameters.items()}
     leaves = [copy[name].requires_grad_() for name in adapted]
@@ -293,6 +297,7 @@ def update_procedure(
     held = copy | {name: buffer.clone() for name, buffer in model.named_buffers()}
 
     def derive() -> None:
+        torch.clear_autocast_cache()  # else a surrounding autocast would go on with the weights of the first step
         # a model may write into what it is given
         predicted = None if outputs is None else outputs(copy)
         if predicted is None:
@@ -318,4 +323,6 @@ def update_procedure(
 
     with torch.enable_grad(), batch_statistics():
         while_holding(model, held, procedure)
+    missing = [name for name, leaf in zip(adapted, leaves, strict=True) if leaf.grad is None]
+    refuse_what_evaluations_leave_out(model, missing, inputs)
     return {name: p.detach() for name, p in copy.items()}

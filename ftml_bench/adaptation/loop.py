@@ -29,6 +29,7 @@ class LoopEngine(WrittenSteps):
     def __init__(self, model: nn.Module, criterion: Criterion, **settings: Any) -> None:
         super().__init__(model, criterion, **settings)
         self._label: Tensor | None = None  # of the task at hand, for a model that takes task labels
+        self._last_weights: Weights = {}  # that a query was predicted with
 
     def predict(
         self,
@@ -42,11 +43,15 @@ class LoopEngine(WrittenSteps):
         """See `Engine.predict`; of a model that takes task labels each task has one, that of its first point."""
         self._rule, self._every_step = rule, every_step
         fast = {**parameters, **rule.tensors(parameters, self.adapted)}
-        outputs = []
+        outputs, weights = [], []
+        keeps = self.criterion_sees_weights and not every_step
         for engine, x, y, query in self._tasks(*support, query_x):
             memory = engine._memory_for(len(support[1]), partial(lambda *task: task, dict(parameters), x, y))
             outputs.append(engine._adapted_outputs(fast, x, y, query, memory))
+            keeps = keeps and memory == "unroll" and not rule.implicit
+            weights.append(engine._last_weights)
             self.chosen_memory, self.memory_note = engine.chosen_memory, engine.memory_note
+        self.adapted_weights = weights if keeps else None
         return torch.stack(outputs, dim=1 if every_step else 0)
 
     def _tasks(self, x: Input, y: Tensor, query_x: Input) -> Iterator[tuple[LoopEngine, Tensor, Tensor, Tensor]]:
@@ -64,6 +69,8 @@ class LoopEngine(WrittenSteps):
         return while_holding(self.model, weights_among(fast), lambda: self._support_loss(self._call_as_it_is, x, y))
 
     def _outputs(self, fast: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+        if self.criterion_sees_weights:
+            self._last_weights = weights_among(fast)
         return self._query_outputs(partial(self._call, fast), support_x, query_x)
 
     def _held(self, fast: Weights, function: Callable[[], list], first: int | None = None) -> list:

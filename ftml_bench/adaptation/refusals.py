@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,9 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
+from ftml_bench.adaptation.graph_leaves import leaves_of
 from ftml_bench.errors import UsageError
+from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import CONVERTED, TaskBatchNorm
+from ftml_bench.random_state import preserved_random_state
 
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -31,16 +35,73 @@ def hooked(model: nn.Module) -> str:
     return ""
 
 
+def is_pytorchs(criterion: Any) -> bool:
+    """Whether a loss is one of PyTorch's own, as it is: it looks at outputs and targets alone."""
+    if isinstance(criterion, nn.Module):
+        return type(criterion).__module__.startswith("torch.nn.") and not hooked(criterion)
+    return str(getattr(criterion, "__module__", "")).startswith("torch.nn.")
+
+
 def refuse_parameter_hooks(model: nn.Module) -> None:
-    """Refuse hooks on parameters' gradients: an inner step works on other tensors, which they do not see.
+    """Refuse hooks on parameters' gradients: inner steps and update procedures work on other tensors, which they do not
+    see.
 
     :raises UsageError: if there is one.
     """
     for name, p in model.named_parameters():
         if p._backward_hooks:
             raise UsageError(
-                f"the gradient hook on parameter {name} would act on the meta-gradient but on no inner step: remove "
+                f"the gradient hook on parameter {name} would act in training but on no inner step: remove "
                 f"it, and freeze parameters by requires_grad or change p.grad in a plugin's before_update"
+            )
+
+
+def view_of_weight(model: nn.Module) -> str:
+    """An attribute that is a view of a parameter, as `weight.t()`, with its name; empty if there is none."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    for place, module in model.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and id(value._base) in names:
+                return f"{f'{place}.{name}' if place else name}, a view of parameter {names[id(value._base)]}"
+    return ""
+
+
+def refuse_views_of_weights(model: nn.Module) -> None:
+    """Refuse views of parameters in attributes: a model that is called with other weights does not find them there.
+
+    :raises UsageError: if there is one.
+    """
+    if kept := view_of_weight(model):
+        raise UsageError(
+            f"{type(model).__name__} keeps {kept}, which does not follow other weights: expected it to be made when "
+            f"the model is called"
+        )
+
+
+def refuse_what_evaluations_leave_out(model: nn.Module, missing: Collection[str], inputs: tuple[Tensor, ...]) -> None:
+    """Refuse a model that uses a parameter in training mode alone, as one that merges or averages weights for
+    evaluations: an update procedure, which is in evaluation mode, would leave it as it is.
+
+    :param missing: the names of parameters that outputs in evaluation mode do not depend on.
+    :raises UsageError: if outputs in training mode depend on one of them, or by a view of it in any mode.
+    """
+    if not missing:
+        return
+    refuse_views_of_weights(model)
+    if model.training:
+        return
+    copy = copy_of(model).train()
+    try:
+        with torch.enable_grad(), preserved_random_state(inputs[0].device):
+            outputs = tree_leaves(copy(*(part.clone() for part in inputs)))
+    except Exception:  # it may not take so few points in training mode
+        return
+    used = {id(leaf) for part in outputs if isinstance(part, Tensor) for leaf in leaves_of(part)}
+    for name, p in copy.named_parameters():
+        if name in missing and id(p) in used:
+            raise UsageError(
+                f"{type(model).__name__} uses parameter {name} in training mode alone: in evaluation mode, as update "
+                f"procedures are, it could not be adapted; expected a model that computes alike in both"
             )
 
 

@@ -161,7 +161,8 @@ class WrittenSteps(InnerLoop):
         """
         if self.memory == "auto":
             # first order keeps no graph, and what cannot be drawn again cannot be computed again
-            if not self.second_order or own_generator(self.model) or self.trains_others:
+            needs_graph = self.trains_others or self.criterion_sees_weights
+            if not self.second_order or own_generator(self.model) or needs_graph:
                 return "unroll"
             fast, x, y = one_task()
             if y.requires_grad:

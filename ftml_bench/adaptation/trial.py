@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.agreement import distances, resolved
-from ftml_bench.adaptation.dependences import dependences, sees_weights
+from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
 from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
 from ftml_bench.adaptation.double import SingleMeansDouble
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, layer_of
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.last_layer import order_of_calls, see_that_it_is_the_last, see_that_nothing_follows
 from ftml_bench.adaptation.refusals import holds_tensors_of_vmap
 from ftml_bench.adaptation.small_batch import (
     Weights,
@@ -67,6 +68,7 @@ class Trial:
         self._kind = type(model).__name__
         self._settings = {**settings, "inner_steps": min(settings["inner_steps"], MOST_STEPS)}
         self.note = ""  # what the trial could not find out
+        self.decides = True  # whether anything could be compared
         self._device, self._default = support[1].device, torch.get_default_dtype()
         generator = torch.Generator().manual_seed(0)
         weights = {n: elsewhere(p.detach(), generator) for n, p in parameters.items()}
@@ -137,6 +139,7 @@ class Trial:
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
+        refuse_what_reads_the_last_call(criterion, model, inputs, y[0])
         self.criterion_sees_weights = sees_weights(criterion, model, weights, inputs, y[0])
         self.trains_others, self.unused = dependences(criterion, model, inputs, y[0])
 
@@ -173,7 +176,7 @@ class Trial:
     def _compare(self, name: str, outputs: Tensor, gradients: Weights) -> None:
         double = self._dtype is not None
         if not self._resolved.any():
-            self.note = "outputs of plain copies are not finite: nothing compared"
+            self.note, self.decides = "outputs of plain copies are not finite: nothing compared", False
             return
         off = float(distances(outputs, self._expected).norm()) / max(self._size, 1e-30)
         if not off <= (1e-8 if double else 1e-3):
@@ -284,11 +287,12 @@ class Trial:
                 raise UsageError(f"no engine can treat {self._kind}: it gives a {kind}: expected one tensor of outputs")
             return outputs
 
-        called = _order_of_calls(model)
+        called = order_of_calls(model)
         loss = self._reference._support_loss(checked, inputs, y)
         after = random_state(self._device)
         if self._settings.get("adapted") == "last_layer":
-            self._see_that_it_is_the_last(called)
+            see_that_it_is_the_last(model, self._reference.adapted, called)
+            see_that_nothing_follows(another := self._copy(), self._reference.adapted, _of_task(another, x), inputs)
         self.draws_on_host = after[1] != before[1]
         self.draws = after != before or bool(own_generator(model))
         self.changes_inputs = inputs._version != version
@@ -308,19 +312,6 @@ class Trial:
         self._has_gradient = 0 < length * steepness < float("inf")
         if self._has_gradient:
             self._settings["inner_lr"] = self._reference.inner_lr = STEP * length / steepness
-
-    def _see_that_it_is_the_last(self, called: list[str]) -> None:
-        """See that the layer that is defined last is the one that is called last.
-
-        :raises UsageError: if it is not.
-        """
-        defined = layer_of(self._reference.adapted[0])
-        inner = [name for name in called if name == defined or not f"{defined}.".startswith(f"{name}." if name else "")]
-        if inner and inner[-1] != defined:
-            raise UsageError(
-                f"adapted='last_layer': of {self._kind} the last layer that is defined is {defined}, the last that is "
-                f"called {inner[-1]}: give names of parameters"
-            )
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:
@@ -370,16 +361,6 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _order_of_calls(model: nn.Module) -> list[str]:
-    """A list to which every call of a layer with trainable parameters will add the layer's name."""
-    called: list[str] = []
-    layers = {layer_of(name) for name, p in model.named_parameters() if p.requires_grad}
-    for name, module in model.named_modules():
-        if name in layers:
-            module.register_forward_hook(lambda *_, name=name: called.append(name))
-    return called
 
 
 def _of_task(model: nn.Module, x: Input) -> Callable[[Tensor], Tensor]:

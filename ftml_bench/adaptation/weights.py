@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from ftml_bench.adaptation.agreement import distances, typical
+from ftml_bench.adaptation.refusals import refuse_views_of_weights, view_of_weight
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import own_generators_kept, random_state, replayed
 
@@ -75,6 +76,7 @@ def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> b
         seen |= moved > 0
         if not (distances(of_copy, expected) > 1e-3 * moved).any():
             continue
+        refuse_views_of_weights(model)
         raise UsageError(
             f"a copy of {type(model).__name__} does not compute with its own weights: a hook or a function in it holds "
             f"the model that was copied; expected modules that find their weights in themselves"
@@ -82,8 +84,12 @@ def see_that_it_follows(copy: nn.Module, model: nn.Module, *inputs: Tensor) -> b
     return seen
 
 
-def has_functions(model: nn.Module) -> bool:
-    """Whether modules hold functions of their own, such as hooks, in which a copy may hold what it was copied from."""
+def may_hold_the_model(model: nn.Module) -> bool:
+    """Whether modules hold functions of their own, such as hooks, in which a copy may hold what it was copied from, or
+    views of weights, which stay those of the model's own.
+    """
+    if view_of_weight(model):
+        return True
     values = [value for module in model.modules() for value in vars(module).values()]
     inner = [v for value in values if isinstance(value, (list, dict)) for v in _values(value)]
     return any(callable(value) and not isinstance(value, nn.Module) for value in values + inner)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import default_collate
 
+from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.models.copies import copy_of
@@ -123,7 +124,7 @@ class Performance:
 
 def _weight(criterion: Any, targets: Any) -> int | None:
     """Over how many targets of a minibatch a criterion is the mean; None where it is not known to be one."""
-    if not (isinstance(criterion, nn.Module) and type(criterion).__module__.startswith("torch.nn.")):
+    if not (isinstance(criterion, nn.Module) and is_pytorchs(criterion)):
         return None
     if getattr(criterion, "reduction", "") != "mean" or getattr(criterion, "weight", None) is not None:
         return None

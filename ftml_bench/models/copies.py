@@ -18,8 +18,8 @@ def copy_of(model: Module) -> Module:
     """A deep copy of a model, of one that keeps tensors of its last forward pass, too.
 
     `copy.deepcopy` refuses tensors that autograd has computed, as a model has that keeps its features in an attribute,
-    or in what a forward hook fills. Here they are copied without their history. Hooks and everything else are as in
-    `copy.deepcopy`.
+    or in what a forward hook fills. Here they are copied without their history; views of weights, as `weight.t()` that
+    is kept, are views of the copy's. Hooks and everything else are as in `copy.deepcopy`.
     """
     with _WithoutHistory():
         return deepcopy(model)
@@ -33,6 +33,11 @@ class _WithoutHistory(TorchFunctionMode):
             tensor, memo = args
             if is_functorch_wrapped_tensor(tensor):  # left by `torch.func`; nothing can be read from it any more
                 return tensor
+            base = tensor._base
+            if base is not None and base.is_leaf and base.requires_grad:  # part of a weight: so it is of its copy
+                whole = deepcopy(base, memo)
+                with torch.enable_grad():
+                    return whole.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
             if not tensor.is_leaf:
                 return deepcopy(tensor.detach(), memo)
         return func(*args, **(kwargs or {}))

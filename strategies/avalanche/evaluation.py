@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor, nn
 from torch.utils.data.dataloader import default_collate
 
+from ftml_bench.adaptation.dependences import refuse_what_reads_the_last_call
 from ftml_bench.adaptation.inner_loop import Input
-from ftml_bench.adaptation.weights import has_functions, see_that_it_follows
+from ftml_bench.adaptation.refusals import is_pytorchs
+from ftml_bench.adaptation.weights import may_hold_the_model, see_that_it_follows, while_holding
 from ftml_bench.benchmarks.experiences import (
     label_place,
     number_of,
@@ -140,8 +143,13 @@ class EvaluatedOnCopies(SupervisedTemplate):
         return self._loss_of(outputs, targets)
 
     def _loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """That of some points."""
-        return self._criterion(outputs, targets)
+        """That of some points; a criterion that looks at the model's weights sees those of the copy that predicts."""
+        loss = partial(self._criterion, outputs, targets)
+        if self.model is self._own_model or isinstance(self.model, TaskCopies) or is_pytorchs(self._criterion):
+            return loss()
+        own = dict(self._own_model.named_parameters())
+        weights = {n: p for n, p in self.model.named_parameters() if n in own and p.shape == own[n].shape}
+        return while_holding(self._own_model, weights, loss)
 
     def _refuse_spreading(self, outputs: Tensor, targets: Tensor) -> None:
         case = self._criterion, outputs.shape[1:], targets.shape[1:]
@@ -212,7 +220,7 @@ class EvaluatedOnCopies(SupervisedTemplate):
 
     def _model_of(self, task: tuple[int, ...] | None) -> nn.Module:
         """What predicts a task, by its label."""
-        data = self._data_of(task)
+        data = self._data_of(task) if self._adapts else None
         return self.model if data is None else self._adapted_copy(*data, label=(task or (0,))[0])
 
     def _warn_if_there(self, experience: DatasetExperience, missing: list[tuple[int, ...] | None]) -> None:
@@ -259,10 +267,12 @@ class EvaluatedOnCopies(SupervisedTemplate):
         copy = copy_of(self.model)
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
-        if self._adapts and not self._copies_follow and has_functions(self.model):
+        if self._adapts and not self._copies_follow:
             inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
-            with batch_statistics():
-                self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
+            refuse_what_reads_the_last_call(self._criterion, self.model, inputs, y[:2])
+            if may_hold_the_model(self.model):
+                with batch_statistics():
+                    self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
         self._keep_statistics(copy, x, labels)
         return copy
 

@@ -159,5 +159,5 @@ def test_a_criterion_that_is_exchanged_is_the_one_that_is_trained_and_adapted_wi
     used.clear()
     strategy.model.eval()
     strategy.model_for(benchmark.test_stream[1])
-    # without task labels: on all rounds so far
-    assert used == ([40, 40] if cls is FollowTheLeader else [])
+    # without task labels: on all rounds so far; on two points it is seen what it looks at
+    assert [points for points in used if points > 2] == ([40, 40] if cls is FollowTheLeader else [])
