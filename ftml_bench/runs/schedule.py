@@ -273,11 +273,13 @@ def check_versions(
 
 
 def _claim(definition: Definition, root: Path) -> None:
-    """Makes `root` the folder of this definition's results, if it is not yet, or was with fewer seeds."""
+    """Makes `root` the folder of this definition's results, if it is not yet, or was with fewer seeds, or with what no
+    hash says: the order of rows, of which the first is what the others are compared with, and the description."""
     file = root / FILE
-    if _holds_nothing(root) or definitions.load(str(file)).hash != definition.hash:
-        content = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True, width=120)
-        record.write_whole(file, f"{HEADER}{definition.hash}\n{content}")
+    content = yaml.safe_dump(definition.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+    text = f"{HEADER}{definition.hash}\n{content}"
+    if not file.is_file() or file.read_bytes() != text.encode():
+        record.write_whole(file, text)
     remove_temporary(file)
 
 

@@ -158,6 +158,22 @@ def test_seeds_can_be_added_to_those_that_are_there(tmp_path):
     assert snapshot(tmp_path / "sines") == after
 
 
+def test_rows_in_another_order_and_another_description_are_taken_over(tmp_path):
+    board = leaderboard(good="finished", wild="diverged")
+    run(board, tmp_path)
+    before = snapshot(tmp_path / "sines")
+    content = board.to_dict() | {"description": "rows the other way round"}
+    rows = content["benchmarks"]["sines"]["strategies"]
+    content["benchmarks"]["sines"]["strategies"] = dict(reversed(rows.items()))
+    other = definitions.from_dict(content, "test")
+    assert other.hash == board.hash
+    run(other, tmp_path)
+    found = read_runs(tmp_path)[0]
+    assert [row.name for row in found.benchmarks[0].rows] == ["wild", "good"]
+    assert found.description == "rows the other way round"
+    assert snapshot(tmp_path / "sines") == before
+
+
 def test_what_was_begun_with_fewer_seeds_goes_on_from_its_saved_state(tmp_path):
     two = leaderboard(good="finished")
     RunWriter.start(tmp_path / "cell", {"definition": two.hash, "protocol": {}})
