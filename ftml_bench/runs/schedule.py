@@ -84,6 +84,7 @@ def _run_cells(
     redo: Collection[Cell],
 ) -> list[Outcome]:
     with _written(root):
+        check_folder(definition, root)  # again: another run may have begun, and ended, since
         _claim(definition, root)
         outcomes = {cell: Outcome(cell, status, "") for cell, status in _kept(definition, root, redo)}
         for cell in outcomes:

@@ -158,6 +158,20 @@ def test_seeds_can_be_added_to_those_that_are_there(tmp_path):
     assert snapshot(tmp_path / "sines") == after
 
 
+def test_what_another_run_left_before_the_folder_was_locked_is_left_alone(tmp_path):
+    ours, other = leaderboard(good="finished"), leaderboard(good="diverged")
+
+    def place(tasks, cut_off):  # stands for the seconds that a cluster takes to begin
+        run(other, tmp_path)
+        before.update(snapshot(tmp_path))
+        return pool.ThisProcess()
+
+    before = {}
+    with pytest.raises(UsageError, match=rf"holds the results of another definition \(hash {other.hash}"):
+        schedule.run_cells(ours, tmp_path, place=place, data=None, quiet=True)
+    assert snapshot(tmp_path) == before
+
+
 def test_rows_in_another_order_and_another_description_are_taken_over(tmp_path):
     board = leaderboard(good="finished", wild="diverged")
     run(board, tmp_path)
