@@ -93,7 +93,7 @@ def _run_cells(
         for cell in todo:
             goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
             if (root / cell.folder).exists() and not goes_on:
-                shutil.rmtree(root / cell.folder)
+                _remove(root / cell.folder)
     groups = _groups(definition, todo, device)
     runners = RUN_CELL, RUN_TOGETHER
     tasks = [Task(definition, tuple(group), root, data, device, runners, holder) for group in groups]
@@ -105,6 +105,13 @@ def _run_cells(
             pool.cancel()  # while the folder is held
             progress.close()
     return [outcomes[cell] for cell in definition.cells()]
+
+
+def _remove(folder: Path) -> None:
+    """Removes a cell's folder, its record first, which would speak of tables that are gone if this were cut off."""
+    if (folder / "record.json").is_file():
+        (folder / "record.json").unlink()
+    shutil.rmtree(folder)
 
 
 def _here(jobs: int) -> Place:

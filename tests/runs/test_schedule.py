@@ -197,6 +197,28 @@ def test_what_was_begun_with_fewer_seeds_goes_on_from_its_saved_state(tmp_path):
         assert not record.may_go_on(tmp_path / "cell", others.includes)
 
 
+def test_a_run_that_ends_while_it_removes_a_cell_goes_on(tmp_path, monkeypatch):
+    board = leaderboard(good="finished")
+    run(board, tmp_path)
+
+    def killed_after(number, calls):
+        def unlink(*arguments, **keywords):
+            real(*arguments, **keywords)
+            calls.append(arguments)
+            if len(calls) == number:
+                raise KeyboardInterrupt
+
+        return unlink
+
+    real = os.unlink
+    for number in (1, 2):  # of the three files of a cell
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", killed_after(number, []))
+            with pytest.raises(KeyboardInterrupt):
+                schedule.run_cells(board, tmp_path, data=None, quiet=True, redo=set(board.cells()))
+        assert [status for _, status, _ in run(board, tmp_path)] == ["finished"] * 2
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match=r"exists and is no leaderboard's folder"):
