@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftml_bench.errors import UsageError
-from ftml_bench.metrics.measures import CURVES
+from ftml_bench.metrics.measures import CURVES, MEASURES
 from ftml_bench.runs import versions
-from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition
+from ftml_bench.runs.definition import BenchmarkSpec, Cell, Definition, Row
 from ftml_bench.runs.reading import FILE, check_belongs, read_definition
 from ftml_bench.runs.record import CurveRow, Run, has_record, read, read_times
 from ftml_bench.sizes import cumulative
@@ -89,9 +89,11 @@ def _of_cell(definition: Definition, cell: Cell, run: Run, folder: Path) -> Iter
             yield "record.json holds no hashes of the tables: they cannot be checked"
         protocol = run.record["protocol"]
         spec = definition.benchmark(cell.benchmark)
-        yield from _of_protocol(spec, cell, protocol)
+        row = spec.row(cell.row)
+        yield from _of_protocol(spec, row, protocol)
+        yield from _of_measures(spec, row, run)
         try:
-            keys = expected_keys(protocol, comparator=spec.row(cell.row).comparator)
+            keys = expected_keys(protocol, comparator=row.comparator)
         except (KeyError, TypeError, ValueError):
             yield "record.json: its protocol does not say which evaluations a run makes"
             return
@@ -99,9 +101,8 @@ def _of_cell(definition: Definition, cell: Cell, run: Run, folder: Path) -> Iter
         yield from _of_values(run)
 
 
-def _of_protocol(spec: BenchmarkSpec, cell: Cell, protocol: dict[str, Any]) -> Iterator[str]:
+def _of_protocol(spec: BenchmarkSpec, row: Row, protocol: dict[str, Any]) -> Iterator[str]:
     """What the definition says and the record's protocol says otherwise."""
-    row = spec.row(cell.row)
     said = {
         "benchmark": spec.benchmark,
         "strategy": row.strategy,
@@ -115,6 +116,34 @@ def _of_protocol(spec: BenchmarkSpec, cell: Cell, protocol: dict[str, Any]) -> I
     for key, value in said.items():
         if value is not None and protocol.get(key) != value:
             yield f"record.json: its protocol's {key!r} is {protocol.get(key)}, the definition's {value}"
+    warmup = None  # no benchmark has one of its own
+    if spec.warmup_rounds is not None:
+        warmup = {"rounds": spec.warmup_rounds, "datapoints": spec.warmup_datapoints, "steps": spec.warmup_steps}
+    if protocol.get("warmup") != warmup:
+        yield f"record.json: its protocol's 'warmup' is {protocol.get('warmup')}, the definition's {warmup}"
+    yield from _of_settings("settings", row.settings, protocol)
+    yield from _of_settings("benchmark_settings", spec.settings, protocol)
+
+
+def _of_settings(key: str, said: dict[str, Any], protocol: dict[str, Any]) -> Iterator[str]:
+    """Settings that the record says otherwise than the definition; records of before leave out mappings."""
+    recorded = protocol.get(key)
+    recorded = recorded if isinstance(recorded, dict) else {}
+    for name, value in said.items():
+        left_out = isinstance(value, dict) and name not in recorded
+        if not left_out and recorded.get(name) != value:
+            found = recorded.get(name, "missing")
+            yield f"record.json: {name!r} of its protocol's {key!r} is {found}, the definition's {value}"
+
+
+def _of_measures(spec: BenchmarkSpec, row: Row, run: Run) -> Iterator[str]:
+    """Measures that the definition asks for, and of which a run to the end has left nothing."""
+    if row.comparator or run.status != "finished":
+        return
+    for name in spec.measures or ():
+        # That one says nothing where every first arrival has several classes.
+        if name != "only_class" and not MEASURES[name].keys() & run.measures.keys():
+            yield f"measures.csv: there is no {name}, which the definition asks for"
 
 
 def _of_keys(run: Run, keys: list[tuple[int, int, int]], folder: Path) -> Iterator[str]:

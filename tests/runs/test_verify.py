@@ -17,9 +17,11 @@ from ftml_bench.runs import record, schedule
 from ftml_bench.runs import verify as files  # without tables and figures
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.verify import expected_keys
-from tests.runs.made import DEFINITION, PROTOCOL, edit, write_all, write_run
+from tests.runs.made import DEFINITION, PROTOCOL, changed, edit, write_all, write_run
 
 FTML_0 = Cell("waves", "FTML", 0)
+WARM_UP = {"rounds": 2, "datapoints": 5, "steps": None}
+SETTINGS = {"inner_lr": 0.5, "inner_steps": 1, "buffer": {"name": "Reservoir", "points": 8}}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,56 @@ def test_a_record_that_says_it_ran_something_else_is_named(root, key, value, mes
     file = root / "waves/FromScratch/seed-0/record.json"
     edit(file, protocol=json.loads(file.read_text())["protocol"] | {key: value})
     assert any(message in fault.what for fault in files.faults(root))
+
+
+@pytest.mark.parametrize(
+    ("key", "recorded", "message"),
+    [
+        ("warmup", None, "'warmup' is None, the definition's {'rounds': 2, 'datapoints': 5, 'steps': None}"),
+        ("warmup", WARM_UP | {"steps": 3}, "'warmup' is {'rounds': 2, 'datapoints': 5, 'steps': 3}"),
+        ("settings", {}, "'inner_lr' of its protocol's 'settings' is missing, the definition's 0.5"),
+        ("settings", SETTINGS | {"inner_lr": 0.1}, "'inner_lr' of its protocol's 'settings' is 0.1"),
+        (
+            "settings",
+            SETTINGS | {"buffer": {"name": "Reservoir", "points": 9}},
+            "'buffer' of its protocol's 'settings'",
+        ),
+        ("settings", [], "'inner_lr' of its protocol's 'settings' is missing"),
+        ("benchmark_settings", {"rounds": 99}, "'rounds' of its protocol's 'benchmark_settings' is 99"),
+    ],
+)
+def test_what_the_definition_says_of_settings_and_warm_up_is_in_the_record(tmp_path, key, recorded, message):
+    row = {"inner_lr": 0.5, "buffer": {"name": "Reservoir", "points": 8}}
+    warmed = {"warmup_rounds": 2, "warmup_datapoints": 5}
+    definition = changed(
+        warmed | {"settings": {"rounds": 6}, "strategies": {"FTML": row, "FromScratch": row | {"buffer": None}}}
+    )
+    root = write_all(tmp_path / "small", definition=definition)
+    protocol = PROTOCOL | {"warmup": WARM_UP, "settings": SETTINGS, "benchmark_settings": {"rounds": 6, "points": 3}}
+    file = root / FTML_0.folder / "record.json"
+    edit(file, protocol=protocol | {"strategy": "FTML"})
+    whole = [fault.what for fault in files.faults(root) if fault.where == str(FTML_0)]
+    assert not [what for what in whole if "definition" in what]
+    edit(file, protocol=protocol | {"strategy": "FTML", "settings": {"inner_lr": 0.5}})  # as records of before
+    assert [fault.what for fault in files.faults(root) if fault.where == str(FTML_0)] == whole
+    edit(file, protocol=protocol | {"strategy": "FTML", key: recorded})
+    assert any(message in fault.what for fault in files.faults(root) if fault.where == str(FTML_0))
+
+
+def test_a_warm_up_that_no_definition_asked_for_is_named(root):
+    file = root / FTML_0.folder / "record.json"
+    edit(file, protocol=json.loads(file.read_text())["protocol"] | {"warmup": WARM_UP})
+    assert any("the definition's None" in fault.what for fault in files.faults(root))
+
+
+def test_measures_that_are_asked_for_are_there(tmp_path):
+    definition = changed({"measures": ["regret", "shots", "only_class"]})
+    root = write_all(tmp_path / "small", definition=definition)  # its cells have a regret, and no class
+    write_run(root, FTML_0, [0.9, math.inf], "diverged", definition=definition, measures=(), diverged_round=0)
+    missing = "measures.csv: there is no shots, which the definition asks for"
+    assert [tuple(fault) for fault in files.faults(root)] == [
+        (str(cell), missing) for cell in definition.cells() if cell != FTML_0
+    ]
 
 
 def test_two_seeds_with_one_curve_are_named_where_records_do_not_say_their_cell(root):
