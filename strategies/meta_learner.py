@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 
 from ftml_bench.adaptation import Engine, make_engine
 from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.weights import put, while_holding
 from ftml_bench.errors import UsageError
@@ -258,8 +259,9 @@ class MetaLearner(Learner):
         ignored = ignored_by(self._criterion) if self.execution.draws_on_device else None
         rounds = self.buffer.rounds.values()
         self._ignores = None if ignored is None else any(round.has_target(ignored) for round in rounds)
-        (x, y), labels = self.buffer.everything([self.current_round])
-        self.engine.see_criterion((x, labels) if is_multi_task_module(self.model) else x, y)
+        if not is_pytorchs(self._criterion):
+            (x, y), labels = self.buffer.everything([self.current_round])
+            self.engine.see_criterion((x, labels) if is_multi_task_module(self.model) else x, y)
         super().make_train_dataloader(**kwargs)
 
     def training_epoch(self, **kwargs) -> None:

@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
-from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.small_batch import copied, elsewhere, rows_seen, views
 from ftml_bench.adaptation.trial import Trial, said
@@ -94,8 +93,6 @@ class TriedEngine:
 
         :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
         """
-        if is_pytorchs(self._criterion):
-            return
         model, inputs = self._engine.model, usable(x if isinstance(x, tuple) else (x,))
         parts, generator = [*parts_of(model), *parts_of(self._criterion)], torch.Generator().manual_seed(0)
         with torch.enable_grad(), own_generators_kept(parts), kept(parts), preserved_random_state(y.device):

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.graph_leaves import has_others, leaves_of
 from ftml_bench.adaptation.inner_loop import Criterion
-from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.small_batch import Weights, copied
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError
@@ -40,7 +39,7 @@ def refuse_what_reads_the_last_call(
 
     :raises UsageError: if it does.
     """
-    if not is_pytorchs(criterion) and reads_the_last_call(criterion, model, inputs, y):
+    if reads_the_last_call(criterion, model, inputs, y):
         raise UsageError(
             f"the criterion reads what {type(model).__name__} keeps of its last call, which may be of another task or "
             f"copy: expected outputs that hold all that it reads"

@@ -21,7 +21,7 @@ from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differ
 from ftml_bench.adaptation.double import SingleMeansDouble
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
 from ftml_bench.adaptation.last_layer import order_of_calls, see_that_it_is_the_last, see_that_nothing_follows
-from ftml_bench.adaptation.refusals import holds_tensors_of_vmap
+from ftml_bench.adaptation.refusals import holds_tensors_of_vmap, is_pytorchs
 from ftml_bench.adaptation.small_batch import (
     Weights,
     affordable,
@@ -139,7 +139,8 @@ class Trial:
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
-        refuse_what_reads_the_last_call(criterion, model, inputs, y[0])
+        if not is_pytorchs(criterion):
+            refuse_what_reads_the_last_call(criterion, model, inputs, y[0])
         self.criterion_sees_weights = sees_weights(criterion, model, weights, inputs, y[0])
         self.trains_others, self.unused = dependences(criterion, model, inputs, y[0])
 

@@ -268,13 +268,21 @@ class EvaluatedOnCopies(SupervisedTemplate):
         labels = torch.full((len(x),), label, device=x.device)
         self._update(copy, (x, labels) if is_multi_task_module(copy) else x, y)
         if self._adapts and not self._copies_follow:
-            inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
-            refuse_what_reads_the_last_call(self._criterion, self.model, inputs, y[:2])
-            if may_hold_the_model(self.model):
-                with batch_statistics():
-                    self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
+            self._see_that_it_follows(copy, x, y, labels)
         self._keep_statistics(copy, x, labels)
         return copy
+
+    def _see_that_it_follows(self, copy: nn.Module, x: Tensor, y: Tensor, labels: Tensor) -> None:
+        """See that a copy computes with its own weights, and the criterion with what it is given."""
+        has_functions, is_own = may_hold_the_model(self.model), not is_pytorchs(self._criterion)
+        if not (has_functions or is_own):
+            return
+        inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
+        if is_own:
+            refuse_what_reads_the_last_call(self._criterion, self.model, inputs, y[:2])
+        if has_functions:
+            with batch_statistics():
+                self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
 
     def _keep_statistics(self, copy: nn.Module, x: Tensor, labels: Tensor) -> None:
         """Let the norm layers of an adapted copy normalise by the task's data, if that is the rule."""
