@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import numbers
 from collections.abc import Iterable, Mapping
 
 
@@ -42,8 +44,38 @@ def _nearest(name: str, known: list[str]) -> str:
     return next(iter(swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.4)), "")
 
 
-def at_least(least: int, **settings: int) -> None:
-    """Refuses sizes below `least`."""
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number; `True` is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number; `True` is none, nor is a tensor."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_flag(value: object) -> bool:
+    """Whether it is `True` or `False`."""
+    return isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value as it is written, in one line, the beginning of a long one."""
+    text = printable(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def above_zero(**settings: float) -> None:
+    """Refuses what is no finite number above 0."""
     for name, value in settings.items():
+        if not is_number(value) or not 0 < value < math.inf:
+            raise UsageError(f"{name}={shown(value)}: expected a number above 0")
+
+
+def at_least(least: int, **settings: int) -> None:
+    """Refuses what is no whole number, and sizes below `least`."""
+    for name, value in settings.items():
+        if not is_whole(value):
+            raise UsageError(f"{name}={shown(value)}: expected a whole number of at least {least}")
         if value < least:
             raise UsageError(f"{name}={value}: expected a number of at least {least}")

@@ -12,7 +12,7 @@ from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.refusals import is_pytorchs, refuse_parameter_hooks
 from ftml_bench.adaptation.weights import put
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, above_zero, unknown
 from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords
 from ftml_bench.strategies.joint import JointLearner
@@ -60,8 +60,7 @@ class FollowTheLeader(JointLearner):
             raise unknown("fine-tuning", fine_tuning, FINE_TUNINGS)
         if update_steps < 1:
             raise UsageError(f"update_steps={update_steps}: expected a number of at least 1")
-        if not inner_lr > 0:
-            raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        above_zero(inner_lr=inner_lr)
         if inner_clip is not None and not inner_clip > 0:
             raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
         if train_at not in TRAIN_AT:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.adaptation import InnerRule
-from ftml_bench.errors import UsageError, at_least
+from ftml_bench.errors import above_zero, at_least
 from ftml_bench.models.norm import has_norm
 from ftml_bench.strategies.learned_rates import PREFIX, LearnedRates
 
@@ -32,8 +32,7 @@ class FTMLVS(LearnedRates):
     """
 
     def __init__(self, *, support_size: int = 10, query_size: int = 10, eta: float = 1.0, **learner) -> None:
-        if not 0 < eta < math.inf:
-            raise UsageError(f"eta={eta}: expected a number above 0")
+        above_zero(eta=eta)
         self.eta = eta
         super().__init__(support_size=support_size, query_size=query_size, **learner)
         self._shots = 0  # s of the minibatch at hand

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ftml_bench.adaptation import InnerRule
-from ftml_bench.errors import UsageError, at_least
+from ftml_bench.errors import UsageError, above_zero, at_least
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -22,8 +22,7 @@ class IMAML(FTML):
     """
 
     def __init__(self, *, penalty: float = 1.0, cg_steps: int = 5, **learner) -> None:
-        if not 0 < penalty < float("inf"):
-            raise UsageError(f"penalty={penalty}: expected a number above 0")
+        above_zero(penalty=penalty)
         at_least(1, cg_steps=cg_steps)
         super().__init__(**learner)
         if not self.engine.second_order:

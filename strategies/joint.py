@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from ftml_bench.adaptation.agreement import distances, typical
 from ftml_bench.adaptation.plain_pass import PlainPass
 from ftml_bench.adaptation.small_batch import elsewhere
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, at_least, unknown
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import batch_statistics
 from ftml_bench.random_state import preserved_random_state
@@ -78,8 +78,6 @@ class JointLearner(Learner):
         draw: str = "tasks",
         **learner: Unpack[LearnerKeywords],
     ) -> None:
-        if group_size is not None and group_size < 1:
-            raise UsageError(f"group_size={group_size}: expected a number of at least 1")
         if draw not in DRAWS:
             raise unknown("value of draw", draw, DRAWS)
         if draw == "datapoints" and batch_norm != "running":
@@ -87,6 +85,8 @@ class JointLearner(Learner):
                 f"draw='datapoints' is of mixed minibatches: expected batch_norm='running', not {batch_norm!r}"
             )
         super().__init__(batch_norm=batch_norm, **learner)
+        if group_size is not None:
+            at_least(1, group_size=group_size)
         self.group_size = _group_size(group_size, self.train_mb_size)
         if batch_norm != "running" and draw != "all" and self.train_mb_size % self.group_size:
             nearest = _group_size(None, self.train_mb_size, wanted=self.group_size)

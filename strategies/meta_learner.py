@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ftml_bench.adaptation import Engine, make_engine
-from ftml_bench.adaptation.inner_loop import Input
+from ftml_bench.adaptation.inner_loop import Input, names_in
 from ftml_bench.adaptation.refusals import is_pytorchs
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.weights import put, while_holding
@@ -102,7 +102,7 @@ class MetaLearner(Learner):
         super().__init__(**given)
         self.update_steps = settings["inner_steps"] if update_steps is None else update_steps
         if not isinstance(settings["adapted"], str):
-            settings["adapted"] = list(settings["adapted"])
+            settings["adapted"] = names_in(settings["adapted"])
         if is_multi_task_module(self.model):
             settings["engine"] = self._engine_for_task_labels(settings["engine"], settings["adapted"])
         self.engine_settings: dict[str, Any] = {  # as asked for; what was set since is known to the engine

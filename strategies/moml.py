@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ftml_bench.buffer import LastRounds
 from ftml_bench.buffer.rules import Rule
-from ftml_bench.errors import UsageError, at_least, unknown
+from ftml_bench.errors import above_zero, at_least, unknown
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -33,8 +33,7 @@ class MOML(FTML):
         self, *, window: int = 1, alpha: float = 0.1, buffer: Rule | Literal["window"] | None = "window", **learner
     ) -> None:
         at_least(1, window=window)
-        if not 0 < alpha < float("inf"):
-            raise UsageError(f"alpha={alpha}: expected a number above 0")
+        above_zero(alpha=alpha)
         if isinstance(buffer, str):
             if buffer != "window":
                 raise unknown("value of buffer", buffer, ["window"])

@@ -14,11 +14,11 @@ from torch.nn.utils import parametrize
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
 from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
-from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
+from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, names_in
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.small_batch import copied, elsewhere, rows_seen, views
 from ftml_bench.adaptation.trial import Trial, said
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, above_zero
 from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.random_state import own_generators_kept, preserved_random_state, random_state, restore
 
@@ -42,7 +42,7 @@ class TriedEngine:
         self, candidates: list[type[InnerLoop]], model: nn.Module, criterion: Criterion, settings: dict[str, Any]
     ) -> None:
         if "adapted" in settings and not isinstance(settings["adapted"], str):
-            settings = {**settings, "adapted": list(settings["adapted"])}
+            settings = {**settings, "adapted": names_in(settings["adapted"])}
         self._candidates = candidates
         self._settings = dict(settings)
         self._criterion = criterion
@@ -65,6 +65,8 @@ class TriedEngine:
         if name not in SETTINGS:
             super().__setattr__(name, value)
             return
+        if name == "inner_lr":
+            above_zero(inner_lr=value)
         self._settings[name] = value
         if name in ("inner_lr", "memory_budget"):  # which no trial depends on
             setattr(self._engine, name, value)

@@ -20,7 +20,7 @@ from ftml_bench.adaptation.refusals import (
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
 from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.weights import while_holding
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, above_zero, at_least, is_flag, shown, unknown
 from ftml_bench.models.norm import Moments, batch_statistics, convert_batch_norm, has_norm
 from ftml_bench.recorded.graphs import Graphs
 
@@ -83,10 +83,10 @@ class InnerLoop:
         memory: Literal["auto", "unroll", "adjoint"] = "auto",
         memory_budget: int = 2**31,
     ) -> None:
-        if inner_steps < 0:
-            raise UsageError(f"inner_steps={inner_steps}: expected 0 or more")
-        if not inner_lr > 0:
-            raise UsageError(f"inner_lr={inner_lr}: expected a number above 0")
+        at_least(0, inner_steps=inner_steps)
+        above_zero(inner_lr=inner_lr)
+        if not is_flag(second_order):
+            raise UsageError(f"second_order={shown(second_order)}: expected True or False")
         if inner_clip is not None and not inner_clip > 0:
             raise UsageError(f"inner_clip={inner_clip}: expected None or a number above 0")
         if batch_norm not in BATCH_NORM_RULES:
@@ -247,13 +247,23 @@ def adapted_names(model: nn.Module, adapted: str | Iterable[str]) -> list[str]:
         return [name for name in trainable if layer_of(name) == last]
     if isinstance(adapted, str):
         raise unknown("value of adapted", adapted, ["all", "last_layer"])
-    wanted = list(adapted)
+    wanted = names_in(adapted)
     if not wanted:
         raise UsageError("adapted=[]: expected 'all', 'last_layer' or names of parameters")
     for name in wanted:
         if name not in trainable:
             raise unknown("parameter in adapted", name, trainable)
     return [name for name in trainable if name in wanted]
+
+
+def names_in(adapted: Iterable[str]) -> list[str]:
+    """The names of parameters that are to be adapted.
+
+    :raises UsageError: for what holds none.
+    """
+    if not isinstance(adapted, Iterable):
+        raise UsageError(f"adapted={shown(adapted)}: expected 'all', 'last_layer' or names of parameters")
+    return list(adapted)
 
 
 def layer_of(name: str) -> str:

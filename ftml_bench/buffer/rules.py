@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ftml_bench.buffer.round import Round
-from ftml_bench.errors import at_least
+from ftml_bench.errors import UsageError, at_least, shown
 from ftml_bench.seeding import generator
 
 
@@ -27,6 +27,14 @@ class Rule(Protocol):
         :param rounds: by number, in the order of their arrival.
         """
         ...
+
+
+def see_that_it_is_one(rule: object) -> None:
+    """
+    :raises UsageError: for what is neither a rule nor None, such as the class of one, or a number.
+    """
+    if rule is not None and (isinstance(rule, type) or not hasattr(rule, "keep")):
+        raise UsageError(f"buffer={shown(rule)}: expected a rule, such as Reservoir(1000), or None, which keeps all")
 
 
 @dataclass(frozen=True)

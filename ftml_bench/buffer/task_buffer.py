@@ -32,7 +32,7 @@ from ftml_bench.benchmarks.experiences import (
 from ftml_bench.benchmarks.stacked import StackedDataset, as_input
 from ftml_bench.buffer.renaming import renamed, renaming
 from ftml_bench.buffer.round import Batch, Labels, Round
-from ftml_bench.buffer.rules import Rule
+from ftml_bench.buffer.rules import Rule, see_that_it_is_one
 from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
@@ -66,6 +66,7 @@ class TaskBuffer(ExemplarsBuffer):
         rule: Rule | None = None,
         seed: int = 0,
     ) -> None:
+        see_that_it_is_one(rule)
         super().__init__(max_size=sys.maxsize)
         self.rule, self._seed = rule, seed
         self.device = torch.device(device)

@@ -22,7 +22,7 @@ from ftml_bench.benchmarks.experiences import (
     tasks_of,
 )
 from ftml_bench.buffer import TaskBuffer
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, at_least, unknown
 from ftml_bench.memory import keep_freed_memory
 from ftml_bench.models.norm import convert_batch_norm, find_frozen, give_running_statistics, note_frozen
 from ftml_bench.random_state import preserved_random_state
@@ -33,6 +33,7 @@ from ftml_bench.strategies.avalanche.cost import Cost
 from ftml_bench.strategies.avalanche.described import described
 from ftml_bench.strategies.avalanche.evaluation import EvaluatedOnCopies
 from ftml_bench.strategies.avalanche.keywords import LearnerKeywords, WrittenKeywords, with_defaults
+from ftml_bench.strategies.avalanche.kinds import refuse_parts
 from ftml_bench.strategies.avalanche.per_round import PerRound
 from ftml_bench.strategies.avalanche.repairs import Companion, as_arrival, with_repairs
 from ftml_bench.strategies.avalanche.unfit import refuse_unfit, replaced
@@ -73,11 +74,13 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
         steps, update_size, seed, rule, folder = map(avalanche.pop, names)
         if steps is not None and steps < 1:
             raise UsageError(f"steps={steps}: expected None or a number of at least 1")
-        if update_size < 1:
-            raise UsageError(f"update_size={update_size}: expected a number of at least 1")
+        at_least(1, update_size=update_size, train_mb_size=avalanche["train_mb_size"])
+        if avalanche["eval_mb_size"] is not None:
+            at_least(1, eval_mb_size=avalanche["eval_mb_size"])
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
-        model = avalanche["model"]
+        model = avalanche.get("model")
+        refuse_parts(model, avalanche.get("optimizer"), avalanche["criterion"])
         lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
         if lazy:
             raise UsageError(

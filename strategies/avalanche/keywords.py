@@ -22,6 +22,7 @@ from typing_extensions import Required, TypedDict, Unpack, get_type_hints
 
 from ftml_bench.buffer import Rule
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.strategies.avalanche.kinds import refuse_kinds
 
 
 class AvalancheKeywords(TypedDict, total=False):
@@ -94,7 +95,7 @@ class KeywordError(UsageError, TypeError):
 
 
 def _constructor(cls: Any) -> Callable[..., None]:
-    """That of `cls` with its whole signature, which refuses keywords that it does not take.
+    """That of `cls` with its whole signature, which refuses keywords that it does not take, and values of other kinds.
 
     Avalanche, which takes positional arguments for keywords, lets go of those that are left. `train_passes`, as its
     `OnlineNaive` calls the epochs, is taken.
@@ -112,6 +113,7 @@ def _constructor(cls: Any) -> Callable[..., None]:
         for name in settings:
             if name not in names:
                 raise KeywordError(str(unknown(f"setting of {cls.__name__}", name, names)))
+        refuse_kinds(signature, settings)
         own(self, *args, **settings)
 
     return init

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avalanche.core import SupervisedPlugin
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import above_zero, at_least
 
 
 class LearningRateAfter(SupervisedPlugin):
@@ -18,10 +18,8 @@ class LearningRateAfter(SupervisedPlugin):
     """
 
     def __init__(self, *, after_steps: int, lr: float) -> None:
-        if after_steps < 1:
-            raise UsageError(f"after_steps={after_steps}: expected a number of at least 1")
-        if not lr > 0:
-            raise UsageError(f"lr={lr}: expected a number above 0")
+        at_least(1, after_steps=after_steps)
+        above_zero(lr=lr)
         super().__init__()
         # Avalanche takes any attribute named after_... for a callback.
         self.first_steps = after_steps
