@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from ftml_bench.errors import UsageError
-from ftml_bench.strategies.meta_learner import MetaLearner
+from ftml_bench.strategies.avalanche.unfit import refuse_complex
+from ftml_bench.strategies.meta_learner import MetaLearner, MetaLearnerKeywords
 
 
 class Displaced(MetaLearner):
@@ -19,6 +21,10 @@ class Displaced(MetaLearner):
     """
 
     _targets: dict[str, Tensor]  # of the minibatch at hand
+
+    def __init__(self, **learner: Unpack[MetaLearnerKeywords]) -> None:
+        super().__init__(**learner)
+        refuse_complex(self)
 
     def make_train_dataloader(self, **kwargs) -> None:
         """As `MetaLearner.make_train_dataloader`.

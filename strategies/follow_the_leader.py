@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from ftml_bench.adaptation import adapted_names, update_procedure
 from ftml_bench.adaptation.inner_loop import Input
-from ftml_bench.adaptation.refusals import is_pytorchs, refuse_parameter_hooks
+from ftml_bench.adaptation.refusals import is_pytorchs, refuse_parameter_hooks, refuse_scripts
 from ftml_bench.adaptation.weights import put
 from ftml_bench.errors import UsageError, above_zero, unknown
 from ftml_bench.strategies.avalanche.adaptable import as_it_is_without_gradient
@@ -66,6 +66,7 @@ class FollowTheLeader(JointLearner):
         if train_at not in TRAIN_AT:
             raise unknown("value of train_at", train_at, TRAIN_AT)
         super().__init__(batch_norm=batch_norm, group_size=group_size, draw=draw, **learner)
+        refuse_scripts(self.model)
         self.train_at = train_at
         self.owed_steps, self._round_owed = 0, -1  # of the arrivals of a round, which its end will take
         self.fine_tuning = fine_tuning

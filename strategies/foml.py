@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ftml_bench.adaptation import InnerRule
 from ftml_bench.errors import UsageError, at_least
+from ftml_bench.strategies.avalanche.unfit import refuse_complex
 from ftml_bench.strategies.fast_weights import FastWeights
 
 
@@ -41,6 +42,7 @@ class FOML(FastWeights):
         if not 0 < pull < float("inf"):
             raise UsageError(f"pull={pull}: expected a number above 0, without which no slow weight is learned")
         super().__init__(**learner)
+        refuse_complex(self)
         self._refuse_a_loop_without_pull()
         self.pull = pull
         self.meta_batch_size = meta_batch_size

@@ -10,6 +10,7 @@ from torch import Tensor
 from ftml_bench.adaptation import InnerRule
 from ftml_bench.errors import above_zero, at_least
 from ftml_bench.models.norm import has_norm
+from ftml_bench.strategies.avalanche.unfit import refuse_complex
 from ftml_bench.strategies.learned_rates import PREFIX, LearnedRates
 
 LOG_ETA, LOG_BETA = f"{PREFIX}log_eta", f"{PREFIX}log_beta"
@@ -35,6 +36,7 @@ class FTMLVS(LearnedRates):
         above_zero(eta=eta)
         self.eta = eta
         super().__init__(support_size=support_size, query_size=query_size, **learner)
+        refuse_complex(self)
         self._shots = 0  # s of the minibatch at hand
         self._least = 2 if self.batch_norm != "transductive" and has_norm(self.model) else 0
         at_least(self._least, support_size=support_size)

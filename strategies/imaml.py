@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ftml_bench.adaptation import InnerRule
 from ftml_bench.errors import UsageError, above_zero, at_least
+from ftml_bench.strategies.avalanche.unfit import refuse_complex
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -25,6 +26,7 @@ class IMAML(FTML):
         above_zero(penalty=penalty)
         at_least(1, cg_steps=cg_steps)
         super().__init__(**learner)
+        refuse_complex(self)
         if not self.engine.second_order:
             raise UsageError("second_order=False: the gradient of IMAML is of second order, without the steps' graph")
         self.penalty = penalty

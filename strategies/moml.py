@@ -10,6 +10,7 @@ from torch import Tensor
 from ftml_bench.buffer import LastRounds
 from ftml_bench.buffer.rules import Rule
 from ftml_bench.errors import above_zero, at_least, unknown
+from ftml_bench.strategies.avalanche.unfit import refuse_complex
 from ftml_bench.strategies.ftml import FTML
 
 
@@ -39,6 +40,7 @@ class MOML(FTML):
                 raise unknown("value of buffer", buffer, ["window"])
             buffer = LastRounds(window - 1)
         super().__init__(buffer=buffer, **learner)
+        refuse_complex(self)
         self.window = window
         self.alpha = alpha
         self._omega: dict[str, Tensor] = {}

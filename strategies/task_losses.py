@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation import Criterion
 from ftml_bench.adaptation.refusals import is_pytorchs
+from ftml_bench.errors import UsageError
 
 # Means over points: the mean over all tasks' points, of equal numbers, is the mean of the tasks' means.
 MEANS = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.SoftMarginLoss)
@@ -25,7 +26,11 @@ def mean_over_tasks(
     :param outputs: (T * Q, *output).
     :param targets: (T * Q, *target).
     :param ignores: whether any targets may be those that a cross entropy ignores; None: look at them.
+    :raises UsageError: for outputs of several tasks that are no tensor.
     """
+    if tasks > 1 and not isinstance(outputs, Tensor):
+        kind = type(outputs).__name__
+        raise UsageError(f"the model gives a {kind}: expected one tensor of outputs in a meta-batch of several tasks")
     if tasks == 1 or _is_mean_of_points(criterion, targets, ignores):
         return criterion(outputs, targets)
     parts = zip(outputs.chunk(tasks), targets.chunk(tasks), strict=True)

@@ -203,7 +203,12 @@ class TriedEngine:
             try:
                 return self._engine.adapt_each(parameters, x, y, steps, rule=rule)
             except UntreatableError:  # such as shapes that it has no form for
-                return [self._engine.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
+                return [self.adapt(parameters, *task, steps, rule=rule) for task in zip(x, y, strict=True)]
+            except (UsageError, torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception:  # which a plain copy of the model may raise, too: then that is said
+                Trial(self._engine.model, self._criterion, parameters, (x, y), x, self._settings_of_steps())
+                raise
 
     def _check(self, parameters: Parameters, x: Input, y: Tensor, query_x: Input) -> None:
         missing = [name for name, _ in self._engine.model.named_parameters() if name not in parameters]

@@ -62,6 +62,27 @@ def sees_weights(
         return not (torch.equal(own, other) or (own.isnan().all() and other.isnan().all()))
 
 
+def refuse_changing(criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+    """Refuse a criterion that gives another loss when it is called again, as one with a running mean does.
+
+    :raises UsageError: if it does.
+    """
+    state = random_state(y.device)
+    with torch.no_grad(), batch_statistics():
+        outputs = model(*copied(inputs))
+
+        def loss() -> Tensor:
+            with replayed(state, y.device), own_generators_kept(parts_of(criterion)):
+                return criterion(outputs.clone(), y)
+
+        if not torch.allclose(loss(), loss(), equal_nan=True):
+            name = getattr(criterion, "__name__", type(criterion).__name__)
+            raise UsageError(
+                f"the criterion {name} gives another loss when it is called again, and would in every inner step: "
+                f"expected one that calls do not change"
+            )
+
+
 def dependences(
     criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor
 ) -> tuple[bool, frozenset[str]]:

@@ -200,7 +200,17 @@ class InnerLoop:
         """Inner gradients, each entry cut to [-inner_clip, inner_clip]; differentiable."""
         if self.inner_clip is None:
             return list(gradients)
-        return [g.clamp(-self.inner_clip, self.inner_clip) for g in gradients]
+        return [self._dense(g).clamp(-self.inner_clip, self.inner_clip) for g in gradients]
+
+    def _dense(self, gradient: Tensor) -> Tensor:
+        """A gradient that can be clipped: an embedding's may be sparse."""
+        if not gradient.is_sparse:
+            return gradient
+        if gradient.requires_grad:  # PyTorch cannot go back through it
+            raise UntreatableError(
+                self.name, "with inner_clip takes no derivative of sparse gradients, as of nn.Embedding(sparse=True)"
+            )
+        return gradient.to_dense()
 
     def _support_loss(self, call: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         with batch_statistics(), self._exactly():

@@ -113,10 +113,9 @@ def refuse_untreatable_layers(model: nn.Module) -> None:
         layers that have not seen a batch, and TorchScript, which cannot be called with other weights.
     """
     refuse_norms_of_their_own_kind(model)
+    refuse_scripts(model)
     for name, module in model.named_modules():
         of = _called(name, module)
-        if isinstance(module, torch.jit.ScriptModule):
-            raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
         if isinstance(module, _NormBase) and not isinstance(module, _BatchNorm) and module.track_running_stats:
             raise UsageError(
                 f"{of} keeps running statistics, which every inner step would change: expected "
@@ -124,6 +123,17 @@ def refuse_untreatable_layers(model: nn.Module) -> None:
             )
         if any(p is not None and is_lazy(p) for p in module._parameters.values()):
             raise UsageError(f"{of} has no shape yet: call the model once on a batch before")
+
+
+def refuse_scripts(model: nn.Module) -> None:
+    """Refuse TorchScript, where inner steps are to be taken.
+
+    :raises UsageError: if there is any.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            of = _called(name, module)
+            raise UsageError(f"{of} is TorchScript, which takes no other weights than its own: give the module itself")
 
 
 def refuse_norms_of_their_own_kind(model: nn.Module) -> None:

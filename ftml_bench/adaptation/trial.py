@@ -16,7 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ftml_bench.adaptation.agreement import distances, resolved
-from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
+from ftml_bench.adaptation.dependences import (
+    dependences,
+    refuse_changing,
+    refuse_what_reads_the_last_call,
+    sees_weights,
+)
 from ftml_bench.adaptation.differences import LENGTHS, LENGTHS_OF_SINGLE, Differences, are_settled
 from ftml_bench.adaptation.double import SingleMeansDouble
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError
@@ -133,12 +138,13 @@ class Trial:
     ) -> None:
         """Find out what copies cannot tell, since something in them holds the model itself; in its own precision.
 
-        :raises UsageError: if a copy does not compute with its own weights.
+        :raises UsageError: if a copy does not compute with its own weights, or calls change the criterion.
         """
         own, inputs = copy_of(model), tuple(rows_of(part, 0) for part in (x if isinstance(x, tuple) else (x,)))
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
+        refuse_changing(criterion, model, inputs, y[0])
         if not is_pytorchs(criterion):
             refuse_what_reads_the_last_call(criterion, model, inputs, y[0])
         self.criterion_sees_weights = sees_weights(criterion, model, weights, inputs, y[0])

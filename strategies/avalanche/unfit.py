@@ -41,6 +41,18 @@ def refuse_compiled(strategy: Any) -> None:
         )
 
 
+def refuse_complex(strategy: Any) -> None:
+    """
+    :raises UsageError: for a model with complex parameters, where a learner's formulas are of real ones.
+    """
+    found = next((name for name, p in strategy.model.named_parameters() if p.is_complex()), None)
+    if found is not None:
+        raise UsageError(
+            f"{type(strategy).__name__} takes real parameters, and {found} is complex: expected a model without "
+            f"complex ones, or FTML"
+        )
+
+
 def replaced(part: str, strategy: Any) -> str:
     """What is said of a plugin that puts its own in the place of a part of a learner of ours."""
     return (

@@ -46,3 +46,16 @@ def test_a_sparse_gradient_can_be_clipped():
         dict(model.named_parameters()), x, y, 1
     )
     assert float((adapted["0.weight"] - model[0].weight).abs().max()) <= 0.01 * INNER["inner_lr"] * (1 + 1e-9)
+
+
+def test_so_it_can_in_inner_steps_of_first_order():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 3, sparse=True), nn.Flatten(), nn.Linear(12, 3)).double()
+    support = torch.randint(0, 6, (2, 5, 4)), torch.randint(3, (2, 5))
+    query, settings = torch.randint(0, 6, (2, 3, 4)), {"inner_clip": 0.05, **INNER}
+    engine = make_engine("auto", model, nn.CrossEntropyLoss(), second_order=False, **settings)
+    found = predict(engine, model, support, query)
+    with pytest.raises(UsageError, match=r"takes no derivative of sparse gradients.*second_order=False may do"):
+        predict(make_engine("auto", model, nn.CrossEntropyLoss(), **settings), model, support, query)
+    model[0].sparse = False
+    assert torch.allclose(found, plain(model, support, query, clip=0.05), rtol=1e-10)
