@@ -170,7 +170,8 @@ def labels_of(experience: DatasetExperience) -> tuple[int, ...] | None:
     of_points = _of_points(experience)
     if of_points is None:
         return None
-    found = of_points.uniques if isinstance(of_points, DataAttribute) else of_points
+    # Avalanche's attribute of no points cannot say which there are
+    found = of_points.uniques if isinstance(of_points, DataAttribute) and len(of_points) else of_points
     return tuple(sorted({int(label) for label in found}))
 
 

@@ -103,7 +103,11 @@ class TaskBuffer(ExemplarsBuffer):
 
         It is the experience's own number in its stream; where a round of another stream has that already, the next
         free one.
+
+        :raises UsageError: for an experience without data, which is no round.
         """
+        if not len(experience.dataset):
+            raise UsageError(f"experience {number_of(experience)} has no data to train on: expected at least one point")
         number = self._objects.get(whole_of(experience))
         return self._identities.get(self._identity(experience)) if number is None else number
 

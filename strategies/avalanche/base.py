@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from avalanche.benchmarks import DatasetExperience
 from avalanche.core import SupervisedPlugin
 from avalanche.models.utils import is_multi_task_module
@@ -176,6 +177,8 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
     # -- training
 
     def _before_training(self, **kwargs) -> None:
+        if not torch.is_grad_enabled():
+            raise UsageError("train was called without gradients, as inside torch.no_grad(): expected a call outside")
         refuse_unfit(self)
         super()._before_training(**kwargs)
 

@@ -158,3 +158,31 @@ def test_a_criterion_that_only_counts_is_none():
             return F.cross_entropy(outputs, y)
 
     train(built(FTML, stack(), criterion=Harmless()), rounds())
+
+
+LEARNERS = [FTML, Reptile, TrainOnEverything, FromScratch, FollowTheLeader, MOML, TaskAverages, FOML]
+
+
+@pytest.mark.parametrize("cls", LEARNERS)
+def test_a_round_without_data(cls):
+    benchmark = rounds(sizes=(20, 0))
+    learner = built(cls, stack())
+    learner.train(benchmark.train_stream[0], eval_streams=[])
+    state = [p.detach().clone() for p in learner.model.parameters()]
+    for _ in range(2):  # with Avalanche's attributes the second time is another
+        line = refused(lambda: learner.train(benchmark.train_stream[1], eval_streams=[]))
+        assert line == "experience 1 has no data to train on: expected at least one point"
+    assert all(map(torch.equal, state, learner.model.parameters()))
+    assert learner.buffer.rounds.keys() == {0}
+    for _ in range(2):  # as with Naive, nothing is evaluated
+        learner.eval(benchmark.test_stream)
+
+
+@pytest.mark.parametrize("cls", [FTML, TrainOnEverything])
+def test_training_without_gradients(cls):
+    learner, benchmark = built(cls, stack()), rounds()
+    for without in (torch.no_grad, torch.inference_mode):
+        with without():
+            line = refused(lambda: learner.train(benchmark.train_stream[0], eval_streams=[]))
+        assert line == "train was called without gradients, as inside torch.no_grad(): expected a call outside"
+    learner.train(benchmark.train_stream[0], eval_streams=[])
