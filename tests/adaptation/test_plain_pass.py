@@ -55,6 +55,23 @@ def test_outputs_gradients_and_running_statistics_are_those_of_stock_layers(grou
             assert torch.allclose(buffer, torch.stack([m[name] for m in moments]).mean(0), atol=1e-12)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gradients_have_derivatives_of_their_own(groups):
+    model, shape = stack("RainbowNet")
+    x, y = rows(shape)
+    x.requires_grad_()
+    found = []
+    for by in (PlainPass(model), model):
+        with batch_statistics(groups=groups):
+            outputs = by(x, groups=groups) if by is not model else model(x)
+        inputs = [x, *model.parameters()]
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(outputs, y), inputs, create_graph=True)
+        penalty = sum(g.square().sum() for g in gradients)
+        found.append([*gradients, *torch.autograd.grad(penalty, inputs, allow_unused=True, materialize_grads=True)])
+    assert all(torch.allclose(*pair, atol=1e-11) for pair in zip(*found, strict=True))
+    assert all(float(g.abs().max()) > 0 for g in found[0][-len(inputs) : -1])
+
+
 def test_what_changes_in_the_model_is_noticed():
     model = convert_batch_norm(RainbowNet(filters=4, layers=2, image_size=8)).double()
     x, _ = rows((3, 8, 8))

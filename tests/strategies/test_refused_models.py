@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from avalanche.core import SupervisedPlugin
+from avalanche.training import Naive
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -186,3 +188,22 @@ def test_training_without_gradients(cls):
             line = refused(lambda: learner.train(benchmark.train_stream[0], eval_streams=[]))
         assert line == "train was called without gradients, as inside torch.no_grad(): expected a call outside"
     learner.train(benchmark.train_stream[0], eval_streams=[])
+
+
+class GradientPenalty(SupervisedPlugin):
+    def before_backward(self, strategy, **kwargs):
+        gradients = torch.autograd.grad(strategy.loss, list(strategy.model.parameters()), create_graph=True)
+        strategy.loss = strategy.loss + 0.1 * sum(g.square().sum() for g in gradients)
+
+
+@pytest.mark.parametrize("cls", [FromScratch, TrainOnEverything])
+def test_a_penalty_on_gradients_of_joint_learners_is_that_of_naive(cls):
+    found = []
+    for kind in (cls, Naive):
+        model = stack().double()
+        settings = {"train_mb_size": 20, "plugins": [GradientPenalty()], "evaluator": None}
+        more = {} if kind is Naive else {"steps": 1, "seed": 0}
+        learner = kind(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.5), **settings, **more)
+        learner.train(rounds(lambda x, y: (x.double(), y), sizes=(20,)).train_stream[0], eval_streams=[])
+        found.append([p.detach() for p in model.parameters()])
+    assert all(torch.allclose(*pair, rtol=1e-9, atol=1e-12) for pair in zip(*found, strict=True))

@@ -7,7 +7,7 @@ long as what the passes keep fits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,13 @@ from ftml_bench.adaptation.native.call import Call
 from ftml_bench.adaptation.native.library import NotBuiltError, library
 from ftml_bench.adaptation.native.program import Program, why_not_native
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
+from ftml_bench.adaptation.second_derivatives import twice_differentiable
 from ftml_bench.adaptation.steps import Weights
+from ftml_bench.adaptation.weights import call_with
 from ftml_bench.derivatives import once_differentiable
-from ftml_bench.models.norm import Moments
+from ftml_bench.models.norm import Moments, batch_statistics
 
+Plainly = Callable[[Weights, Tensor], Tensor]  # of weights and query x (T, Q, *input): the outputs (T, Q, F)
 PRECISIONS = (torch.float32, torch.float64)
 
 
@@ -111,7 +114,12 @@ class NativeEngine(BatchedEngine):
         if self.common:
             raise UntreatableError(self.name, "does not run layers that are not adapted")
         self._refuse_shapes(x)
-        return self._outputs_of(self._own_weights(parameters), x[:, :1], None, x)
+        return self._outputs_of(self._own_weights(parameters), x[:, :1], None, x, plainly=self._plainly)
+
+    def _plainly(self, weights: Weights, x: Tensor) -> Tensor:
+        """The same by the model, for derivatives that have a graph of their own."""
+        with batch_statistics(groups=len(x)), twice_differentiable(self.model):
+            return call_with(self.model, weights, x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
     def adapt(
         self, parameters: Parameters, x: Input, y: Tensor, steps: int, *, rule: InnerRule = PLAIN
@@ -152,15 +160,17 @@ class NativeEngine(BatchedEngine):
         rates: Sequence[Weights] = (),
         memory: str = "auto",
         each: bool = False,
+        plainly: Plainly | None = None,
     ) -> Tensor:
         """The query's outputs, differentiable in the weights (of `each` task, or of all), rates, x and query_x.
 
         :param y: None: before any inner step; x is not looked at.
+        :param plainly: what computes the same by PyTorch's own graph; None: a derivative has no derivative.
         """
         of_rates = [rate for step in rates for rate in step.values()]
         self._see_that_it_fits(weights, x, y, query_x, of_rates, each)
         call = Call(self, weights, x, y, query_x, rates=rates, memory=memory, each=each)
-        outputs = _Native.apply(call, x, y, query_x, *weights.values(), *of_rates)
+        outputs = _Native.apply(call, plainly, x, y, query_x, *weights.values(), *of_rates)
         self._moments = call.moments
         if y is not None:
             self.chosen_memory = call.memory
@@ -216,17 +226,34 @@ class NativeEngine(BatchedEngine):
 
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: Call, x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor) -> Tensor:
+    def forward(
+        ctx, call: Call, plainly: Plainly | None, x: Tensor, y: Tensor, query_x: Tensor, *values: Tensor
+    ) -> Tensor:
         outputs = call.forward()
         if call.wants_gradients:
-            ctx.call = call
-            ctx.save_for_backward(x, y, query_x)
+            ctx.call, ctx.plainly = call, plainly
+            ctx.save_for_backward(x, y, query_x, *(values if plainly else ()))
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, cotangent: Tensor):
-        _ = ctx.saved_tensors  # which sees that nobody has written into them
-        of_x, of_query, of_weights, of_rates = ctx.call.backward(cotangent)
-        of_weights_in_order = [of_weights.get(name) for name in ctx.call.order]
-        return None, of_x, None, of_query, *of_weights_in_order, *of_rates
+        with_graph = ctx.plainly is not None and torch.is_grad_enabled()
+        return (_graph_of_gradients if with_graph else _gradients)(ctx, cotangent)
+
+
+@once_differentiable
+def _gradients(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    _ = ctx.saved_tensors  # which sees that nobody has written into them
+    of_x, of_query, of_weights, of_rates = ctx.call.backward(cotangent)
+    of_weights_in_order = [of_weights.get(name) for name in ctx.call.order]
+    return None, None, of_x, None, of_query, *of_weights_in_order, *of_rates
+
+
+def _graph_of_gradients(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+    """The same, differentiable: of outputs without inner steps, which the model computes once more."""
+    _, _, query_x, *values = ctx.saved_tensors
+    inputs = [query_x, *values]
+    wanted = [t for t in inputs if t.requires_grad]
+    outputs = ctx.plainly(dict(zip(ctx.call.order, values, strict=True)), query_x)
+    found = iter(torch.autograd.grad(outputs, wanted, cotangent, create_graph=True, allow_unused=True))
+    return None, None, None, None, *(next(found) if t.requires_grad else None for t in inputs)
