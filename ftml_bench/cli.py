@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(f"{what} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         with suppress(OSError):  # the terminal may be gone
-            text = "stopped; the same command goes on with the cells that are not finished"
+            # with it the cells that are finished by now would be done once more
+            without = " without --redo" if any(one.partition("=")[0] == "--redo" for one in given) else ""
+            text = f"stopped; the same command{without} goes on with the cells that are not finished"
             print(f"\nftml-bench: {text}", file=sys.stderr, flush=True)
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
 

@@ -183,6 +183,20 @@ def test_other_seeds_and_another_folder(tmp_path):
     assert sorted(path.name for path in (tmp_path / "x/sines/FTML").iterdir()) == ["seed-1", "seed-4"]
 
 
+@pytest.mark.parametrize(
+    ("redo", "advice"),
+    [
+        ([], "the same command goes on"),
+        (["--redo", "all"], "the same command without --redo goes on"),
+        (["--redo=all"], "the same command without --redo goes on"),
+    ],
+)
+def test_what_goes_on_after_ctrl_c_is_true(redo, advice, capsys):
+    write_definition(FTML="interrupted")
+    assert cli.main(["leaderboard", "mine.yaml", "--quiet", "--jobs", "1", *redo]) == 130
+    assert capsys.readouterr().err.endswith(f"stopped; {advice} with the cells that are not finished\n")
+
+
 def test_run_is_a_leaderboard_of_one_row(tmp_path):
     line = "run Sinusoids FromScratch --seed 3 --steps 7 --arrivals 4 --lr 0.01 --quiet --data ."
     assert cli.main([*line.split(), "--set", "step_factor=2", "draw=tasks", "--benchmark-set", "rounds=2"]) == 0
