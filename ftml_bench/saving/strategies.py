@@ -22,6 +22,7 @@ from avalanche.training.templates import SupervisedTemplate
 from avalanche.training.utils import _at_task_boundary
 from torch import nn
 
+from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError
 from ftml_bench.files import replacing
 from ftml_bench.models.layer_state import Owned, is_object
@@ -202,12 +203,22 @@ def _settings(strategy: SupervisedTemplate) -> dict[str, Any]:
         "engine": of_engine.get("name"),
         "criterion": _name_of(strategy._criterion),
         "optimizer": type(strategy.optimizer).__name__,
+        "buffer": _rule_of(strategy),
+        "task_sampler": looks_of(getattr(strategy, "task_sampler", None), inside=True),
     }
     for name in inspect.signature(type(strategy)).parameters:
         value = of_engine.get(name, getattr(strategy, name, None))
         if name not in _NOT_SETTINGS and isinstance(value, bool | int | float | str | list | None):
             settings.setdefault(name, value)
     return settings
+
+
+def _rule_of(strategy: SupervisedTemplate) -> str | None:
+    """What bounds the buffer. Of a class of somebody's own the name alone: what it holds may change while it runs."""
+    rule = getattr(getattr(strategy, "buffer", None), "rule", None)
+    if rule is None:
+        return None
+    return repr(rule) if type(rule) in RULES.values() else type(rule).__name__
 
 
 def _name_of(criterion: object) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ftml_bench import saving
 from ftml_bench.benchmarks import RainbowDigits, arrivals
+from ftml_bench.buffer import LastRounds
 from ftml_bench.errors import UsageError
 from ftml_bench.saving import load, save
 from tests.saving.strategies import build, dropout_net, evaluator, go
@@ -137,6 +138,8 @@ def test_only_our_strategies_are_saved_and_only_between_calls(digits, stream, tm
         (lambda: build("FromScratch"), "a saved state of FTML, this strategy is FromScratch"),
         (lambda: build(seed=1), "FTML was saved with seed=0; here it is 1"),
         (lambda: build(inner_lr=0.2), r"FTML was saved with inner_lr=0.1; here it is 0.2"),
+        (lambda: build(buffer=LastRounds(1)), r"FTML was saved with buffer=None; here it is 'LastRounds\(rounds=1\)'"),
+        (lambda: build(task_sampler=torch.ones), "FTML was saved with task_sampler=None; here it is '.*ones'"),
         (lambda: build(engine="higher"), "FTML was saved with engine='auto'; here it is 'higher'"),
         (lambda: build(optimizer="momentum"), "FTML was saved with optimizer='Adam'; here it is 'SGD'"),
         (lambda: build(criterion=nn.NLLLoss()), "criterion='CrossEntropyLoss'; here it is 'NLLLoss'"),
@@ -162,6 +165,20 @@ def test_a_state_of_something_else_is_refused_in_one_line(other, message, digits
     with pytest.raises(UsageError, match=message) as error:
         load(other(), tmp_path / "state.pt", stream)
     assert "\n" not in str(error.value)
+
+
+def test_a_state_goes_on_with_the_rule_that_it_was_saved_with(digits, stream, tmp_path):
+    save(go(build(buffer=LastRounds(3)), digits, stream[:3]), tmp_path / "state.pt")
+    with pytest.raises(UsageError, match=r"buffer='LastRounds\(rounds=3\)'; here it is 'LastRounds\(rounds=1\)'"):
+        load(build(buffer=LastRounds(1)), tmp_path / "state.pt", stream)
+    assert load(build(buffer=LastRounds(3)), tmp_path / "state.pt", stream) == 3
+
+    class Own:  # which has no words of its own
+        def keep(self, rounds, seed):
+            return LastRounds(1).keep(rounds, seed)
+
+    save(go(build(buffer=Own()), digits, stream[:3]), tmp_path / "state.pt")
+    assert load(build(buffer=Own()), tmp_path / "state.pt", stream) == 3
 
 
 def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, stream, tmp_path, monkeypatch):
