@@ -88,6 +88,13 @@ class _Loader(yaml.SafeLoader):
     def _refuse(self, problem: str, at: Any) -> None:
         raise yaml.composer.ComposerError(None, None, problem, at.start_mark)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (AttributeError, LookupError) as error:  # of PyYAML, about a text that does not fit the tag before it
+            problem = f"{shown(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
