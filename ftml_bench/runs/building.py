@@ -24,6 +24,7 @@ from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
 from ftml_bench.runs.values import shown
 from ftml_bench.seeding import derive
 from ftml_bench.sizes import SCORES, scored
+from ftml_bench.strategies.avalanche.base import Learner
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.stock import on_arrivals
@@ -111,7 +112,7 @@ def build_strategy(
 
     cls = _strategy_class(row, where)
     settings = {
-        **_with_rule(settings_of(cls, row, benchmark), where),
+        **_with_rule(cls, settings_of(cls, row, benchmark), where),
         "model": model,
         "optimizer": optimizer,
         "criterion": benchmark.criterion,
@@ -145,14 +146,18 @@ def settings_of(cls: type, row: Row, benchmark: CLScenario) -> dict[str, Any]:
     return {**{name: value for name, value in defaults.items() if name in taken}, **row.settings}
 
 
-def _with_rule(settings: dict[str, Any], where: str) -> dict[str, Any]:
+def _with_rule(cls: type, settings: dict[str, Any], where: str) -> dict[str, Any]:
     """The settings with the rule that bounds the buffer, where a row names one: {"name": ..., keyword: value, ...}."""
     given = settings.get("buffer")
-    if not isinstance(given, dict) or "name" not in given:
-        return settings
-    name, keywords = given["name"], {key: value for key, value in given.items() if key != "name"}
+    name = given.get("name") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(name, str):
+        if given is None or not (inspect.isclass(cls) and issubclass(cls, Learner)):  # of others it may be anything
+            return settings
+        example = "{name: Reservoir, points: 1000}"
+        raise UsageError(f"{where}: buffer: expected a rule with its keywords, as {example}, got {shown(given)}")
+    keywords = {key: value for key, value in given.items() if key != "name"}
     if name not in RULES:
-        raise unknown(f"buffer in {where}", str(name), RULES)
+        raise unknown(f"buffer in {where}", name, RULES)
     return {**settings, "buffer": construct(RULES[name], keywords, f"{where}: buffer: {name}", hidden=set())}
 
 
