@@ -30,6 +30,7 @@ from ftml_bench.sizes import SCORES
 
 # What lies in a leaderboard's folder beside the benchmarks.
 _RESULTS = ("leaderboard.yaml", "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html", "figures")
+_OF_BENCHMARK = ("results.tfevents",)  # what lies in a benchmark's beside the rows
 
 # What the cell decides itself, so that no row can differ in it; a row may have a model and an optimiser of its own.
 GIVEN_BY_CELL = {"model", "optimizer", "criterion", "steps", "evaluator", "eval_mb_size", "device", "plugins", "seed"}
@@ -183,7 +184,7 @@ class BenchmarkSpec(fields.Named):
         """A row has a strategy and an optimiser, also where it does not say them."""
         if not isinstance(rows, dict):
             return rows
-        values.folder_names(rows)
+        values.folder_names(rows, taken=_OF_BENCHMARK)
         full = {}
         for name, row in rows.items():
             row = {} if row is None else row

@@ -290,6 +290,13 @@ def test_a_benchmark_is_not_called_what_its_results_are(name):
     assert f"test: benchmarks: {name!r} is the name of what the results are" in refuse(content(benchmarks=both))
 
 
+def test_a_row_is_not_called_what_tensorboard_reads_of_its_benchmark():
+    rows = {"Results.tfevents": {"strategy": "FTML"}}
+    assert "'Results.tfevents' is the name of what the results are" in refuse(
+        content(**{"benchmarks/digits/strategies": rows})
+    )
+
+
 def test_none_is_a_value_that_constructors_may_take():
     row = (
         from_dict(content(**{"benchmarks/digits/strategies/FTML": {"support_size": None}}), "test")
