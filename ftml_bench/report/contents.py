@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
 from ftml_bench.errors import printable
 from ftml_bench.report import benchmark, figures, measures, numbers, overview, tables
@@ -50,7 +51,7 @@ class Contents:
     def markdown(self) -> str:
         """`leaderboard.md`."""
         definition = self.definition
-        lines = [f"# {definition.name}\n"]
+        lines = [f"# {tables.heading(definition.name)}\n"]
         lines += [f"{tables.markdown(definition.description)}\n"] if definition.description else []
         lines += [f"{tables.markdown(remark)}\n" for remark in self.remarks]
         if self.problems:
@@ -58,8 +59,8 @@ class Contents:
         if self.results:
             lines += [f"![{overview.NAME}](figures/{overview.NAME}.png)\n", f"{overview.caption(self.results)}\n"]
         for result, some, names in zip(self.results, self.tables, self.figures(), strict=True):
-            lines.append(f"## {result.spec.name}\n")
-            lines += [f"![{name}](figures/{name.replace(' ', '%20')}.png)\n" for name in names]
+            lines.append(f"## {tables.heading(result.spec.name)}\n")
+            lines += [f"![{name}](figures/{quote(name, safe='+=')}.png)\n" for name in names]
             lines.append(f"{figures.caption(result, looks(definition.benchmarks))}\n")
             lines += [table.markdown() for table in some]
         return "\n".join(lines)

@@ -20,6 +20,11 @@ def markdown(text: str, marks: str = f"{_MARKS}|{_MARKS_OF_LINES}") -> str:
     return re.sub(marks, r"\\\g<0>", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
+def heading(text: str) -> str:
+    """The same behind the sign of a heading, where what begins a line does nothing."""
+    return markdown(text, _MARKS)
+
+
 @dataclass(frozen=True)
 class Table:
     """A heading, names of columns, cells of text (the first column names the row), and remarks below.
@@ -43,7 +48,7 @@ class Table:
         lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         notes = "".join(f"- {markdown(note)}\n" for note in self.notes)
-        return f"### {markdown(self.heading)}\n\n{table}\n" + (f"\n{notes}" if notes else "")
+        return f"### {heading(self.heading)}\n\n{table}\n" + (f"\n{notes}" if notes else "")
 
     def text(self, width: int | None = None) -> str:
         """The table aligned for a terminal. One wider than `width` characters goes on in further blocks below."""

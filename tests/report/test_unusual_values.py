@@ -7,6 +7,7 @@ import pytest
 
 from ftml_bench.report import charts, contents, figures, measures, overview
 from ftml_bench.results.looks import looks
+from ftml_bench.runs.definition import from_dict
 from tests.runs import made
 
 
@@ -17,6 +18,17 @@ def board(tmp_path, losses, of_measures=(), **protocol):
     for cell in made.DEFINITION.cells():
         made.write_run(root, cell, [losses[cell.row]] * 8, measures=dict(of_measures).get((cell.row, cell.seed), ()))
     return contents.compute(root)
+
+
+def test_names_do_nothing_in_markdown(tmp_path):
+    content = made.DEFINITION.to_dict()
+    (waves,) = content["benchmarks"].values()
+    definition = from_dict(content | {"name": "a _b_", "benchmarks": {"2. (w _x_": waves}}, "small")
+    text = contents.compute(made.write_all(tmp_path / "board", definition=definition)).markdown()
+    assert text.startswith("# a \\_b\\_\n")
+    assert "\n## 2. (w \\_x\\_\n" in text
+    assert "\n### 2. (w \\_x\\_: Sinusoids\n" in text
+    assert "](figures/2.%20%28w%20_x_.png)\n" in text
 
 
 def overview_of(found):
