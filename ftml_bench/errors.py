@@ -25,7 +25,7 @@ def unknown(kind: str, name: object, names: Iterable[str], others: Mapping[str, 
     """
     valid, others = sorted(names), others or {}
     near = _nearest(str(name), [*valid, *others])
-    expected = f"expected one of: {', '.join(valid)}"
+    expected = f"expected one of: {', '.join(valid)}" if valid else "there is none"
     said = f"did you mean {others.get(near, near)!r}? ({expected})" if near else expected
     return UsageError(f"unknown {kind} {str(name)!r}: {said}")
 

@@ -34,6 +34,10 @@ def test_where_no_name_is_near_those_that_there_are_are_said(name):
     )
 
 
+def test_where_there_is_no_name_that_is_said():
+    assert str(unknown("thing", "x", [])) == "unknown thing 'x': there is none"
+
+
 def test_what_is_called_otherwise_here_is_suggested_by_its_name_here():
     said = str(unknown("--device", "gpu", ["cpu", "cuda"], {"gpu": "cuda"}))
     assert said == "unknown --device 'gpu': did you mean 'cuda'? (expected one of: cpu, cuda)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +25,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import convert_batch_norm, has_norm
 from ftml_bench.runs import building
+from ftml_bench.runs.signatures import parameters_of
 
 
 class ModelSubject:
@@ -34,8 +34,10 @@ class ModelSubject:
     def __init__(self, cls: type, settings: dict[str, Any], benchmark: str, benchmark_settings: dict[str, Any]) -> None:
         self.cls, self.settings = cls, settings
         source = registry.load("benchmark", benchmark)
-        small = {key: size for key, size in SMALL.items() if key in inspect.signature(source).parameters}
+        small = {key: size for key, size in SMALL.items() if key in parameters_of(source, benchmark)}
         made = building.construct(source, {**small, **benchmark_settings}, benchmark, hidden=set())
+        if not hasattr(made, "train_stream"):
+            raise UsageError(f"{benchmark}: a {type(made).__name__} has no 'train_stream': expected a benchmark")
         self.criterion = made.criterion
         self.x, self.y = batch(made.train_stream[0].dataset, 12)
         self.construct()  # a setting that does not exist is the caller's to mend

@@ -33,6 +33,7 @@ from ftml_bench.check.contract import (
 from ftml_bench.protocol import evaluations, held_out
 from ftml_bench.runs import building
 from ftml_bench.runs.definition import from_dict
+from ftml_bench.runs.signatures import parameters_of
 from ftml_bench.strategies.avalanche.base import Learner
 
 
@@ -68,7 +69,7 @@ class StrategySubject:
         benchmark_settings: dict[str, Any],
     ) -> None:
         self.cls = cls
-        taken = inspect.signature(registry.load("benchmark", benchmark)).parameters
+        taken = parameters_of(registry.load("benchmark", benchmark), benchmark)
         small = {key: size for key, size in SMALL.items() if key in taken}
         if "train_mb_size" in inspect.signature(cls).parameters:
             settings = {"train_mb_size": 8, **settings}

@@ -234,6 +234,8 @@ def construct(
     parameters = parameters_of(cls, where)
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in settings:
+        if name not in parameters and not open_ended and name in hidden:
+            raise UsageError(f"{where}: it takes no {name!r}, which it is always given: expected a class that does")
         if name not in parameters and not open_ended:
             raise unknown(f"setting of {where}", name, {*(set(parameters) - hidden), *beside})
     _refuse_missing(parameters, settings, where, option)

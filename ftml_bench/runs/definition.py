@@ -328,8 +328,10 @@ def load(name_or_path: str) -> Definition:
         return from_dict(values.parse_yaml(texts[name_or_path], name_or_path), name_or_path)
     try:
         text = Path(name_or_path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # of a name with a null byte, or of bytes that are no UTF-8
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read the definition {name_or_path}: not UTF-8 text") from error
+    except (OSError, ValueError) as error:  # of a name with a null byte
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read the definition {name_or_path}: {reason}") from error
     return from_dict(values.parse_yaml(text, name_or_path), name_or_path)
 

@@ -333,6 +333,8 @@ def test_unknown_leaderboards_and_missing_files():
         definitions.load("quik")
     with pytest.raises(UsageError, match=r"cannot read the definition no/such.yaml: No such file"):
         definitions.load("no/such.yaml")
+    with pytest.raises(UsageError, match=r"cannot read the definition \0.yaml: embedded null byte"):
+        definitions.load("\0.yaml")
 
 
 def test_with_seeds_checks_them():
