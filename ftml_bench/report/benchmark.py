@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ftml_bench.report.tables import NONE, Table, best, human, plus_minus
 from ftml_bench.results.cells import THIRDS, CellSummary, part
+from ftml_bench.results.frames import rounds_of
 from ftml_bench.results.kaplan_meier import survival
 from ftml_bench.results.pairs import LEVEL, Pair, least_p, seeds_needed
 from ftml_bench.results.quantities import Comparison, Quantity, compared, comparisons, error_at, quantities, shown, sums
@@ -188,14 +189,10 @@ def _efficiency(result: BenchmarkResult) -> Table:
 
 
 def _median(result: BenchmarkResult, row: RowResult) -> str:
-    rounds = [
-        (n, censored)
-        for cell in row.cells.values()
-        for n, censored in list(zip(cell.to_threshold, cell.censored, strict=True))[part(THIRDS[-1], len(cell.rounds))]
-    ]
-    if not rounds:
+    datapoints, censored = rounds_of(row, THIRDS[-1])
+    if not datapoints:
         return NONE
-    median = survival(*zip(*rounds, strict=True)).median
+    median = survival(datapoints, censored).median
     return f"> {result.checkpoints[-1]}" if median is None else str(median)
 
 
