@@ -24,7 +24,8 @@ def weights_of(rounds: Sequence[int], known: Sequence[int], sampler: TaskSampler
     weights = torch.as_tensor(sampler(len(known)), dtype=torch.float)
     if weights.shape != (len(known),):
         raise UsageError(f"task_sampler: expected {len(known)} weights, a round each, got {tuple(weights.shape)}")
-    weights = weights[torch.tensor([list(known).index(number) for number in rounds])]
+    places = {number: place for place, number in enumerate(known)}
+    weights = weights[torch.tensor([places[number] for number in rounds])]
     if not (weights >= 0).all() or not 0 < float(weights.sum()) < float("inf"):
         raise UsageError(
             f"task_sampler: expected weights of at least 0, one of them above 0, for rounds {list(rounds)}, "
