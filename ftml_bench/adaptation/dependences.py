@@ -17,19 +17,21 @@ from ftml_bench.random_state import own_generators_kept, random_state, replayed
 
 def reads_the_last_call(criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> bool:
     """Whether a criterion looks at what `model` keeps of its last call, as at a side output: of outputs that stay what
-    they are, its loss is another one when the model has been called on other points (here one of them, repeated)."""
+    they are, its loss is another one when the model has been called on other points (here one of them, repeated), and
+    is what it was when it has been called on the same again."""
     state, parts = random_state(y.device), [*parts_of(model), *parts_of(criterion)]
     other = tuple(part[:1].expand(part.shape) for part in inputs)
     with torch.no_grad(), batch_statistics():
         losses = []
-        for last in (inputs, other):
+        for last in (inputs, other, inputs):
             with own_generators_kept(parts), kept(parts), replayed(state, y.device):
                 outputs = model(*copied(inputs))
                 if not isinstance(outputs, Tensor):
                     return False
                 model(*copied(last))
                 losses.append(criterion(outputs, y))
-        return not (torch.equal(*losses) or all(loss.isnan().all() for loss in losses))
+        first, of_others, again = losses
+        return torch.equal(first, again) and not torch.equal(first, of_others)
 
 
 def refuse_what_reads_the_last_call(

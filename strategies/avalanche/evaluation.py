@@ -280,9 +280,8 @@ class EvaluatedOnCopies(SupervisedTemplate):
         inputs = (x[:2], labels[:2]) if is_multi_task_module(copy) else (x[:2],)
         if is_own:
             refuse_what_reads_the_last_call(self._criterion, self.model, inputs, y[:2])
-        if has_functions:
-            with batch_statistics():
-                self._copies_follow = see_that_it_follows(copy, self.model, *inputs)
+        with batch_statistics():
+            self._copies_follow = not has_functions or see_that_it_follows(copy, self.model, *inputs)
 
     def _keep_statistics(self, copy: nn.Module, x: Tensor, labels: Tensor) -> None:
         """Let the norm layers of an adapted copy normalise by the task's data, if that is the rule."""
