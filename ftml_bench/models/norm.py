@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ftml_bench.errors import UsageError
+
 
 @dataclass(frozen=True)
 class _Statistics:
@@ -96,7 +98,15 @@ class TaskBatchNorm(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
 
     @torch.no_grad()
     def _keep(self, keep: str, mean: Tensor, var: Tensor, count: int) -> None:
-        """Update the running statistics; mean, var: (groups, 1, C, 1...); count: values that each was taken from."""
+        """Update the running statistics; mean, var: (groups, 1, C, 1...); count: values that each was taken from.
+
+        :raises UsageError: in training, of one value: outputs would be the same for whatever input.
+        """
+        if keep == "running" and count == 1:
+            raise UsageError(
+                "a batch norm of one value a channel, by which nothing below it would be trained: expected two or more "
+                "points of a task in training (support_size, group_size, or train_mb_size)"
+            )
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

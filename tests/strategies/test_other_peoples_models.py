@@ -318,3 +318,11 @@ def test_who_keeps_something_for_each_parameter_refuses_other_ones(data, cls):
     model[0].requires_grad_(True)
     with pytest.raises(UsageError, match=rf"parameter 0.bias has been unfrozen since {cls.__name__} was built"):
         strategy.train(streams.train_stream[1])
+
+
+def test_a_batch_norm_of_one_value_is_refused_in_training(data):
+    """As PyTorch's own layer refuses it; below it no gradient is left, and running variances go to zero."""
+    for cls, settings in ((TrainOnEverything, {"train_mb_size": 1}), (FTML, {"support_size": 1})):
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+        with pytest.raises(UsageError, match="a batch norm of one value a channel"):
+            learner(cls, model, **settings).train(stream(data).train_stream[0])
