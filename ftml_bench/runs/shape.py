@@ -40,6 +40,7 @@ class _Protocol(fields.Model):
     rounds: Size | None = None
     datapoints_per_round: Size | None = None
     settings: _Keys = {}
+    benchmark_settings: _Keys = {}
     optimizer: _Keys = {}
 
 

@@ -127,8 +127,7 @@ def _of_protocol(spec: BenchmarkSpec, row: Row, protocol: dict[str, Any]) -> Ite
 
 def _of_settings(key: str, said: dict[str, Any], protocol: dict[str, Any]) -> Iterator[str]:
     """Settings that the record says otherwise than the definition; records of before leave out mappings."""
-    recorded = protocol.get(key)
-    recorded = recorded if isinstance(recorded, dict) else {}
+    recorded = protocol.get(key, {})
     for name, value in said.items():
         left_out = isinstance(value, dict) and name not in recorded
         if not left_out and recorded.get(name) != value:

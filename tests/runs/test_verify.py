@@ -194,7 +194,7 @@ def test_a_record_that_says_it_ran_something_else_is_named(root, key, value, mes
             SETTINGS | {"buffer": {"name": "Reservoir", "points": 9}},
             "'buffer' of its protocol's 'settings'",
         ),
-        ("settings", [], "'inner_lr' of its protocol's 'settings' is missing"),
+        ("settings", [], "settings: expected keys with values, got []"),
         ("benchmark_settings", {"rounds": 99}, "'rounds' of its protocol's 'benchmark_settings' is 99"),
     ],
 )
