@@ -80,7 +80,7 @@ class Learner(WrittenKeywords, EvaluatedOnCopies):
             at_least(1, eval_mb_size=avalanche["eval_mb_size"])
         if batch_norm not in self.BATCH_NORM_RULES:
             raise unknown(f"batch norm rule of {type(self).__name__}", batch_norm, self.BATCH_NORM_RULES)
-        model = avalanche.get("model")
+        model: Any = avalanche.get("model")  # perhaps none: `refuse_parts` looks
         refuse_parts(model, avalanche.get("optimizer"), avalanche["criterion"])
         lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
         if lazy:
