@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ftml_bench.adaptation.composition import Composition, composition, modules_of, pieces
-from ftml_bench.adaptation.dependences import dependences, refuse_what_reads_the_last_call, sees_weights
+from ftml_bench.adaptation.dependences import looks
 from ftml_bench.adaptation.inner_loop import Criterion, InnerLoop, Input, Parameters, UntreatableError, names_in
 from ftml_bench.adaptation.rule import PLAIN, InnerRule
-from ftml_bench.adaptation.small_batch import copied, elsewhere, rows_seen, views
+from ftml_bench.adaptation.small_batch import rows_seen, views
 from ftml_bench.adaptation.trial import Trial, said
 from ftml_bench.errors import UsageError, above_zero
-from ftml_bench.models.layer_state import kept, parts_of
-from ftml_bench.random_state import own_generators_kept, preserved_random_state, random_state, restore
+from ftml_bench.random_state import random_state, restore
 
 Result = TypeVar("Result")
 OTHERS = "what the loss trains beside the model's parameters (of the criterion, or tensors that no module holds)"
@@ -95,15 +94,7 @@ class TriedEngine:
 
         :param x: (N, *input), y: (N, *target); x with its task labels, (N,), if the model takes them.
         """
-        model, inputs = self._engine.model, usable(x if isinstance(x, tuple) else (x,))
-        parts, generator = [*parts_of(model), *parts_of(self._criterion)], torch.Generator().manual_seed(0)
-        with torch.enable_grad(), own_generators_kept(parts), kept(parts), preserved_random_state(y.device):
-            if not isinstance(model(*copied(inputs)), Tensor):
-                return  # which a trial refuses
-            weights = {n: elsewhere(p.detach(), generator) for n, p in model.named_parameters()}
-            refuse_what_reads_the_last_call(self._criterion, model, inputs, y)
-            sees = sees_weights(self._criterion, model, weights, inputs, y)
-            others, _ = dependences(self._criterion, model, inputs, y)
+        sees, others = looks(self._criterion, self._engine.model, usable(x if isinstance(x, tuple) else (x,)), y)
         if (sees and not self._sees_weights) or (others and not self._trains_others):
             self._sees_weights |= sees
             self._trains_others |= others

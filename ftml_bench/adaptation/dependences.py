@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from ftml_bench.adaptation.graph_leaves import has_others, leaves_of
 from ftml_bench.adaptation.inner_loop import Criterion
-from ftml_bench.adaptation.small_batch import Weights, copied
+from ftml_bench.adaptation.small_batch import Weights, copied, elsewhere
 from ftml_bench.adaptation.weights import while_holding
 from ftml_bench.errors import UsageError
 from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.models.norm import batch_statistics
-from ftml_bench.random_state import own_generators_kept, random_state, replayed
+from ftml_bench.random_state import own_generators_kept, preserved_random_state, random_state, replayed
+
+NUMBERS_SEEN = 2**22  # of the inputs that a criterion is looked at with
 
 
 def reads_the_last_call(criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> bool:
@@ -97,3 +99,28 @@ def dependences(
         loss = criterion(outputs, y.detach())
     own = dict(model.named_parameters())
     return has_others(loss, own.values()), frozenset(name for name, p in own.items() if id(p) not in of_outputs)
+
+
+def looks(criterion: Criterion, model: nn.Module, inputs: tuple[Tensor, ...], y: Tensor) -> tuple[bool, bool]:
+    """Whether a criterion looks at the model's weights, and whether the loss trains others than the model's, by these
+    points; of large inputs not all are taken. Nothing is afterwards other than before.
+
+    :raises UsageError: for a criterion that reads the last call.
+    """
+    every = -(-inputs[0].numel() // NUMBERS_SEEN)
+    if every > 1:
+        inputs, y = tuple(part[::every] for part in inputs), y[::every]
+    parts, generator = [*parts_of(model), *parts_of(criterion)], torch.Generator().manual_seed(0)
+    with (
+        torch.enable_grad(),
+        batch_statistics(),
+        own_generators_kept(parts),
+        kept(parts),
+        preserved_random_state(y.device),
+    ):
+        if not isinstance(model(*copied(inputs)), Tensor):
+            return False, False  # which a trial refuses
+        weights = {name: elsewhere(p.detach(), generator) for name, p in model.named_parameters()}
+        refuse_what_reads_the_last_call(criterion, model, inputs, y)
+        others, _ = dependences(criterion, model, inputs, y)
+        return sees_weights(criterion, model, weights, inputs, y), others

@@ -14,6 +14,7 @@ from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from ftml_bench.adaptation import dependences
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.performance import Performance
 from ftml_bench.strategies import FTML, FollowTheLeader, MAMLPlusPlus, Reptile, TrainOnEverything
@@ -332,3 +333,19 @@ def test_reptile_refuses_what_a_criterion_would_learn(data):
         UsageError, match="Reptile moves the model's parameters alone: parameter centre of the criterion"
     ):
         learner(Reptile, mlp(), criterion).train(stream(data).train_stream[0])
+
+
+def test_looking_at_a_criterion_changes_nothing(data, monkeypatch):
+    """Running statistics above all; of inputs that are large only some points are taken."""
+    monkeypatch.setattr(dependences, "NUMBERS_SEEN", 40)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    strategy = learner(FTML, model, lambda outputs, y: F.cross_entropy(outputs, y))
+    model.train()
+    before, state = deepcopy(model.state_dict()), torch.get_rng_state()
+    seen = []
+    model.register_forward_hook(lambda module, given, outputs: seen.append(len(outputs)))
+    strategy.engine.see_criterion(*data[0])
+    assert set(seen) == {10}
+    assert torch.equal(state, torch.get_rng_state())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
