@@ -202,8 +202,8 @@ class EvaluatedOnCopies(SupervisedTemplate):
             self.model = self._own_model
 
     def model_for(self, experience: DatasetExperience) -> nn.Module:
-        """What predicts an experience: a copy of the model, adapted to its task's data; the model itself without any, or
-        where nothing is adapted.
+        """What predicts an experience: a copy of the model, adapted to its task's data; the model itself without any,
+        or where nothing is adapted.
 
         For points of several tasks it is a `TaskCopies`, which takes their labels. Only the task labels of `experience`
         are read. The model has to be in evaluation mode.

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from avalanche.benchmarks import benchmark_from_datasets, task_incremental_benchmark
-from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, TaskLabels, as_classification_dataset
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, TaskLabels
 from avalanche.core import SupervisedPlugin
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from ftml_bench.errors import UsageError
 from ftml_bench.strategies import (
@@ -24,25 +24,12 @@ from ftml_bench.strategies import (
     MetaSGD,
     TrainOnEverything,
 )
+from tests.strategies.tensors import mlp, points, stream
 
 
 @pytest.fixture
 def data():
-    g = torch.Generator().manual_seed(0)
-    return [(torch.randn(30, 4, generator=g), torch.randint(3, (30,), generator=g)) for _ in range(3)]
-
-
-def stream(data):
-    sets = []
-    for x, y in data:
-        one = TensorDataset(x, y)
-        one.targets = y.tolist()
-        sets.append(as_classification_dataset(one))
-    return task_incremental_benchmark(benchmark_from_datasets(train=sets, test=sets))
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    return points()
 
 
 def learner(cls, model, **settings):

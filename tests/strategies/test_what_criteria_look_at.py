@@ -6,18 +6,16 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
-from avalanche.benchmarks import benchmark_from_datasets, task_incremental_benchmark
-from avalanche.benchmarks.utils import as_classification_dataset
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import loss_metrics
 from avalanche.training.plugins import EvaluationPlugin
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from ftml_bench.adaptation import dependences
 from ftml_bench.errors import UsageError
 from ftml_bench.metrics.performance import Performance
 from ftml_bench.strategies import FTML, FollowTheLeader, MAMLPlusPlus, Reptile, TrainOnEverything
+from tests.strategies.tensors import mlp, points, stream
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 RATE, STEPS = 0.5, 3
@@ -25,21 +23,7 @@ RATE, STEPS = 0.5, 3
 
 @pytest.fixture
 def data():
-    g = torch.Generator().manual_seed(0)
-    return [(torch.randn(30, 4, generator=g), torch.randint(3, (30,), generator=g)) for _ in range(3)]
-
-
-def stream(data):
-    sets = []
-    for x, y in data:
-        one = TensorDataset(x, y)
-        one.targets = y.tolist()
-        sets.append(as_classification_dataset(one))
-    return task_incremental_benchmark(benchmark_from_datasets(train=sets, test=sets))
-
-
-def mlp():
-    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+    return points()
 
 
 class Cosine(nn.Module):
