@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Hashable, Iterable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,15 +53,23 @@ def _global_hooks() -> list[dict]:
 def _containers(own: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     """Lists, dictionaries and objects of settings in a module's attributes, with what stands in them; not nn.Module's
     own."""
-    found = [(name, v) for name, v in own.items() if name not in ("_parameters", "_modules")]
-    values = [(name, list(vars(v).values())) for name, v in found if _holds_settings(v)]
-    values += [(name, list(v.values())) for name, v in found if type(v) is dict]
-    return values + [(name, v) for name, v in found if type(v) is list]
+    found: list[tuple[str, list[Any]]] = []
+    for name, value in own.items():
+        kind = type(value)
+        if name in ("_parameters", "_modules"):
+            continue
+        if kind is list:
+            found.append((name, value))
+        elif kind is dict or _holds_settings(kind):
+            found.append((name, list((value if kind is dict else vars(value)).values())))
+    return found
 
 
-def _holds_settings(value: Any) -> bool:
-    is_dataclass = hasattr(type(value), "__dataclass_fields__") and hasattr(value, "__dict__")
-    return is_dataclass or isinstance(value, (SimpleNamespace, Namespace))
+@cache
+def _holds_settings(kind: type) -> bool:
+    """Whether objects of a class are there for their attributes; asked at every step, of each attribute of a model."""
+    is_dataclass = hasattr(kind, "__dataclass_fields__") and kind.__dictoffset__ != 0  # without slots
+    return is_dataclass or issubclass(kind, (SimpleNamespace, Namespace))
 
 
 def _switches(module: nn.Module) -> list[tuple[str, Tensor]]:

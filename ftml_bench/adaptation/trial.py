@@ -144,8 +144,8 @@ class Trial:
         put(weights, own, model)
         with batch_statistics():
             see_that_it_follows(own, model, *inputs)
-        refuse_changing(criterion, model, inputs, y[0])
         if not is_pytorchs(criterion):
+            refuse_changing(criterion, model, inputs, y[0])
             refuse_what_reads_the_last_call(criterion, model, inputs, y[0])
         self.criterion_sees_weights = sees_weights(criterion, model, weights, inputs, y[0])
         self.trains_others, self.unused = dependences(criterion, model, inputs, y[0])

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ftml_bench import errors
 from ftml_bench.errors import UsageError
 
 MOST_VALUES = 10_000  # of a text, aliases written out; our definitions have less than 300
@@ -169,6 +170,5 @@ def folder_names(names: Iterable[str], taken: Iterable[str] = ()) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: short, in one line."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A value as an error shows it: short, in one line; of a file, where None stands for nothing."""
+    return "nothing" if value is None else errors.shown(value)

@@ -75,6 +75,12 @@ def learner(cls, model, criterion, **settings):
     )
 
 
+def trained(strategy, streams):
+    for experience in streams.train_stream:
+        strategy.train(experience)
+    return strategy
+
+
 def descend(model, loss, x, y, steps, rate=RATE):
     for _ in range(steps):
         gradients = torch.autograd.grad(loss(model(x), y), [*model.parameters()], allow_unused=True)
@@ -130,9 +136,7 @@ def test_a_criterion_that_looks_at_the_weights_sees_those_of_each_task_in_a_meta
 def test_in_an_evaluation_it_sees_those_of_the_copy_that_predicts(data, cls):
     torch.manual_seed(0)
     model, streams = mlp(), stream(data)
-    strategy = learner(cls, model, penalised(model))
-    for experience in streams.train_stream:
-        strategy.train(experience)
+    strategy = trained(learner(cls, model, penalised(model)), streams)
     found = strategy.eval([streams.test_stream[0]])["Loss_Exp/eval_phase/test_stream/Task000/Exp000"]
     model.eval()
     copy, (x, y) = strategy.model_for(streams.test_stream[0]), data[0]
@@ -170,9 +174,7 @@ def test_a_criterion_that_reads_the_last_call_is_refused_where_tasks_are_called_
     strategy = learner(cls, model, side_output(model))
 
     def go_through():
-        for experience in streams.train_stream:
-            strategy.train(experience)
-        strategy.eval(streams.test_stream)
+        trained(strategy, streams).eval(streams.test_stream)
 
     with pytest.raises(UsageError, match="the criterion reads what WithSideOutput keeps of its last call"):
         go_through()
@@ -181,9 +183,7 @@ def test_a_criterion_that_reads_the_last_call_is_refused_where_tasks_are_called_
 def test_whose_evaluation_adapts_nothing_takes_it(data):
     torch.manual_seed(0)
     model, streams = WithSideOutput(), stream(data)
-    strategy = learner(TrainOnEverything, model, side_output(model))
-    for experience in streams.train_stream:
-        strategy.train(experience)
+    strategy = trained(learner(TrainOnEverything, model, side_output(model)), streams)
     found = strategy.eval([streams.test_stream[1]])["Loss_Exp/eval_phase/test_stream/Task001/Exp001"]
     model.eval()
     outputs = model(data[1][0])
@@ -301,9 +301,7 @@ def test_fine_tuning_follows_a_hook_of_a_loss_of_pytorchs(data):
     model, streams = mlp(), stream(data)
     criterion = nn.CrossEntropyLoss()
     criterion.register_forward_hook(lambda module, given, loss: penalised(model)(*given))
-    strategy = learner(FollowTheLeader, model, criterion, inner_lr=0.1)
-    for experience in streams.train_stream:
-        strategy.train(experience)
+    strategy = trained(learner(FollowTheLeader, model, criterion, inner_lr=0.1), streams)
     model.eval()
     expected = deepcopy(model)
     descend(expected, penalised(expected), *data[0], steps=5, rate=0.1)
