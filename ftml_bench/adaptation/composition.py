@@ -55,7 +55,7 @@ def _containers(own: dict[str, Any]) -> list[tuple[str, list[Any]]]:
     own."""
     found: list[tuple[str, list[Any]]] = []
     for name, value in own.items():
-        kind = type(value)
+        kind: Any = type(value)  # mypy takes no class for something with a hash
         if name in ("_parameters", "_modules"):
             continue
         if kind is list:
