@@ -73,16 +73,16 @@ class TaskStream(CLScenario):
         :param inner_lr: learning rate of the inner steps.
         :param update_steps: gradient steps of the update procedure.
         :param measures: names of what else is worth measuring round by round on this stream (see `ftml_bench.metrics`).
-        :raises UsageError: if the streams differ in length, a round has no data or no held-out data, or a row of
-            their common base is in both.
+        :raises UsageError: if the streams differ in length, a round has no data or no held-out data or none whose
+            target counts, or a row of their common base is in both.
         """
         if len(train) != len(held_out) or not train:
             raise UsageError(
                 f"{len(train)} rounds of data, {len(held_out)} of held-out data: expected as many, 1 or more"
             )
-        for index, (data, test) in enumerate(zip(train, held_out, strict=True)):
-            _check_round(index, data, test)
         none = getattr(criterion, "ignore_index", -100)  # the target of a token or pixel that has no class
+        for index, (data, test) in enumerate(zip(train, held_out, strict=True)):
+            _check_round(index, data, test, none)
         super().__init__([self._stream("train", train, none), self._stream("test", held_out, none)])
         self.title = title
         self.threshold = threshold
@@ -140,7 +140,7 @@ def carry(stream: EagerCLStream, **values: Sequence[object]) -> None:
             setattr(experience, name, value)
 
 
-def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) -> None:
+def _check_round(index: int, train: StackedDataset, held_out: StackedDataset, none: int) -> None:
     # Avalanche says accuracy 0.0 for an empty dataset and IndexError in training.
     if not len(train) or not len(held_out):
         raise UsageError(
@@ -148,6 +148,9 @@ def _check_round(index: int, train: StackedDataset, held_out: StackedDataset) ->
         )
     if train.x is held_out.x and (shared := int(torch.isin(held_out.rows, train.rows).sum())):
         raise UsageError(f"round {index + 1}: {shared} of the held-out datapoints are training data")
+    for data, name in ((train, "target"), (held_out, "held-out target")):
+        if data.is_classification and bool((data.y == none).all()):
+            raise UsageError(f"round {index + 1}: every {name} is {none}, which stands for no class: expected classes")
 
 
 def _experience(index: int, data: StackedDataset, none: int) -> DatasetExperience:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
 from ftml_bench.adaptation.agreement import distances, typical
-from ftml_bench.adaptation.refusals import refuse_views_of_weights, view_of_weight
+from ftml_bench.adaptation.refusals import is_pytorchs, refuse_views_of_weights, view_of_weight
 from ftml_bench.errors import UsageError
 from ftml_bench.random_state import own_generators_kept, random_state, replayed
 
@@ -30,6 +30,19 @@ def while_holding(model: nn.Module, weights: Mapping[str, Tensor], function: Cal
     """
     held = {f"model.{name}": w for name, w in _wherever_they_stand(model, weights).items()}
     return functional_call(_Holder(model), held, (function,), tie_weights=False)
+
+
+def loss_by(
+    model: nn.Module | None, own: nn.Module | None, criterion: Callable[..., Any], outputs: Any, targets: Any
+) -> Any:
+    """The criterion of what `model`, a copy of `own`, has predicted: one that looks at the weights of `own`, as a
+    penalty does, sees those of `model`."""
+    loss = partial(criterion, outputs, targets)
+    if model is own or model is None or own is None or is_pytorchs(criterion):
+        return loss()
+    parameters = dict(own.named_parameters())
+    shared = {n: p for n, p in model.named_parameters() if n in parameters and p.shape == parameters[n].shape}
+    return while_holding(own, shared, loss)
 
 
 class _Holder(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Hashable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import default_collate
 
 from ftml_bench.adaptation.refusals import is_pytorchs
+from ftml_bench.adaptation.weights import loss_by
+from ftml_bench.benchmarks.experiences import dataset_key, identity_of, number_of, whole_of
 from ftml_bench.errors import UsageError, unknown
 from ftml_bench.metrics.curves import LARGER_IS_BETTER
 from ftml_bench.models.copies import copy_of
@@ -46,6 +50,13 @@ def counted_targets(strategy) -> Tensor | None:
     return None if bool((counted & (targets < 0)).any()) else counted
 
 
+def predicted(strategy, model: nn.Module | None, outputs: Any, targets: Any) -> SimpleNamespace:
+    """What `Performance.update` reads of a minibatch that `model` has predicted, be it the strategy's or another."""
+    own = getattr(strategy, "_own_model", getattr(strategy, "model", None))
+    loss = loss_by(model, own, strategy._criterion, outputs, targets)
+    return SimpleNamespace(mb_output=outputs, mb_y=targets, loss=loss, model=model, _criterion=strategy._criterion)
+
+
 def ignored_target(strategy) -> int:
     """The target that stands for none."""
     return getattr(getattr(strategy, "_criterion", None), "ignore_index", -100)
@@ -73,6 +84,7 @@ class Performance:
         self._weight = 0
         self._correct: int | None = 0
         self._kept: list[tuple[Any, Any]] = []  # outputs and targets of each minibatch
+        self._model: nn.Module | None = None  # that has predicted them
 
     def update(self, strategy) -> None:
         """Add the strategy's current evaluation minibatch; accuracy is None unless targets are classes."""
@@ -81,6 +93,7 @@ class Performance:
         weight = _weight(strategy._criterion, targets)
         if weight is None:
             self._kept.append((outputs, targets))
+            self._model = strategy.model
             weight = len(targets)  # of one minibatch; of several `close` says more
         if weight:
             self._loss += float(strategy.loss) * weight
@@ -98,9 +111,11 @@ class Performance:
         :raises UsageError: if outputs of a model are no tensors that could be joined for a criterion that needs it.
         """
         kept, self._kept = self._kept, []
+        model, self._model = self._model, None
         if len(kept) > 1:
             with torch.no_grad():
-                self._loss, self._weight = float(strategy._criterion(*map(_joined, zip(*kept, strict=True)))), 1
+                outputs, targets = map(_joined, zip(*kept, strict=True))
+                self._loss, self._weight = float(predicted(strategy, model, outputs, targets).loss), 1
 
     @property
     def loss(self) -> float:
@@ -193,8 +208,10 @@ class RoundMetric(PluginMetric[float]):
     """Follows the current round: its learning curve of held-out performance over the round's datapoints.
 
     The curve grows by one point whenever the held-out experience of the current round is evaluated, outside of the
-    training stream. Streams that are evaluated beside each other, as "test" and "valid", have a curve each. Subclasses
-    say what they emit (`_emit`) after such an evaluation, and what they know of a stream (`of_stream`, `_new_stream`).
+    training stream. Streams that are evaluated beside each other, as "test" and "valid", have a curve each. Rounds have
+    the numbers of their stream; those of a further training stream, and rounds that come again, go on from there.
+    Subclasses say what they emit (`_emit`) after such an evaluation, and what they know of a stream (`of_stream`,
+    `_new_stream`).
 
     :param metric: "accuracy" or "loss" (the strategy's criterion).
     """
@@ -203,6 +220,7 @@ class RoundMetric(PluginMetric[float]):
     saved_attributes: tuple[str, ...] = (
         *of_stream,
         "round",
+        "place",
         "n_seen",
         "n_before",
         "is_last",
@@ -210,6 +228,7 @@ class RoundMetric(PluginMetric[float]):
         "_stream",
         "_others",
     )
+    unsaved_attributes = ("_identity", "_pieces", "_benchmark")  # objects of the process that trains
 
     def __init__(self, metric: str) -> None:
         super().__init__()
@@ -221,7 +240,11 @@ class RoundMetric(PluginMetric[float]):
 
     def reset(self) -> None:
         """Forget all rounds."""
-        self.round = -1
+        self.round = -1  # from 0, as long as there is one training stream its place there
+        self.place: int | None = -1  # in its stream
+        self._identity: Hashable = None  # of the round; None once a saved state is loaded
+        self._pieces: set[Hashable] = set()  # of the round, where they do not say what has arrived
+        self._benchmark: object = None  # of the training stream
         self.n_seen = 0
         self.n_before = 0  # datapoints of the rounds before
         self.is_last = False
@@ -258,15 +281,39 @@ class RoundMetric(PluginMetric[float]):
         if self.metric == "accuracy" and self.round == -1:
             check_classification(strategy)
         experience = strategy.experience
-        if experience.current_experience != self.round:
-            self.round = experience.current_experience
-            self.datapoints, self.values = [], []
-            for other in self._others.values():
-                other.update(datapoints=[], values=[])
-            self.n_before += self.n_seen
-        # A stock experience is a round of one arrival.
-        self.n_seen = getattr(experience, "n_seen_in_round", len(experience.dataset))
-        self.is_last = getattr(experience, "is_last_subexp", True)
+        if self._begins_a_round(experience):
+            self._new_round(experience)
+        self._identity = identity_of(experience)
+        self._benchmark = _benchmark_of(experience)
+        self._arrive(experience)
+
+    def _begins_a_round(self, experience) -> bool:
+        """Whether these training data are of another round than those before."""
+        if number_of(whole_of(experience)) != self.place:
+            return True
+        return self._identity is not None and identity_of(experience) != self._identity
+
+    def _new_round(self, experience) -> None:
+        place, before = number_of(whole_of(experience)), self.place
+        goes_on = place is not None and before is not None and place > before
+        self.round += place - before if goes_on else 1
+        self.place = place
+        self.datapoints, self.values = [], []
+        for other in self._others.values():
+            other.update(datapoints=[], values=[])
+        self.n_before += self.n_seen
+        self.n_seen, self._pieces = 0, set()
+
+    def _arrive(self, experience) -> None:
+        whole, piece = whole_of(experience), experience.dataset
+        if whole is experience:  # a round of one arrival
+            self.n_seen, self.is_last = len(piece), True
+        elif hasattr(experience, "n_seen_in_round"):
+            self.n_seen, self.is_last = experience.n_seen_in_round, experience.is_last_subexp
+        elif (key := dataset_key(piece)) not in self._pieces:  # one of Avalanche's own online splitter
+            self._pieces.add(key)
+            self.n_seen += len(piece)
+            self.is_last = experience.is_last_subexp or self.n_seen >= len(whole.dataset)
 
     def before_eval_exp(self, strategy):
         """Start a new mean."""
@@ -296,8 +343,21 @@ class RoundMetric(PluginMetric[float]):
 
     def _is_current(self, experience) -> bool:
         """Whether these are held-out data of the current round."""
-        return experience.current_experience == self.round and experience.origin_stream.name != "train"
+        stream = experience.origin_stream
+        if number_of(whole_of(experience)) != self.place or stream.name == "train":
+            return False
+        # Streams of several benchmarks have rounds of the same place.
+        of_benchmark = getattr(self._benchmark, "streams", {}).get(stream.name)
+        return of_benchmark is None or _benchmark_of(experience) is self._benchmark
 
     @abstractmethod
     def _emit(self) -> list[tuple[str, float, int]]:
         """(name, value, x) of what is known after the newest point of the curve; plain numbers only."""
+
+
+def _benchmark_of(experience) -> object:
+    """The benchmark whose stream an experience is in; None: nothing says."""
+    try:
+        return getattr(getattr(experience, "origin_stream", None), "benchmark", None)
+    except (AssertionError, AttributeError):  # Avalanche's ways to say so
+        return None

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from itertools import accumulate
-from types import SimpleNamespace
 
 import torch
 from avalanche.benchmarks import CLScenario
 from avalanche.models.utils import avalanche_forward
 from torch import nn
 
-from ftml_bench.metrics.performance import Performance, RoundMetric
+from ftml_bench.metrics.performance import Performance, RoundMetric, predicted
 from ftml_bench.models.copies import copy_of
 
 
@@ -64,7 +63,7 @@ class Regret(RoundMetric):
 
     def before_training_exp(self, strategy):
         """Keep the model that comes to a new round."""
-        if strategy.experience.current_experience != self.round:
+        if self._begins_a_round(strategy.experience):
             self._leader = copy_of(strategy.model)
         super().before_training_exp(strategy)
 
@@ -84,13 +83,11 @@ class Regret(RoundMetric):
         """Add a minibatch."""
         super().after_eval_iteration(strategy)
         if self._updated is not None:
+            # An Avalanche strategy takes task labels from the minibatch, where ours need none.
+            labels = strategy._labels_of_points() if hasattr(strategy, "_labels_of_points") else strategy.mb_task_id
             with torch.no_grad():
-                outputs, targets = avalanche_forward(self._updated, strategy.mb_x, strategy.mb_task_id), strategy.mb_y
-                loss = strategy._criterion(outputs, targets)
-            found = SimpleNamespace(
-                mb_output=outputs, mb_y=targets, loss=loss, model=self._updated, _criterion=strategy._criterion
-            )
-            self._of_updated.update(found)
+                outputs = avalanche_forward(self._updated, strategy.mb_x, labels)
+                self._of_updated.update(predicted(strategy, self._updated, outputs, strategy.mb_y))
 
     def after_eval_exp(self, strategy):
         """Note the loss; emit."""
@@ -105,7 +102,7 @@ class Regret(RoundMetric):
             return []
         found: list[tuple[str, float, int]] = [("Loss_Of_Round", self.losses[self.round], self.number)]
         # A sum over all rounds so far: not known where one of them was not evaluated.
-        if self.least is not None and len(self.losses) == self.round + 1:
+        if self.least is not None and len(self.losses) == self.round + 1 == self.place + 1 <= len(self.least):
             losses = [self.losses[t] for t in range(self.round + 1)]
             found.append(("Regret", cumulative_regret(losses, self.least[: len(losses)])[-1], self.number))
         return found
@@ -131,8 +128,9 @@ def regret_metrics(*, benchmark: CLScenario | None = None) -> list[RoundMetric]:
     """The loss of every round in equation 3, and on streams that know their best meta-learner the regret.
 
     :param benchmark: one that says the `least_losses()` of its rounds, as `LinearRegression` does: the regret is then
-        exact. With any other, and with None, only the losses are emitted; the report sets those of a comparator
-        (a row of the definition that is trained on all rounds) against them.
+        exact for learners whose update procedure is the benchmark's, there one step of `benchmark.inner_lr` on all
+        data. With any other, and with None, only the losses are emitted; the report sets those of a comparator (a row
+        of the definition that is trained on all rounds) against them.
     """
     if benchmark is None or not hasattr(benchmark, "least_losses"):
         return [Regret()]

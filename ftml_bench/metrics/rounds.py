@@ -18,10 +18,11 @@ class DatapointsToThreshold(RoundMetric):
     """Efficiency: datapoints of a round until the threshold is reached (paper, section 6, "learning proficiency").
 
     `Datapoints_To_Threshold` is emitted once a round: when the threshold is first met, or after the last arrival, then
-    as the round's size, with `Threshold_Censored` = 1.
+    as the round's size, with `Threshold_Censored` = 1. Where an evaluation that comes again says otherwise (after a
+    later epoch on the same data), it is emitted again.
     """
 
-    of_stream = saved_attributes = ("_emitted_round",)
+    of_stream = saved_attributes = ("_emitted",)
 
     def __init__(self, threshold: Threshold) -> None:
         self.threshold = threshold
@@ -29,13 +30,14 @@ class DatapointsToThreshold(RoundMetric):
 
     def _new_stream(self) -> None:
         super()._new_stream()
-        self._emitted_round = -1
+        self._emitted: tuple[int, int, bool] | None = None
 
     def _emit(self) -> list[tuple[str, float, int]]:
         n, censored = datapoints_to_threshold(self.datapoints, self.values, self.threshold)
-        if self.round == self._emitted_round or (censored and not self.is_last):
+        found = (self.round, n, censored)
+        if found == self._emitted or (censored and not self.is_last):
             return []
-        self._emitted_round = self.round
+        self._emitted = found
         return [("Datapoints_To_Threshold", n, self.number), ("Threshold_Censored", int(censored), self.number)]
 
     def __str__(self) -> str:

@@ -6,7 +6,6 @@ import sys
 from contextlib import nullcontext
 from copy import copy
 from statistics import fmean
-from types import SimpleNamespace
 
 import torch
 from avalanche.benchmarks import CLScenario, DatasetExperience
@@ -14,7 +13,7 @@ from avalanche.models.utils import avalanche_forward
 from torch import nn
 
 from ftml_bench.buffer import TaskBuffer
-from ftml_bench.metrics.performance import Performance, RoundMetric
+from ftml_bench.metrics.performance import Performance, RoundMetric, predicted
 from ftml_bench.models.norm import batch_statistics
 
 
@@ -57,7 +56,7 @@ class Terms(RoundMetric):
             return []
         self.of_rounds[self.round] = self.values[-1]
         found = [("Current_Task_Metric", fmean(self.of_rounds.values()), self.number)]
-        if (self.round + 1).bit_count() == 1 and self._stream in self._streams:
+        if self.number.bit_count() == 1 and self.round == self.place and self._stream in self._streams:
             streams = self._streams["train"], self._streams[self._stream]
             rounds = zip(*(stream[: self.round + 1] for stream in streams), strict=True)
             found.append(("Long_Term_Metric", fmean(self._performance_on(*pair) for pair in rounds), self.number))
@@ -73,12 +72,11 @@ class Terms(RoundMetric):
         assert points is not None  # no round is empty
         x, y = points
         model, transductive = _adapted(strategy, train, test), getattr(strategy, "batch_norm", "") == "transductive"
-        labels = torch.full((len(y),), (held.labels[0] or 0), device=y.device)
+        (round,) = held.rounds.values()
+        labels = round.point_labels[round.rows_of(held.labels)].to(y.device)
         with batch_statistics() if transductive else nullcontext():
             outputs = avalanche_forward(model, x, labels)
-        loss = strategy._criterion(outputs, y)
-        found = SimpleNamespace(mb_output=outputs, mb_y=y, loss=loss, model=model, _criterion=strategy._criterion)
-        performance.update(found)
+        performance.update(predicted(strategy, model, outputs, y))
         return performance.value(self.metric)
 
     def __str__(self) -> str:

@@ -1,10 +1,10 @@
 """What changes in an object while it runs, as tensors and plain values, and back.
 
 An object is saved attribute by attribute: those that its class, or one of its bases, names in a class attribute
-`saved_attributes`, or that stand in `AVALANCHE` for classes of Avalanche's. Every other attribute has to be a plain
-setting that has not changed since the strategy was built; an object with anything else is refused by name, since it
-would not go on as it was. Of layers, criteria and optimisers every attribute is saved that can be, and compared where
-it has not changed (see `looks`).
+`saved_attributes`, or that stand in `AVALANCHE` for classes of Avalanche's. Those in `unsaved_attributes` begin anew.
+Every other attribute has to be a plain setting that has not changed since the strategy was built; an object with
+anything else is refused by name, since it would not go on as it was. Of layers, criteria and optimisers every attribute
+is saved that can be, and compared where it has not changed (see `looks`).
 """
 
 from __future__ import annotations
@@ -277,13 +277,14 @@ def object_to_plain(value: object, built: Built) -> dict[str, Any]:
     """
     kind = type(value).__name__
     names = _names(type(value))
+    passing = _passing(type(value))
     settings = _settings(value)
     if not _is_known(type(value)):
         at_first = next((settings for o, settings in built if o is value), {})
         for name, attribute in vars(value).items():
             unchanged = name in settings and name in at_first and settings[name] == at_first[name]
             # A plugin may know another, which is saved by itself.
-            if name not in names and not unchanged and all(o is not attribute for o, _ in built):
+            if name not in [*names, *passing] and not unchanged and all(o is not attribute for o, _ in built):
                 raise UsageError(
                     f"{kind} cannot be saved: its {name} ({type(attribute).__name__}) may change while it runs: leave "
                     f"{kind} out, or name what changes in its class attribute saved_attributes"
@@ -328,6 +329,11 @@ def _names(cls: type) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _passing(cls: type) -> list[str]:
+    """The attributes that begin anew when a state is loaded."""
+    return [n for c in cls.__mro__ for n in vars(c).get("unsaved_attributes", ())]
+
+
 def _is_known(cls: type) -> bool:
     """Whether the class itself says, or is said, what changes in it."""
     return cls in AVALANCHE or "saved_attributes" in vars(cls)
@@ -346,7 +352,7 @@ def _parts(value: Any) -> Iterator[object]:
 
 def _settings(value: object) -> Settings:
     """The attributes that are not saved, as far as they are plain or functions; copies."""
-    names = _names(type(value))
+    names = [*_names(type(value)), *_passing(type(value))]
     return {
         name: deepcopy(attribute)
         for name, attribute in getattr(value, "__dict__", {}).items()

@@ -39,7 +39,7 @@ from ftml_bench.saving.plain_state import (
     to_plain,
 )
 
-VERSION = 2
+VERSION = 3
 # Where and in what portions it runs, which may differ when it goes on, and what is compared by other means.
 _NOT_SETTINGS = {"self", "model", "optimizer", "criterion", "plugins", "evaluator", "device", "eval_mb_size"}
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from copy import copy
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.utils.data.dataloader import default_collate
 from ftml_bench.adaptation.dependences import refuse_what_reads_the_last_call
 from ftml_bench.adaptation.inner_loop import Input
 from ftml_bench.adaptation.refusals import is_pytorchs
-from ftml_bench.adaptation.weights import may_hold_the_model, see_that_it_follows, while_holding
+from ftml_bench.adaptation.weights import loss_by, may_hold_the_model, see_that_it_follows
 from ftml_bench.benchmarks.experiences import (
     label_place,
     number_of,
@@ -143,13 +142,8 @@ class EvaluatedOnCopies(SupervisedTemplate):
         return self._loss_of(outputs, targets)
 
     def _loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """That of some points; a criterion that looks at the model's weights sees those of the copy that predicts."""
-        loss = partial(self._criterion, outputs, targets)
-        if self.model is self._own_model or isinstance(self.model, TaskCopies) or is_pytorchs(self._criterion):
-            return loss()
-        own = dict(self._own_model.named_parameters())
-        weights = {n: p for n, p in self.model.named_parameters() if n in own and p.shape == own[n].shape}
-        return while_holding(self._own_model, weights, loss)
+        """That of some points."""
+        return loss_by(self.model, self._own_model, self._criterion, outputs, targets)
 
     def _refuse_spreading(self, outputs: Tensor, targets: Tensor) -> None:
         case = self._criterion, outputs.shape[1:], targets.shape[1:]

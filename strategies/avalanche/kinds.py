@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "None": (lambda value: value is None, "None"),
     "bool": (is_flag, "True or False"),
     "int": (is_whole, "a whole number"),
-    "float": (is_number, "a number"),
+    "float": (lambda value: is_number(value) and not math.isnan(value), "a number"),
 }
 
 

@@ -119,6 +119,13 @@ class TestTaskStream:
         with pytest.raises(UsageError, match=r"^round 1 has 3 datapoints and 0 held-out ones"):
             tiny_stream([stacked], [empty])
 
+    def test_rounds_whose_targets_all_stand_for_no_class_are_refused(self, base, stacked):
+        none = StackedDataset(base, torch.tensor([-100, -100]), torch.tensor([1, 2]))
+        with pytest.raises(UsageError, match=r"^round 1: every held-out target is -100, which stands for no class"):
+            tiny_stream([stacked.subset(torch.tensor([0]))], [none])
+        with pytest.raises(UsageError, match=r"^round 1: every target is -100, which stands for no class"):
+            tiny_stream([none], [stacked.subset(torch.tensor([0]))])
+
     def test_both_streams_have_the_same_rounds(self, stacked):
         with pytest.raises(UsageError, match="1 rounds of data, 0 of held-out data"):
             tiny_stream([stacked], [])

@@ -70,7 +70,7 @@ def test_outputs_may_come_in_a_tuple():
     for rows in torch.arange(23).split(6):
         outputs = OUTPUTS[rows], {"more": OUTPUTS[rows, :1]}
         y = CLASSES[rows]
-        found = SimpleNamespace(mb_output=outputs, mb_y=y, loss=criterion(outputs, y), _criterion=criterion)
+        found = SimpleNamespace(mb_output=outputs, mb_y=y, loss=criterion(outputs, y), model=None, _criterion=criterion)
         performance.update(found)
     performance.close(found)
     expected = float(criterion((OUTPUTS, {"more": OUTPUTS[:, :1]}), CLASSES))

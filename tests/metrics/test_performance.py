@@ -21,10 +21,15 @@ from ftml_bench.metrics import (
 from ftml_bench.metrics.performance import Performance
 from tests.metrics.tags import CENSORED, TO_THRESHOLD, checkpoint_tag, curve_tag, final_tag
 
+DATA: dict[object, range] = {}
 
-def arrive(metric, round, n_seen, *, last=False, whole=False):
-    experience = SimpleNamespace(current_experience=round, dataset=range(n_seen if whole else 2))
+
+def arrive(metric, round, n_seen, *, last=False, whole=False, stream=""):
+    data = DATA.setdefault((stream, round, whole), range(n_seen if whole else 100))
+    experience = SimpleNamespace(current_experience=round, dataset=data, task_labels=[0])
     if not whole:
+        origin = experience
+        experience = SimpleNamespace(current_experience=round, dataset=data[:2], origin_experience=origin)
         experience.n_seen_in_round, experience.is_last_subexp = n_seen, last
     metric.before_training_exp(SimpleNamespace(experience=experience))
 
@@ -66,6 +71,15 @@ def test_a_round_that_never_gets_there_counts_as_its_size_and_is_censored():
         emitted.append(evaluate(metric, 4, 7))
     assert emitted == [[], [], [(TO_THRESHOLD, 17, 5), (CENSORED, 1, 5)]]
     assert evaluate(metric, 4, 7) == []
+
+
+def test_a_later_evaluation_of_the_last_arrival_counts():
+    """As after every epoch on a whole round: what is said is what the newest says."""
+    metric = efficiency()
+    arrive(metric, 0, 20, whole=True)
+    emitted = [evaluate(metric, 0, correct) for correct in (5, 6, 9, 9, 5)]
+    censored, reached = ([(TO_THRESHOLD, 20, 1), (CENSORED, n, 1)] for n in (1, 0))
+    assert emitted == [censored, [], reached, [], censored]
 
 
 def test_every_round_starts_anew():

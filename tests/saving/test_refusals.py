@@ -194,8 +194,8 @@ def test_a_state_of_another_version_or_stream_is_refused_in_one_line(digits, str
             load(build(), tmp_path / "state.pt", experiences)
     with pytest.raises(UsageError, match=r"nothing\.pt is missing"):
         load(build(), tmp_path / "nothing.pt", stream)
-    monkeypatch.setattr(saving.strategies, "VERSION", 3)
-    with pytest.raises(UsageError, match="a saved state of version 2; this ftml_bench reads version 3"):
+    monkeypatch.setattr(saving.strategies, "VERSION", 4)
+    with pytest.raises(UsageError, match="a saved state of version 3; this ftml_bench reads version 4"):
         load(build(), tmp_path / "state.pt", stream)
 
 

@@ -60,6 +60,7 @@ def test_of_every_learner(cls, settings, line):
         ({"inner_lr": "0.1"}, "inner_lr='0.1': expected a number"),
         ({"inner_lr": True}, "inner_lr=True: expected a number"),
         ({"inner_lr": math.inf}, "inner_lr=inf: expected a number above 0"),
+        ({"inner_lr": math.nan}, "inner_lr=nan: expected a number"),
         ({"meta_batch_size": 2.5}, "meta_batch_size=2.5: expected None or a whole number"),
         ({"support_size": 1.5}, "support_size=1.5: expected None or a whole number"),
         ({"query_size": "1"}, "query_size='1': expected None or a whole number"),
