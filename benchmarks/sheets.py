@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
 import torch
@@ -17,6 +18,7 @@ from ftml_bench.benchmarks.linear_regression import LinearRegression
 from ftml_bench.benchmarks.stacked import as_input
 from ftml_bench.benchmarks.stream import TaskStream
 from ftml_bench.errors import UsageError
+from ftml_bench.files import replacing
 
 _SMALL = 7  # points
 _PANELS = 4  # curves side by side
@@ -33,7 +35,7 @@ def contact_sheet(
     loss is least and how fast it grows.
 
     :param benchmark: one of our streams.
-    :param file: the picture to write, whose folder must exist, or an open file.
+    :param file: the picture to write, whole or not at all, whose folder must exist, or an open file.
     :param rounds: rounds at most.
     :param images: datapoints of each round at most.
     :raises UsageError: for sizes below 1, or a stream of some other kind.
@@ -54,7 +56,12 @@ def contact_sheet(
     if figure.get_suptitle() == "":
         figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
     # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.
-    FigureCanvasAgg(figure).print_png(file)
+    canvas = FigureCanvasAgg(figure)
+    if isinstance(file, str | os.PathLike):
+        with replacing(Path(file)) as drawn:
+            canvas.print_png(drawn)
+    else:
+        canvas.print_png(file)
 
 
 def _image_sheet(benchmark: TaskStream, rounds: Sequence[DatasetExperience], images: int) -> Figure:

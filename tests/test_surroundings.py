@@ -41,19 +41,23 @@ def test_a_full_output(tmp_path):
 
 
 def test_a_full_disk_is_named_by_the_file_that_does_not_fit(tmp_path, monkeypatch, capsys):
-    """The system says which file only of opening one; the output, which has room, is not blamed."""
+    """The system says which file only of opening one; the output, which has room, is not blamed. The old one stays."""
 
     def savefig(self, file, **settings):
+        file.write(b"<svg")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_all(tmp_path / "board")
+    figure = tmp_path / "board/figures/waves.svg"
+    figure.parent.mkdir()
+    figure.write_text("old")
     monkeypatch.setattr(Figure, "savefig", savefig)
     assert cli.main(["report", str(tmp_path / "board")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"ftml-bench: error: {tmp_path}/board/")
-    assert error.endswith(" cannot be used: No space left on device\n")
-    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "file"):
-        savefig(None, None)
+    assert error == f"ftml-bench: error: {figure} cannot be used: No space left on device\n"
+    assert [(path.name, path.read_text()) for path in figure.parent.iterdir()] == [("waves.svg", "old")]
+    with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "file") as file:
+        savefig(None, file)
     assert caught.value.filename == str(tmp_path / "file")
 
 

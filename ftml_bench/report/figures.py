@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from ftml_bench.files import named
+from ftml_bench.files import replacing
 from ftml_bench.report import labels
 from ftml_bench.results.cells import THIRDS
 from ftml_bench.results.frames import rounds_of
@@ -98,8 +98,8 @@ def save(figure: Figure, path: Path, kinds: Sequence[str] = KINDS) -> list[Path]
     figure.set_layout_engine("none")
     files = [path.with_name(f"{path.name}.{kind}") for kind in kinds]
     for file, kind in zip(files, kinds, strict=True):
-        with named(file):
-            figure.savefig(file, metadata=_UNDATED.get(kind))
+        with replacing(file) as drawn:
+            figure.savefig(drawn, format=kind, metadata=_UNDATED.get(kind))
     return files
 
 

@@ -32,7 +32,7 @@ def pack(root: Path, archive: Path) -> None:
     """
     definition = read_definition(root)
     files = [root / name for name in (FILE, "leaderboard.md", "leaderboard.csv", "seeds.csv", "report.html")]
-    files += sorted((root / "figures").glob("*"))
+    files += sorted((root / "figures").glob("[!.]*"))  # not what was left of the writing of one
     files += [root / cell.folder / name for cell in definition.cells() for name in OF_CELL]
     packages = sorted({f"{found.metadata['Name']} {found.version}" for found in distributions()}, key=str.lower)
     environment = {"python": platform.python_version(), "system": platform.platform(), "packages": packages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 
 import matplotlib.image
@@ -11,6 +12,7 @@ from avalanche.evaluation.metrics import loss_metrics
 from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import EvaluationPlugin
 from avalanche.training.supervised import EWC, Cumulative, LwF, Naive, Replay
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 from ftml_bench.benchmarks import LinearRegression, RainbowDigits, Sinusoids, arrivals
@@ -215,6 +217,17 @@ class TestContactSheet:
         pixels = (matplotlib.image.imread(file)[..., :3] * 255).round().astype(int).reshape(-1, 3).tolist()
         for color in ([214, 39, 40], [31, 119, 180], [127, 127, 127]):  # w*_joint, w*_MAML, the level sets
             assert pixels.count(color) > 5
+
+    def test_a_sheet_that_cannot_be_written_leaves_what_was_there(self, tmp_path, monkeypatch):
+        def print_png(canvas, file):
+            file.write(b"a part")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        (tmp_path / "sheet.png").write_text("old")
+        monkeypatch.setattr(FigureCanvasAgg, "print_png", print_png)
+        with pytest.raises(OSError, match="No space left"):
+            contact_sheet(Sinusoids(rounds=1), str(tmp_path / "sheet.png"))
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("sheet.png", "old")]
 
     def test_other_streams_are_refused(self, tmp_path, stacked):
         with pytest.raises(UsageError, match=r"no sheet for inputs of shape \(2,\)"):
