@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,12 +72,13 @@ def damaged(path: Path, what: str, mend: str = "remove it and fetch it again") -
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Names the file in what the system says of a write, as of a full disk: only errors of opening have a name."""
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Names the file in what the system says of a write, as of a full disk: only errors of opening have a name, that of
+    `temporary`."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if error.filename in (None, str(temporary)) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -86,15 +88,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` as a whole when all is written; if anything fails, what was
     there stays.
 
-    It is on the disk before it gets its name, so that a power cut, too, leaves the old content or the new.
+    It is on the disk before it gets its name, so that a power cut, too, leaves the old content or the new. Of several
+    that write at once each writes a whole file, and the last one's stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by the process's number, which threads share, and processes in two containers on one disk may.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with named(path), temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _named(path, temporary):
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -59,6 +59,9 @@ def test_a_full_disk_is_named_by_the_file_that_does_not_fit(tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left") as caught, replacing(tmp_path / "file") as file:
         savefig(None, file)
     assert caught.value.filename == str(tmp_path / "file")
+    with pytest.raises(OSError, match="No such file") as caught, replacing(tmp_path / "nowhere/file"):
+        pass
+    assert caught.value.filename == str(tmp_path / "nowhere/file")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")

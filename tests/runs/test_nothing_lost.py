@@ -359,6 +359,34 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     assert file.read_text() == "old"
 
 
+def test_two_that_write_at_once_each_leave_a_whole_file(tmp_path):
+    """Threads of a process have one number, and so may processes of two containers on one disk."""
+    file = tmp_path / "state"
+    with files.replacing(file) as first:
+        first.write(b"first, half")
+        with files.replacing(file) as second:
+            second.write(b"second")
+        assert file.read_bytes() == b"second"
+        first.write(b" and whole")
+        assert file.read_bytes() == b"second"
+    assert file.read_bytes() == b"first, half and whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_is_written_has_the_rights_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with files.replacing(tmp_path / "state") as file:
+            names = [path.name for path in tmp_path.iterdir()]
+            file.write(b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o640
+    (tmp_path / names[0]).touch()  # as if it had been ended meanwhile
+    files.remove_temporary(tmp_path / "state")
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cells, "check", lambda *_: None)
     file = tmp_path / "board.yaml"
