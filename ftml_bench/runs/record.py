@@ -334,8 +334,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
     file = folder / "record.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{file} is missing") from error
+    except FileNotFoundError:
+        raise UsageError(f"{file} is missing") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{file}: damaged: line {error.lineno}: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:

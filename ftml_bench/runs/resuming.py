@@ -16,7 +16,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.runs.events import Events
 from ftml_bench.runs.progress import say
 from ftml_bench.runs.record import SAVED_STATE, RunWriter
-from ftml_bench.runs.storage import of_disk
+from ftml_bench.runs.storage import is_passing, of_disk
 from ftml_bench.strategies.avalanche.base import Learner
 
 SAVE_EVERY = 60.0  # seconds of work that an interruption may cost, beside the arrival that it falls in
@@ -46,7 +46,8 @@ def begin_or_go_on(
 ) -> Begun:
     """Brings a strategy that was just built to where its cell was interrupted, if that left a saved state; else begins.
 
-    A saved state that cannot be used is said, and the cell done from its start.
+    A saved state that cannot be used is said, and the cell done from its start. What passes, such as a lack of memory,
+    is raised, and the state stays.
 
     :param is_ours: whether a hash is that of the definition, or of the same before seeds were added.
     """
@@ -59,6 +60,8 @@ def begin_or_go_on(
         more = state["more"]
         writer = RunWriter.go_on(folder, header, more["contents"], is_ours)
     except (UsageError, KeyError, TypeError) as error:
+        if is_passing(error):  # it may be read later
+            raise
         reason = error if isinstance(error, UsageError) else f"{file}: damaged"
         say(f"{reason}: the cell is done again from its start")
         return Begun(RunWriter.start(folder, header), spoiled=True)

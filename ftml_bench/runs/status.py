@@ -17,8 +17,8 @@ from ftml_bench.runs.verify import expected_keys
 class CellStatus:
     """How far a cell has come.
 
-    :param state: "finished", "diverged", "failed", "running", "interrupted" (it goes on from a saved state, if there is
-        one), "changed" (its files are not what it left) or "open".
+    :param state: "finished", "diverged", "running", "failed" or "interrupted" (both go on from a saved state, if there
+        is one), "changed" (its files are not what it left) or "open".
     :param since: when it was begun, or gone on with; empty if it was not.
     :param done: evaluations made; `total`: of how many, None if that is not known.
     :param seconds: that it has worked.
@@ -54,7 +54,7 @@ def seconds_left(found: list[CellStatus]) -> float | None:
                 known = _mean(s for cell, s in whole.items() if alike(cell) == alike(status.cell))
         if known is None:
             return None
-        # What was interrupted may have no saved state, and a cell that failed is done from its start.
+        # What was interrupted, or has failed, may have no saved state.
         left += known - (status.seconds if status.state == "running" else 0.0)
     return left
 

@@ -1,4 +1,5 @@
-"""What the disk does to a run: it is full, the folder is gone. It is no fault of the cell's, which can go on later."""
+"""What disk and machine do to a run: no room, no memory, the folder is gone. It is no fault of the cell's, which can go
+on later."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ftml_bench.memory import is_out_of_memory
 
 # What a write of somebody else's (of TensorBoard's events, say) raises, too, when the disk is to blame.
 _OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
@@ -26,6 +29,16 @@ def of_disk(error: BaseException, path: Path) -> StorageError | None:
     if isinstance(error, OSError) and error.errno in _OF_DISKS:
         return StorageError(Path(error.filename or path), error.strerror or str(error))
     return None
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether it is no fault of the cell's, or comes of one that is none: memory was short, or the system has refused
+    something. What the cell has saved is good then."""
+    while error is not None:
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager

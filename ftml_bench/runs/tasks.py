@@ -17,7 +17,7 @@ from ftml_bench.errors import UsageError
 from ftml_bench.runs import record
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.reading import check_cell
-from ftml_bench.runs.storage import StorageError, of_disk
+from ftml_bench.runs.storage import StorageError, is_passing, of_disk
 
 # The function that runs one cell: (definition, cell, folder, data, on_evaluation, device) -> "finished" or "diverged".
 # By name, because it is imported where it runs: this module and the command line stay free of torch.
@@ -63,6 +63,12 @@ class Task:
         :raises KeyboardInterrupt: nothing is recorded then, so that the cells go on later.
         """
         ended: dict[Cell, str | BaseException] = {}
+        begun: set[Cell] = set()
+
+        def evaluated(cell: Cell, done: int, total: int) -> None:
+            begun.add(cell)
+            on_evaluation(cell, done, total)
+
         try:
             if not (self.root / "leaderboard.yaml").is_file():
                 raise StorageError(self.root, "was removed while it was run")
@@ -70,15 +76,15 @@ class Task:
             folders = {cell: self.root / cell.folder for cell in self.cells}
             if len(self.cells) == 1:
                 ((cell, folder),) = folders.items()
-                report = partial(on_evaluation, cell)
+                report = partial(evaluated, cell)
                 ended[cell] = run(self.definition, cell, folder, self.data, report, device=self.device)
             else:
-                ended = run(self.definition, folders, self.data, on_evaluation, self.device)
+                ended = run(self.definition, folders, self.data, evaluated, self.device)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             ended = dict.fromkeys(self.cells, error)
-        return [self._ended(cell, ended[cell]) for cell in self.cells]
+        return [self._ended(cell, ended[cell], cell in begun) for cell in self.cells]
 
     def fail(self, cell: Cell, reason: str, trace: str) -> Outcome:
         """Records that a cell failed, if that can be written."""
@@ -87,15 +93,16 @@ class Task:
                 record.mark_failed(self.root / cell.folder, self.definition.hash, reason, trace)
         return Outcome(cell, "failed", reason)
 
-    def _ended(self, cell: Cell, end: str | BaseException) -> Outcome:
+    def _ended(self, cell: Cell, end: str | BaseException, begun: bool) -> Outcome:
         if isinstance(end, str):
             return Outcome(cell, end, "")
         disk = of_disk(end, self.root / cell.folder)
         if disk is not None:
             return Outcome(cell, STOPPED, str(disk))
         text = " ".join(str(end).split())
-        with suppress(OSError):  # what failed is mended and then done from the start
-            (self.root / cell.folder / record.SAVED_STATE).unlink(missing_ok=True)
+        if begun and not is_passing(end):  # what failed is mended and then done from the start
+            with suppress(OSError):
+                (self.root / cell.folder / record.SAVED_STATE).unlink(missing_ok=True)
         reason = text if isinstance(end, UsageError) else f"{type(end).__name__}: {text}"
         return self.fail(cell, reason, "".join(traceback.format_exception(end)))
 

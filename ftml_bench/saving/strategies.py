@@ -25,6 +25,7 @@ from torch import nn
 from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError
 from ftml_bench.files import replacing
+from ftml_bench.memory import is_out_of_memory
 from ftml_bench.models.layer_state import Owned, is_object
 from ftml_bench.saving.looks import Looks, looks_of
 from ftml_bench.saving.plain_state import (
@@ -97,17 +98,22 @@ def load_file(path: str | Path, device: torch.device | str = "cpu") -> dict[str,
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # torch does not look at the checksums
-                raise UsageError(f"{path}: damaged")
-        content = torch.load(path, weights_only=True, map_location=partial(_place, str(device)))
+        file = io.BytesIO(path.read_bytes())  # at once: what the system refuses is no damage
     except FileNotFoundError:
         raise UsageError(f"{path} is missing") from None
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums
+                raise UsageError(f"{path}: damaged")
+        file.seek(0)
+        content = torch.load(file, weights_only=True, map_location=partial(_place, str(device)))
     except UsageError:
         raise
     except Exception as error:  # what a broken archive raises is not said anywhere
+        if is_out_of_memory(error):
+            raise
         raise UsageError(f"{path}: damaged, or no saved state") from error
     if not isinstance(content, dict) or content.get("ftml_bench saved state") is None:
         raise UsageError(f"{path}: no saved state of ftml_bench")
@@ -174,6 +180,8 @@ def _damage_named() -> Iterator[None]:
     except UsageError:
         raise
     except (AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise UsageError(f"damaged saved state ({type(error).__name__}: {error})") from error
 
 

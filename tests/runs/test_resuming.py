@@ -1,5 +1,6 @@
 """A cell that was interrupted goes on from its saved state, and its files are those of one that was not."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,10 +12,12 @@ import torch
 from avalanche.training.plugins import AGEMPlugin
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ftml_bench.errors import UsageError
 from ftml_bench.runs import cell as cells
 from ftml_bench.runs import pool, record, resuming, schedule
 from ftml_bench.runs.definition import Cell, from_dict, with_seeds
 from ftml_bench.runs.record import RunWriter
+from ftml_bench.saving import strategies
 
 ROWS = {
     "FTML": {"meta_batch_size": 2},
@@ -261,23 +264,84 @@ schedule.run_cells(board(), Path(sys.argv[1]), jobs=1, data=None, quiet=True)
         assert tables(tmp_path / "killed" / folder) == tables(tmp_path / "whole" / folder)
 
 
-def test_a_cell_that_failed_is_done_from_the_start(tmp_path, monkeypatch):
-    """What failed is mended first, so that nothing of before may stay."""
+def fails(error, after):
+    """Has cells raise an error after so many evaluations."""
     run_cell = cells.run_cell
 
     def failing(definition, cell, folder, data, on_evaluation, device="cpu"):
         def tell(done, total):
-            if done == 3:
-                raise ZeroDivisionError("of a plugin")
+            on_evaluation(done, total)
+            if done == after:
+                raises(error)
 
         return run_cell(definition, cell, folder, data, tell)
 
-    monkeypatch.setattr(cells, "run_cell", failing)
-    assert run_board(tmp_path) == ["failed", "failed"]
+    return failing
+
+
+def raises(error):
+    raise error
+
+
+def test_a_cell_that_failed_is_done_from_the_start(tmp_path, monkeypatch):
+    """What failed is mended first, so that nothing of before may stay."""
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "run_cell", fails(ZeroDivisionError("of a plugin"), after=3))
+        assert run_board(tmp_path) == ["failed", "failed"]
     assert not list(tmp_path.rglob("state.pt"))
-    monkeypatch.setattr(cells, "run_cell", run_cell)
     assert run_board(tmp_path) == ["finished", "finished"]
     assert not list(tmp_path.rglob("error.txt"))
+
+
+def lack_of_memory():
+    """What PyTorch raises of a CPU."""
+    try:
+        torch.empty(2**50)
+    except RuntimeError as error:
+        return error
+
+
+PASSING = {
+    "memory": MemoryError(),
+    "memory of a CPU": lack_of_memory(),
+    "memory of a GPU": torch.OutOfMemoryError("CUDA out of memory."),
+    "files": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+}
+
+
+@pytest.mark.parametrize("error", PASSING.values(), ids=PASSING)
+def test_a_cell_that_failed_by_what_passes_goes_on(error, tmp_path, monkeypatch, capsys):
+    """A lack of memory, also where the state or the data are read, and data that this machine does not have."""
+    monkeypatch.setattr(schedule, "LocalPool", lambda processes: pool.ThisProcess())
+    rows = definition(FTML=ROWS["FTML"])
+    folder = tmp_path / rows.cells()[0].folder
+
+    def run_rows():
+        ((_, status, message),) = schedule.run_cells(rows, tmp_path, jobs=1, data=None, quiet=True)
+        return status, message
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "run_cell", fails(error, after=4))
+        assert run_rows()[0] == "failed"
+    state = (folder / "state.pt").read_bytes()
+    read = Path.read_bytes
+    for where, name, what in (
+        (cells, "build_benchmark", lambda *_: raises(UsageError("MNIST is missing"))),
+        (Path, "read_bytes", lambda path: raises(error) if path.name == "state.pt" else read(path)),
+        (strategies, "load_module_state", lambda *_: raises(error)),
+        *([] if isinstance(error, OSError) else [(torch, "load", lambda *_, **__: raises(error))]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, what)
+            status, message = run_rows()
+        assert (status, (folder / "state.pt").read_bytes()) == ("failed", state), (name, message)
+    assert record.has_failed(folder)
+    assert capsys.readouterr().err == ""  # of a cell that would be done again
+    assert run_rows() == ("finished", "")
+    assert len(record.read(folder).record["resumed"]) == 1
+    assert not (folder / "error.txt").exists()
+    run(tmp_path / "whole", of=rows)
+    assert tables(folder) == tables(tmp_path / "whole")
 
 
 def test_a_state_of_another_definition_is_not_used(tmp_path):
