@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
+import numpy as np
 import pytest
 import torch
 
-from ftml_bench.seeding import derive, generator
+from ftml_bench.random_state import preserved_random_state
+from ftml_bench.seeding import derive, generator, seed_globals
 
 
 def test_derived_seeds_never_change():
@@ -41,3 +44,14 @@ def test_generators_repeat_and_draw_from_nothing_else():
     torch.set_rng_state(state)
     torch.randn(8, generator=generator(0, "one"))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_one_seed_decides_all_global_generators():
+    def draws(seed):
+        seed_globals(seed)
+        return torch.rand(()).item(), random.random(), np.random.rand()
+
+    with preserved_random_state(torch.device("cpu")):
+        first = draws(derive(0, "init"))  # more than NumPy's seeds can be
+        assert draws(derive(0, "init")) == first
+        assert not set(draws(derive(1, "init"))) & set(first)

@@ -26,6 +26,7 @@ from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import convert_batch_norm, has_norm
 from ftml_bench.runs import building
 from ftml_bench.runs.signatures import parameters_of
+from ftml_bench.seeding import seed_globals
 
 
 class ModelSubject:
@@ -91,9 +92,9 @@ def _norm_is_converted(subject: ModelSubject) -> None:
     converted = convert_batch_norm(copy_of(model))
     with torch.no_grad():
         for mode in (True, False):
-            torch.manual_seed(0)  # of layers that draw
+            seed_globals(0)  # of layers that draw
             ours = subject.output(converted.train(mode), subject.x)
-            torch.manual_seed(0)
+            seed_globals(0)
             theirs = subject.output(model.train(mode), subject.x)
             if not torch.allclose(ours, theirs, atol=1e-4):
                 raise BrokenError(

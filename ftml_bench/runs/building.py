@@ -22,7 +22,7 @@ from ftml_bench.errors import UsageError, unknown
 from ftml_bench.runs.definition import GIVEN_BY_CELL, ROW_KEYS, BenchmarkSpec, Row
 from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
 from ftml_bench.runs.values import shown
-from ftml_bench.seeding import derive
+from ftml_bench.seeding import derive, seed_globals
 from ftml_bench.sizes import SCORES, scored
 from ftml_bench.strategies.avalanche.base import Learner
 from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
@@ -49,6 +49,7 @@ def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScena
     :raises UsageError: for an unknown setting, a value that is refused, missing data.
     """
     cls = registry.load("benchmark", spec.benchmark)
+    seed_globals(derive(seed, "stream"))  # ours draw from generators of their own
     benchmark = construct(
         cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"}, option="--benchmark-set"
     )
@@ -104,11 +105,11 @@ def build_strategy(
     :raises UsageError: for an unknown setting of it, its model or optimiser, or a value that is refused.
     """
     where = f"{spec.name}: {row.name}"
-    torch.manual_seed(derive(seed, "init"))
+    seed_globals(derive(seed, "init"))
     model = _build_model(given_or(row.model, spec.model), benchmark, spec.name if row.model is None else where)
     model.to(device)
     optimizer, plugins = _build_optimizer(row.optimizer, model, where)
-    torch.manual_seed(derive(seed, "training"))  # of layers that draw, such as dropout
+    seed_globals(derive(seed, "training"))  # of layers that draw, such as dropout
 
     cls = _strategy_class(row, where)
     settings = {

@@ -35,7 +35,7 @@ from ftml_bench.models.copies import copy_of
 from ftml_bench.models.layer_state import kept, parts_of
 from ftml_bench.models.norm import batch_statistics, has_norm
 from ftml_bench.random_state import own_generators_kept, preserved_random_state
-from ftml_bench.seeding import derive
+from ftml_bench.seeding import derive, seed_globals
 from ftml_bench.strategies.avalanche.pairing import spreads
 from ftml_bench.strategies.avalanche.task_copies import TaskCopies
 
@@ -112,7 +112,7 @@ class EvaluatedOnCopies(SupervisedTemplate):
         """As Avalanche's; in an evaluation a model that grows is copied first, so that nothing of it is left behind."""
         if not self.is_training and grows(self.model):
             # The new outputs of a task that was never seen must not depend on what was evaluated before.
-            torch.manual_seed(derive(self.seed, "new outputs"))
+            seed_globals(derive(self.seed, "new outputs"))
             model = copy_of(self._own_model)
         given = self.experience
         try:

@@ -1,10 +1,13 @@
 """A cell from its definition to its files."""
 
 import json
+import random
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.errors import UsageError
@@ -59,6 +62,28 @@ class WithoutModel(Sinusoids):
         raise NotImplementedError("has no model of its own")
 
 
+class Noisy(Sinusoids):
+    """Its points are moved by draws from the global generators."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        for experience in self.train_stream:
+            experience.stacked.x += torch.rand(1).item() + random.random() + np.random.rand()
+
+
+class Drawing(nn.Module):
+    """Initialised by NumPy; drops units as Python's `random` says."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.Parameter(torch.from_numpy(np.random.normal(size=(1, 20))).float())
+        self.last = nn.Linear(20, 1)
+
+    def forward(self, x):
+        kept = random.random() if self.training else 1.0
+        return self.last(torch.tanh(x @ self.weights) * kept)
+
+
 def run(folder, row="FTML", **changes):
     told = []
     status = cells.run_cell(
@@ -100,6 +125,20 @@ def test_the_same_cell_twice_gives_the_same_bytes(tmp_path):
     run(tmp_path / "a")
     torch.rand(5)  # whatever happened in the process before
     run(tmp_path / "b")
+    assert (tmp_path / "a/curve.csv").read_bytes() == (tmp_path / "b/curve.csv").read_bytes()
+
+
+def test_what_draws_from_global_generators_is_decided_by_the_seed(tmp_path):
+    changes = {
+        "benchmark": f"{__name__}:Noisy",
+        "model": {"name": f"{__name__}:Drawing"},
+        "strategies": {"FollowTheLeader": {"train_mb_size": 4}},
+    }
+    for attempt in ("a", "b"):
+        random.seed(attempt)
+        np.random.seed(ord(attempt))
+        torch.manual_seed(ord(attempt))
+        run(tmp_path / attempt, row="FollowTheLeader", **changes)
     assert (tmp_path / "a/curve.csv").read_bytes() == (tmp_path / "b/curve.csv").read_bytes()
 
 
