@@ -18,6 +18,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
+def encodable(text: str) -> str:
+    """A text as UTF-8 can hold it: halves of characters, as in the name of a file in another encoding, are written out.
+
+    >>> print(encodable("data/\\udcff.png"))
+    data/\\udcff.png
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def unknown(kind: str, name: object, names: Iterable[str], others: Mapping[str, str] | None = None) -> UsageError:
     """The error for a name that is not one of `names`: says what was expected and the nearest valid name.
 

@@ -122,6 +122,7 @@ TEXTS = {
     "a: [!!timestamp foo]": "line 1 'foo' is no timestamp",
     'a: 1\nb: !!float ""': "line 2 '' is no float",
     "!!bool maybe: 1": "line 1 'maybe' is no bool",
+    'a: "\\ud83d"': r"line 1 '\ud83d' holds half a character",
     "<<: {a: 1}": "could not determine a constructor",
     f"seeds: [{'9' * 5000}]": "a whole number of 5000 characters",
     f"seeds: [0x{'f' * 5000}]": "a whole number of 5002 characters",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftml_bench import __version__
+from ftml_bench.errors import encodable
 
 _PACKAGES = ("torch", "avalanche-lib", "numpy")
 
@@ -27,7 +28,7 @@ def provenance() -> dict[str, Any]:
         },
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
+        "command": encodable(shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])),
         "started": now(),
     }
 

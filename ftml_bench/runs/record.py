@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, encodable
 from ftml_bench.files import is_there, remove_temporary, replacing
 from ftml_bench.runs import shape
 from ftml_bench.runs.appended import TABLES, Contents, Table, contents, cut_back, table_hash
@@ -249,12 +249,12 @@ def _forget(folder: Path, *names: str) -> None:
 def mark_failed(folder: Path, definition_hash: str, reason: str, trace: str) -> None:
     """Records that a cell failed: `reason`, one line, in `record.json`, and the traceback in `error.txt`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "error.txt").write_text(trace, encoding="utf-8")
+    (folder / "error.txt").write_text(encodable(trace), encoding="utf-8")
     try:
         record = _read_record(folder)
     except UsageError:  # it failed before anything was recorded
         record = {**provenance(), "definition": definition_hash}
-    _write_record(folder, {**record, "status": "failed", "reason": reason, "finished": now()})
+    _write_record(folder, {**record, "status": "failed", "reason": encodable(reason), "finished": now()})
 
 
 def read(folder: Path) -> Run:

@@ -99,7 +99,7 @@ class Task:
         disk = of_disk(end, self.root / cell.folder)
         if disk is not None:
             return Outcome(cell, STOPPED, str(disk))
-        text = " ".join(str(end).split())
+        text = _said(end)
         if begun and not is_passing(end):  # what failed is mended and then done from the start
             with suppress(OSError):
                 (self.root / cell.folder / record.SAVED_STATE).unlink(missing_ok=True)
@@ -124,6 +124,14 @@ def one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is imported
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # of foreign code
+        return "cannot be shown"
 
 
 def _imported(name: str) -> Any:

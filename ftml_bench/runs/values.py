@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from ftml_bench import errors
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, encodable
 
 MOST_VALUES = 10_000  # of a text, aliases written out; our definitions have less than 300
 DEEPEST = 20  # lists and mappings in each other
@@ -107,6 +107,13 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        text = super().construct_scalar(node)
+        if text != encodable(text):  # "\ud800", which no file could hold
+            problem = f"{shown(text)} holds half a character"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return text
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)

@@ -221,3 +221,5 @@ def test_a_command_names_no_folder_of_the_machine(monkeypatch):
     ]
     monkeypatch.setattr("sys.argv", given)
     assert provenance()["command"] == "ftml-bench leaderboard own.yaml --out=x --seeds 0,1 --set a=b/c"
+    monkeypatch.setattr("sys.argv", ["/usr/bin/ftml-bench", "--data=/data/\udcff"])  # bytes that are no UTF-8
+    assert provenance()["command"] == r"ftml-bench '--data=\udcff'"

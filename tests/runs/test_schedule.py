@@ -32,12 +32,21 @@ def fake_cell(definition, cell, folder, data, on_evaluation, device="cpu"):
         on_evaluation(done, 2)
         if ends == "raises":
             raise ZeroDivisionError("by\nzero")
+        if ends == "in another encoding":
+            raise RuntimeError("cannot read data/\udcff.png")
+        if ends == "without words":
+            raise WordlessError
         if ends == "interrupted":
             raise KeyboardInterrupt
         if ends == "killed":
             os._exit(1)
     writer.finish(ends, **({"diverged_round": 0} if ends == "diverged" else {}))
     return ends
+
+
+class WordlessError(Exception):
+    def __str__(self):
+        raise TypeError("no text")
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +119,17 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(tmp_path):
     folder = tmp_path / "out/sines/bad/seed-0"
     assert record.read(folder).record["reason"] == "ZeroDivisionError: by zero"
     assert "Traceback" in (folder / "error.txt").read_text()
+
+
+def test_what_cannot_be_written_or_shown_of_an_error_ends_its_cell_alone(tmp_path):
+    rows = {"bytes": "in another encoding", "silent": "without words", "good": "finished"}
+    outcomes = run(leaderboard(**rows), tmp_path / "out")
+    assert [status for _, status, _ in outcomes] == ["failed"] * 4 + ["finished"] * 2
+    reasons = ["RuntimeError: cannot read data/\\udcff.png", "WordlessError: cannot be shown"]
+    for row, reason in zip(rows, reasons, strict=False):
+        folder = tmp_path / "out/sines" / row / "seed-0"
+        assert record.read(folder).record["reason"] == reason
+        assert reason.partition(": ")[0] in (folder / "error.txt").read_text()
 
 
 def test_failed_running_and_incomplete_cells_are_done_again_from_the_start(tmp_path):
