@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ftml_bench.errors import printable
 from ftml_bench.report.tables import NONE, Table
-from ftml_bench.runs import locking, record, schedule, status
+from ftml_bench.runs import locking, schedule, status
 from ftml_bench.runs.definition import Cell, Definition
 
 
@@ -47,5 +47,5 @@ def dry_run(definition: Definition, root: Path, redo: Collection[Cell]) -> None:
     todo = schedule.to_run(definition, root, redo)
     print(f"{root}: {len(todo)} of {len(definition.cells())} cells would be run")
     for cell in todo:
-        goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
+        goes_on = schedule.goes_on(definition, root, cell, redo)
         print(f"  {cell}{' (from its saved state)' if goes_on else ''}")

@@ -91,8 +91,7 @@ def _run_cells(
             record.tidy(root / cell.folder)
         todo = to_run(definition, root, redo)
         for cell in todo:
-            goes_on = cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
-            if (root / cell.folder).exists() and not goes_on:
+            if (root / cell.folder).exists() and not goes_on(definition, root, cell, redo):
                 _remove(root / cell.folder)
     groups = _groups(definition, todo, device)
     runners = RUN_CELL, RUN_TOGETHER
@@ -252,9 +251,25 @@ def cells_named(definition: Definition, root: Path, names: Iterable[str]) -> set
 
 
 def to_run(definition: Definition, root: Path, redo: Collection[Cell] = ()) -> list[Cell]:
-    """The cells that are not kept, in the order in which they are begun."""
+    """The cells that are not kept, in the order in which they are begun.
+
+    :raises UsageError: one that is begun anew would be removed first, and its folder is a link.
+    """
     kept = dict(_kept(definition, root, redo))
-    return sorted((cell for cell in definition.cells() if cell not in kept), key=lambda c: _cost(definition, c))
+    todo = sorted((cell for cell in definition.cells() if cell not in kept), key=lambda c: _cost(definition, c))
+    for cell in todo:
+        folder = root / cell.folder
+        if folder.is_symlink() and not goes_on(definition, root, cell, redo):
+            raise UsageError(
+                f"{folder} is a link, and a cell that is begun anew is removed first: remove the link, or have the "
+                "folder itself there"
+            )
+    return todo
+
+
+def goes_on(definition: Definition, root: Path, cell: Cell, redo: Collection[Cell]) -> bool:
+    """Whether a cell that is not kept goes on from its saved state; else it is begun anew."""
+    return cell not in redo and record.may_go_on(root / cell.folder, definition.includes)
 
 
 def check_versions(

@@ -239,6 +239,27 @@ def test_a_run_that_ends_while_it_removes_a_cell_goes_on(tmp_path, monkeypatch):
         assert [status for _, status, _ in run(board, tmp_path)] == ["finished"] * 2
 
 
+def test_a_link_in_the_place_of_a_cell_is_followed_and_never_removed(tmp_path):
+    root, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    board = leaderboard(good="finished")
+    first, second = board.cells()
+    run(board, root)
+    (root / first.folder).rename(elsewhere)
+    (root / first.folder).symlink_to(elsewhere)
+    before = snapshot(tmp_path)
+    assert [status for _, status, _ in run(board, root)] == ["finished"] * 2  # both are kept
+    message = r"seed-0 is a link, and a cell that is begun anew is removed first: remove the link"
+    with pytest.raises(UsageError, match=message):
+        schedule.run_cells(board, root, data=None, quiet=True, redo={first, second})
+    assert snapshot(tmp_path) == before
+    (elsewhere / "record.json").unlink()
+    (root / second.folder / "record.json").unlink()
+    before = snapshot(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        run(board, root)
+    assert snapshot(tmp_path) == before
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match=r"exists and is no leaderboard's folder"):
