@@ -10,16 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ftml_bench.errors import UsageError, is_number, shown, unknown
+
 # metric -> whether larger values are better
 LARGER_IS_BETTER = {"accuracy": True, "loss": False}
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The level of proficiency γ (paper, section 3): `accuracy` must be at least `value`, `loss` below it."""
+    """The level of proficiency γ (paper, section 3): `accuracy` must be at least `value`, `loss` below it.
+
+    :raises UsageError: for another metric, or a value that it cannot have.
+    """
 
     metric: str
     value: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in LARGER_IS_BETTER:
+            raise unknown("metric", self.metric, LARGER_IS_BETTER)
+        if not is_number(self.value) or not math.isfinite(self.value):  # a loss, such as -log of a density, may be < 0
+            raise UsageError(f"threshold: expected a finite number, got {shown(self.value)}")
+        if self.metric == "accuracy" and not 0 < self.value <= 1:
+            raise UsageError(f"an accuracy lies in (0, 1], got {self.value:g} (80 % is 0.8)")
 
     def met(self, value: float) -> bool:
         """Whether a performance reaches the threshold; NaN never does."""

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ftml_bench import registry
 from ftml_bench.errors import UsageError, unknown
-from ftml_bench.metrics.curves import LARGER_IS_BETTER
+from ftml_bench.metrics import curves
 from ftml_bench.metrics.measures import MEASURES
 from ftml_bench.runs import fields, values
 from ftml_bench.runs.fields import Rate, Several, Size, Text
@@ -65,12 +65,11 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _possible(threshold: tuple[str, float]) -> tuple[str, float]:
-    if threshold[0] == "accuracy" and threshold[1] > 1:
-        raise ValueError(f"an accuracy lies in (0, 1], got {threshold[1]:g} (80 % is 0.8)")
+    curves.Threshold(*threshold)
     return threshold
 
 
-Metric = Annotated[Text, AfterValidator(partial(_one_of, "metric", LARGER_IS_BETTER))]
+Metric = Annotated[Text, AfterValidator(partial(_one_of, "metric", curves.LARGER_IS_BETTER))]
 Measure = Annotated[Text, AfterValidator(partial(_one_of, "measure", MEASURES))]
 Threshold = Annotated[
     tuple[Metric, Rate],

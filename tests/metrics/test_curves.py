@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from ftml_bench.errors import UsageError
+from ftml_bench.metrics import efficiency_metrics
 from ftml_bench.metrics.curves import Threshold, datapoints_to_stay, datapoints_to_threshold, log_area
 
 
@@ -25,6 +27,22 @@ from ftml_bench.metrics.curves import Threshold, datapoints_to_stay, datapoints_
 )
 def test_accuracy_must_be_at_least_the_threshold_and_loss_below(metric, value, met):
     assert Threshold(metric, 0.9).met(value) is met
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        (("accuracy", 90), r"an accuracy lies in \(0, 1\], got 90 \(80 % is 0.8\)"),
+        (("accuracy", 0), "an accuracy lies in .* got 0"),
+        (("loss", math.nan), "threshold: expected a finite number, got nan"),
+        (("loss", math.inf), "threshold: expected a finite number, got inf"),
+        (("loss", "0.5"), "threshold: expected a finite number, got '0.5'"),
+        (("acuracy", 0.5), "unknown metric 'acuracy': did you mean 'accuracy'"),
+    ],
+)
+def test_a_threshold_that_a_metric_cannot_have_is_refused(threshold, message):
+    with pytest.raises(UsageError, match=message):
+        efficiency_metrics(threshold=threshold)
 
 
 def test_a_threshold_is_printed_as_people_write_it():
