@@ -48,6 +48,17 @@ class NoStreams:
 class EmptyStreams(NoStreams):
     train_stream = test_stream = []
     criterion = threshold = checkpoints = arrivals = inner_lr = update_steps = None
+class Sines(Sinusoids):
+    def __init__(self, *, seed=0): super().__init__(seed=seed, rounds=2)
+class NumberForThreshold(Sines): threshold = property(lambda self: 0.5, lambda self, value: None)
+class PercentForThreshold(Sines): threshold = property(lambda self: ("accuracy", 90), lambda self, value: None)
+class NoCheckpoints(Sines): checkpoints = property(lambda self: None, lambda self, value: None)
+class NoArrivals(Sines): arrivals = property(lambda self: [0], lambda self, value: None)
+class Nonsense(Sines): measures = property(lambda self: ("nonsense",), lambda self, value: None)
+class NoRate(Sines): inner_lr = property(lambda self: -1, lambda self, value: None)
+class NoLoss(Sines): criterion = property(lambda self: None, lambda self, value: None)
+class NoHeldOut(Sines): test_stream = property(lambda self: self.train_stream[:1], lambda self, value: None)
+class NoStream(Sines): test_stream = property(lambda self: None, lambda self, value: None)
 class Ends:
     def __init__(self, **keywords): raise SystemExit(0)
 """
@@ -305,12 +316,36 @@ def test_a_dry_run_refuses_places_that_the_run_refuses(options, refused, tmp_pat
     assert refused("leaderboard", "good.yaml", "--dry-run", *options) == refused("leaderboard", "good.yaml", *options)
 
 
-@pytest.mark.parametrize(("name", "missing"), [("NoStreams", "has no 'train_stream'"), ("EmptyStreams", "no rounds")])
-def test_benchmarks_without_streams(name, missing, refused, tmp_path):
+BENCHMARKS = [
+    ("NoStreams", "a NoStreams has no 'train_stream': expected a benchmark"),
+    ("EmptyStreams", "its train_stream has no rounds"),
+    ("NumberForThreshold", "its threshold: expected [metric, value] such as [accuracy, 0.8], got 0.5"),
+    ("PercentForThreshold", "its threshold: an accuracy lies in (0, 1], got 90 (80 % is 0.8)"),
+    ("NoCheckpoints", "its checkpoints: expected a list of numbers of datapoints, got nothing"),
+    ("Nonsense", "its measures: unknown measure 'nonsense': did you mean 'online'? (expected one of: "),
+    ("NoRate", "its inner_lr: expected a finite number above 0, got -1"),
+    ("NoLoss", "its criterion: expected a loss, got nothing"),
+    ("NoHeldOut", "2 rounds of data, 1 of held-out data: expected as many"),
+    ("NoStream", "its test_stream: expected a stream of rounds, got nothing"),
+]
+
+
+@pytest.mark.parametrize(("name", "message"), BENCHMARKS, ids=[name for name, _ in BENCHMARKS])
+def test_benchmarks_whose_streams_or_defaults_cannot_be_used(name, message, refused, tmp_path):
     content = copy.deepcopy(GOOD)
     content["benchmarks"]["sines"] |= {"benchmark": f"foreign_bad:{name}", "settings": {}}
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
-    assert missing in refused("leaderboard", "bad.yaml")
+    assert f"sines: foreign_bad:{name}: {message}" in refused("leaderboard", "bad.yaml")
+
+
+def test_defaults_of_a_benchmark_that_a_definition_replaces_are_not_looked_at(refused, tmp_path):
+    line = refused("run", "foreign_bad:NoArrivals", "FTML")
+    assert "NoArrivals: foreign_bad:NoArrivals: its arrivals: expected a whole number of at least 1, got 0" in line
+    assert "got nothing" in refused("check", "SinusoidMLP", "--benchmark", "foreign_bad:NoLoss")
+    content = copy.deepcopy(GOOD)
+    content["benchmarks"]["sines"] |= {"benchmark": "foreign_bad:NoArrivals", "settings": {}}  # it says arrivals
+    (tmp_path / "good.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["leaderboard", "good.yaml", "--dry-run"]) == 0
 
 
 LONG = "x" * 300

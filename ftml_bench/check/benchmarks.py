@@ -20,7 +20,7 @@ from ftml_bench.check.contract import (
     misspelt_raises,
 )
 from ftml_bench.errors import UsageError
-from ftml_bench.runs import building
+from ftml_bench.runs import building, streams
 
 
 class BenchmarkSubject:
@@ -109,18 +109,11 @@ def _experiences(subject: BenchmarkSubject) -> None:
 def _defaults(subject: BenchmarkSubject) -> None:
     """What a leaderboard takes from a benchmark where its definition is silent."""
     benchmark = subject.benchmark()
-    for name in ("threshold", "checkpoints", "arrivals", "criterion", "inner_lr", "update_steps", "model"):
-        if not hasattr(benchmark, name):
-            raise BrokenError(f"it has no .{name}")
-    if benchmark.threshold is not None:
-        metric, value = benchmark.threshold
-        if metric not in ("accuracy", "loss") or not value > 0:
-            raise BrokenError(
-                f".threshold is {benchmark.threshold}: expected (accuracy or loss, number above 0) or None"
-            )
-    if not benchmark.inner_lr > 0 or not isinstance(benchmark.update_steps, int) or benchmark.update_steps < 1:
-        raise BrokenError(f".inner_lr is {benchmark.inner_lr}, .update_steps {benchmark.update_steps}")
     try:
+        streams.check(benchmark, type(benchmark).__name__)
+        for name in ("inner_lr", "update_steps", "model"):
+            if getattr(benchmark, name, None) is None:
+                raise BrokenError(f"it has no .{name}")
         sizes = cumulative_sizes(building.round_size(".train_stream", benchmark), benchmark.arrivals)
     except UsageError as error:
         raise BrokenError(str(error)) from error

@@ -12,8 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ftml_bench import registry
 from ftml_bench.errors import printable
 from ftml_bench.random_state import preserved_random_state
+from ftml_bench.runs.definition import BenchmarkSpec, from_dict
+from ftml_bench.runs.signatures import parameters_of
+from ftml_bench.runs.values import folder_for
 
 SMALL = {"rounds": 3, "images_per_round": 24, "held_out_per_round": 20}
 ARRIVALS = (8, 8, 8)
@@ -53,6 +57,26 @@ def outcome_of(title: str, contract: Callable[[Any], None], subject: Any) -> Out
     except Exception as error:  # somebody else's class may fail in any way
         return Outcome(title, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}")
     return Outcome(title, "holds")
+
+
+def small(benchmark: str, settings: dict[str, Any], row: dict[str, Any]) -> BenchmarkSpec:
+    """A benchmark of a leaderboard with one row, of few rounds where it can be.
+
+    :param settings: of the benchmark.
+    :param row: the strategy and its settings.
+    :raises UsageError: for what a definition cannot say.
+    """
+    taken = parameters_of(registry.load("benchmark", benchmark), benchmark)
+    entry = {
+        "benchmark": benchmark,
+        "settings": {**{key: size for key, size in SMALL.items() if key in taken}, **settings},
+        "steps": STEPS,
+        "optimizer": {"name": "SGD", "lr": 0.01},
+        "checkpoints": [sum(ARRIVALS)],
+        "strategies": {folder_for(row["strategy"]): row},  # errors name both by these names
+    }
+    content = {"name": "check", "seeds": [0], "benchmarks": {folder_for(benchmark): entry}}
+    return from_dict(content, "check").benchmarks[0]
 
 
 def disturb() -> None:

@@ -9,10 +9,8 @@ import torch
 from avalanche.models import MultiTaskModule
 from torch import Tensor, nn
 
-from ftml_bench import registry
 from ftml_bench.adaptation import make_engine
 from ftml_bench.check.contract import (
-    SMALL,
     BrokenError,
     NotTestedError,
     batch,
@@ -20,13 +18,15 @@ from ftml_bench.check.contract import (
     equal,
     keyword_only,
     misspelt_raises,
+    small,
 )
 from ftml_bench.errors import UsageError
 from ftml_bench.models.copies import copy_of
 from ftml_bench.models.norm import convert_batch_norm, has_norm
 from ftml_bench.runs import building
-from ftml_bench.runs.signatures import parameters_of
 from ftml_bench.seeding import seed_globals
+
+_ANY_ROW = {"strategy": "FTML"}  # a definition has rows
 
 
 class ModelSubject:
@@ -34,11 +34,7 @@ class ModelSubject:
 
     def __init__(self, cls: type, settings: dict[str, Any], benchmark: str, benchmark_settings: dict[str, Any]) -> None:
         self.cls, self.settings = cls, settings
-        source = registry.load("benchmark", benchmark)
-        small = {key: size for key, size in SMALL.items() if key in parameters_of(source, benchmark)}
-        made = building.construct(source, {**small, **benchmark_settings}, benchmark, hidden=set())
-        if not hasattr(made, "train_stream"):
-            raise UsageError(f"{benchmark}: a {type(made).__name__} has no 'train_stream': expected a benchmark")
+        made = building.build_benchmark(small(benchmark, benchmark_settings, _ANY_ROW), 0, None)
         self.criterion = made.criterion
         self.x, self.y = batch(made.train_stream[0].dataset, 12)
         self.construct()  # a setting that does not exist is the caller's to mend

@@ -17,23 +17,21 @@ from avalanche.logging import BaseLogger
 from avalanche.training.templates import SupervisedTemplate
 from torch import Tensor
 
-from ftml_bench import registry, saving
+from ftml_bench import saving
 from ftml_bench.benchmarks.arrivals import arrivals
 from ftml_bench.check.contract import (
     ARRIVALS,
-    SMALL,
-    STEPS,
     BrokenError,
     NotTestedError,
     disturb,
     equal,
     keyword_only,
     misspelt_raises,
+    small,
 )
 from ftml_bench.protocol import evaluations, held_out
 from ftml_bench.runs import building
-from ftml_bench.runs.definition import from_dict
-from ftml_bench.runs.signatures import parameters_of
+from ftml_bench.runs.definition import BenchmarkSpec
 from ftml_bench.strategies.avalanche.base import Learner
 
 
@@ -69,26 +67,14 @@ class StrategySubject:
         benchmark_settings: dict[str, Any],
     ) -> None:
         self.cls = cls
-        taken = parameters_of(registry.load("benchmark", benchmark), benchmark)
-        small = {key: size for key, size in SMALL.items() if key in taken}
         if "train_mb_size" in inspect.signature(cls).parameters:
             settings = {"train_mb_size": 8, **settings}
         self.settings = {"strategy": name, **settings}
-        self.entry: dict[str, Any] = {
-            "benchmark": benchmark,
-            "settings": {**small, **benchmark_settings},
-            "steps": STEPS,
-            "optimizer": {"name": "SGD", "lr": 0.01},
-            "checkpoints": [sum(ARRIVALS)],
-        }
+        self.on = benchmark, benchmark_settings
         self.build()  # a setting that does not exist is the caller's to mend
 
-    def _spec(self, **changes: Any) -> Any:
-        # Errors name both by these names: of "module:Class" the class.
-        benchmark, row = self.entry["benchmark"].split(":")[-1], self.settings["strategy"].split(":")[-1]
-        rows = {row: {**self.settings, **changes}}
-        content = {"name": "check", "seeds": [0], "benchmarks": {benchmark: {**self.entry, "strategies": rows}}}
-        return from_dict(content, "check").benchmarks[0]
+    def _spec(self, **changes: Any) -> BenchmarkSpec:
+        return small(*self.on, {**self.settings, **changes})
 
     def benchmark(self) -> CLScenario:
         return building.build_benchmark(self._spec(), 0, None)

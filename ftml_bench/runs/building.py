@@ -19,6 +19,7 @@ from ftml_bench.benchmarks.arrivals import cumulative_sizes
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.buffer import RULES
 from ftml_bench.errors import UsageError, unknown
+from ftml_bench.runs import streams
 from ftml_bench.runs.definition import GIVEN_BY_CELL, ROW_KEYS, BenchmarkSpec, Row
 from ftml_bench.runs.signatures import parameters_of, refuse_wrong_types
 from ftml_bench.runs.values import shown
@@ -29,36 +30,20 @@ from ftml_bench.strategies.avalanche.gradient_clip import GradientClip
 from ftml_bench.strategies.avalanche.learning_rate import LearningRateAfter
 from ftml_bench.strategies.avalanche.stock import on_arrivals
 
-# What is asked of every benchmark: its streams, and the defaults of what a definition does not say.
-_ASKED = (
-    "train_stream",
-    "test_stream",
-    "criterion",
-    "threshold",
-    "checkpoints",
-    "arrivals",
-    "inner_lr",
-    "update_steps",
-)
-
 
 def build_benchmark(spec: BenchmarkSpec, seed: int, data: str | None) -> CLScenario:
     """The benchmark of a definition.
 
     :param data: the data folder; None: the environment's.
-    :raises UsageError: for an unknown setting, a value that is refused, missing data.
+    :raises UsageError: for an unknown setting, a value that is refused, missing data, or a benchmark whose streams or
+        defaults cannot be used.
     """
     cls = registry.load("benchmark", spec.benchmark)
     seed_globals(derive(seed, "stream"))  # ours draw from generators of their own
     benchmark = construct(
         cls, _benchmark_settings(cls, spec, seed, data), _where(spec), hidden={"seed"}, option="--benchmark-set"
     )
-    for name in _ASKED:
-        if not hasattr(benchmark, name):
-            raise UsageError(f"{_where(spec)}: a {type(benchmark).__name__} has no {name!r}: expected a benchmark")
-    for name in ("train_stream", "test_stream"):
-        if not getattr(benchmark, name):
-            raise UsageError(f"{_where(spec)}: its {name} has no rounds")
+    streams.check(benchmark, _where(spec), spec)
     return benchmark
 
 

@@ -160,6 +160,12 @@ def folder_name(value: str) -> str:
     return value
 
 
+def folder_for(name: str) -> str:
+    """What the folder of a class is called: of "module:Class" the class, without underscores before it."""
+    name = name.split(":")[-1]
+    return name.lstrip("_") or name
+
+
 def folder_names(names: Iterable[str], taken: Iterable[str] = ()) -> None:
     """Different texts that can be the names of folders side by side, also where "a" and "A" are the same.
 
