@@ -57,6 +57,7 @@ class NoArrivals(Sines): arrivals = property(lambda self: [0], lambda self, valu
 class Nonsense(Sines): measures = property(lambda self: ("nonsense",), lambda self, value: None)
 class NoRate(Sines): inner_lr = property(lambda self: -1, lambda self, value: None)
 class NoLoss(Sines): criterion = property(lambda self: None, lambda self, value: None)
+class _Private(NoLoss): pass
 class NoHeldOut(Sines): test_stream = property(lambda self: self.train_stream[:1], lambda self, value: None)
 class NoStream(Sines): test_stream = property(lambda self: None, lambda self, value: None)
 class Ends:
@@ -346,6 +347,11 @@ def test_defaults_of_a_benchmark_that_a_definition_replaces_are_not_looked_at(re
     content["benchmarks"]["sines"] |= {"benchmark": "foreign_bad:NoArrivals", "settings": {}}  # it says arrivals
     (tmp_path / "good.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["leaderboard", "good.yaml", "--dry-run"]) == 0
+
+
+def test_a_class_with_an_underscore_has_a_folder_without_one(refused):
+    for command in (("run", "foreign_bad:_Private", "FTML"), ("check", "FTML", "--benchmark", "foreign_bad:_Private")):
+        assert ": Private: foreign_bad:_Private: its criterion" in refused(*command)
 
 
 LONG = "x" * 300

@@ -39,9 +39,9 @@ def leaderboard(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     from ftml_bench.runs import definition as definitions
+    from ftml_bench.runs.values import folder_for
 
-    # Of "module:Class" the class: a colon cannot stand in the name of a folder.
-    benchmark, strategy = options.benchmark.split(":")[-1], options.strategy.split(":")[-1]
+    benchmark, strategy = folder_for(options.benchmark), folder_for(options.strategy)
     arrivals = options.arrivals
     settings = key_values("--set", options.set)
     if "strategy" in settings:
