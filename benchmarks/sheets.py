@@ -22,6 +22,7 @@ from ftml_bench.files import replacing
 
 _SMALL = 7  # points
 _PANELS = 4  # curves side by side
+_CHANNELS = (1, 3, 4)  # grey, colours, and colours with transparency
 _TASK_NAMES = ("task_name", "transformation", "view")  # what an experience may call its task
 
 
@@ -42,17 +43,22 @@ def contact_sheet(
     """
     rounds = check_int("rounds", rounds, least=1)
     images = check_int("images", images, least=1)
+    if not isinstance(benchmark, TaskStream):
+        raise UsageError(f"no sheet for a {type(benchmark).__name__}: expected a TaskStream")
     trains = list(benchmark.train_stream)[:rounds]
     tests = list(benchmark.test_stream)[:rounds]
     shape = trains[0].stacked.x.shape[1:]
-    if len(shape) == 3:
+    if len(shape) == 3 and shape[0] in _CHANNELS:
         figure = _image_sheet(benchmark, trains, images)
     elif shape == (1,) and not trains[0].stacked.is_classification:
         figure = _curve_sheet(trains, tests, images)
     elif isinstance(benchmark, LinearRegression):
         figure = _quadratic_sheet(benchmark, rounds)
     else:
-        raise UsageError(f"no sheet for inputs of shape {tuple(shape)}: expected images, or regression of one input")
+        raise UsageError(
+            f"no sheet for inputs of shape {tuple(shape)}: expected images (1, 3 or 4 channels first), or "
+            "regression of one input"
+        )
     if figure.get_suptitle() == "":
         figure.suptitle(f"{benchmark.title}: the first datapoints of each round", fontsize=_SMALL + 2)
     # A canvas of its own: pyplot would keep every figure and choose a backend for the whole process.

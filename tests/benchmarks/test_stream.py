@@ -8,6 +8,7 @@ import math
 import matplotlib.image
 import pytest
 import torch
+from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.evaluation.metrics import loss_metrics
 from avalanche.models import MTSimpleMLP
 from avalanche.training.plugins import EvaluationPlugin
@@ -232,6 +233,12 @@ class TestContactSheet:
     def test_other_streams_are_refused(self, tmp_path, stacked):
         with pytest.raises(UsageError, match=r"no sheet for inputs of shape \(2,\)"):
             contact_sheet(tiny_stream([stacked], [StackedDataset(stacked.x.clone(), stacked.y, stacked.rows)]), "x.png")
+        pairs = StackedDataset(torch.rand(6, 2, 8, 8), torch.arange(3), torch.arange(3))
+        tests = StackedDataset(pairs.x, pairs.y, torch.arange(3, 6))
+        with pytest.raises(UsageError, match=r"no sheet for inputs of shape \(2, 8, 8\): expected images \(1, 3 or 4"):
+            contact_sheet(tiny_stream([pairs], [tests]), tmp_path / "x.png")
+        with pytest.raises(UsageError, match="no sheet for a CLScenario: expected a TaskStream"):
+            contact_sheet(benchmark_from_datasets(train=[], test=[]), tmp_path / "x.png")
         with pytest.raises(UsageError, match="rounds 0: expected 1 or more"):
             contact_sheet(Sinusoids(rounds=1), tmp_path / "x.png", rounds=0)
         assert not list(tmp_path.iterdir())
