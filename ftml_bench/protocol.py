@@ -116,6 +116,9 @@ def _scored_arrivals(
     benchmark: CLScenario, arrivals: int | Sequence[int], seed: int, warmup: WarmUp | None, score: str
 ) -> Iterator[tuple[OnlineCLExperience, DatasetExperience]]:
     """Each arrival of the stream, with the data that score the learner after it."""
+    data, tests = len(benchmark.train_stream), len(benchmark.test_stream)
+    if tests < data:
+        raise UsageError(f"{data} rounds of data, {tests} of held-out data: expected held-out data of each")
     for round in _scored_rounds(benchmark, warmup):
         if not scored(cumulative_sizes(len(round.dataset), arrivals), score):
             raise UsageError(
@@ -301,8 +304,12 @@ def run(
     :param warmup: rounds that are known before the stream begins.
     :param score: what a round is scored on after an arrival: "held_out" or "next_arrival", see `ftml_bench.sizes`.
     :return: one entry an arrival.
+    :raises UsageError: no sizes are given, and the benchmark, as Avalanche's own, has none.
     """
-    sizes = benchmark.arrivals if arrivals is None else arrivals
+    sizes = getattr(benchmark, "arrivals", None) if arrivals is None else arrivals
+    if sizes is None:
+        kind = type(benchmark).__name__
+        raise UsageError(f"a {kind} says no sizes of arrivals: expected arrivals=, as arrivals=100")
     steps = evaluations(strategy, benchmark, sizes, seed=seed, warmup=warmup, score=score)
     total = len(keys(benchmark, sizes, warmup=warmup, score=score))
     return list(tqdm(steps, total=total, desc=type(strategy).__name__, unit="arrival", disable=not progress))

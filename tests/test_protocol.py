@@ -6,12 +6,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from avalanche.benchmarks import benchmark_from_datasets
 from avalanche.core import SupervisedPlugin
 from avalanche.evaluation.metrics import accuracy_metrics, loss_metrics
 from avalanche.training import Naive
 from avalanche.training.plugins import EvaluationPlugin
 
 from ftml_bench.benchmarks import Sinusoids, arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.models import RainbowNet, SinusoidMLP
 from ftml_bench.protocol import Evaluation, evaluations, held_out, run, total_evaluations
 from ftml_bench.strategies import FTML, FollowTheLeader, FromScratch, TrainOnEverything
@@ -218,6 +220,19 @@ def test_bad_sizes_are_refused_before_a_step_is_taken(tiny_sinusoids):
         run(strategy, tiny_sinusoids, arrivals=[5, -1], progress=False)
     assert strategy.cost.steps == 0
     assert list(strategy.plugins) == before
+
+
+def test_avalanches_own_scenarios_have_no_sizes_of_arrivals(tiny_sinusoids):
+    parts = {
+        stream.name: [experience.dataset for experience in stream]
+        for stream in (tiny_sinusoids.train_stream, tiny_sinusoids.test_stream)
+    }
+    strategy = learner(FTML, tiny_sinusoids)
+    with pytest.raises(UsageError, match="a CLScenario says no sizes of arrivals: expected arrivals=, as arrivals=100"):
+        run(strategy, benchmark_from_datasets(**parts), progress=False)
+    with pytest.raises(UsageError, match="3 rounds of data, 1 of held-out data: expected held-out data of each"):
+        run(strategy, benchmark_from_datasets(**parts | {"test": parts["test"][:1]}), arrivals=5, progress=False)
+    assert strategy.cost.steps == 0
 
 
 def test_any_avalanche_strategy_runs_and_its_steps_are_counted(tiny_digits):
