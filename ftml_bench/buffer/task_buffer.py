@@ -178,7 +178,9 @@ class TaskBuffer(ExemplarsBuffer):
     def state_dict(self) -> dict[str, Any]:
         """Which data are here, without the data: they come again from the stream."""
         rounds = {number: [len(r), r.fingerprint()] for number, r in self.rounds.items()}
-        return {"rounds": rounds}
+        # Of stacked tensors a hash of the whole round is known since it came; it stays where a rule has let go of that.
+        of_all = {number: key for ((_, key), _), number in self._identities.items() if isinstance(key, str)}
+        return {"rounds": rounds, "contents": of_all}
 
     def load_state_dict(self, state: dict[str, Any], experiences: Iterable[DatasetExperience]) -> None:
         """Hold what was held then.
@@ -189,15 +191,18 @@ class TaskBuffer(ExemplarsBuffer):
         self.rounds, self._objects, self._identities = {}, _Numbers(), {}
         for experience in experiences:
             self.add(experience)
-        found = self.state_dict()["rounds"]
-        for number in [*state["rounds"], *found]:
-            then, now = state["rounds"].get(number, [0, ""]), found.get(number, [0, ""])
+        found = self.state_dict()
+        for number in [*state["rounds"], *found["rounds"]]:
+            then, now = (of.get(number, [0, ""]) for of in (state["rounds"], found["rounds"]))
             if then[0] != now[0]:
                 raise UsageError(
                     f"not the stream that was trained on: round {number + 1} now has {now[0]} datapoints, "
                     f"then {then[0]}"
                 )
             if then != now:
+                raise UsageError(f"not the stream that was trained on: round {number + 1} has other data")
+        for number in [*state["contents"], *found["contents"]]:
+            if state["contents"].get(number) != found["contents"].get(number):
                 raise UsageError(f"not the stream that was trained on: round {number + 1} has other data")
 
     def for_label(self, labels: Labels | None, *, limit: int, seed: int) -> Batch | None:

@@ -1,4 +1,4 @@
-"""A stream of datasets with other inputs and the same labels is refused; one that draws when it is read is not."""
+"""A stream of data with other inputs and the same labels is refused; one that draws when it is read is not."""
 
 import random
 
@@ -10,7 +10,8 @@ from avalanche.benchmarks.utils import as_classification_dataset
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from ftml_bench.benchmarks import arrivals
+from ftml_bench.benchmarks import RainbowDigits, arrivals
+from ftml_bench.buffer import LastRounds
 from ftml_bench.errors import UsageError
 from ftml_bench.saving import load, load_state_dict, save, state_dict
 from tests.saving.strategies import build, somewhere_else
@@ -49,6 +50,32 @@ def test_datasets_with_other_inputs_are_refused(changed, tmp_path):
     assert load(learner(), tmp_path / "state.pt", rounds()) == 2
     with pytest.raises(UsageError, match=r"^not the stream that was trained on: round 2 has other data$"):
         load(learner(), tmp_path / "state.pt", rounds(changed))
+
+
+@pytest.mark.parametrize("rule", [None, LastRounds(1)])
+def test_stacked_data_are_compared_in_every_point(rule, tmp_path):
+    """Also those that a rule has let go of, on which the model was trained."""
+
+    def pieces(changed=None):
+        found = []
+        for t, whole in enumerate(RainbowDigits(rounds=3, images_per_round=24, held_out_per_round=10).train_stream):
+            parts = list(arrivals(whole, 12))
+            if t == changed:
+                parts[0].stacked.x[parts[0].stacked.rows[5]] ^= 1  # neither the first nor the last
+            found += parts
+        return found
+
+    def learner():
+        return build("TrainOnEverything", buffer=rule)
+
+    strategy = learner()
+    for piece in pieces():
+        strategy.train(piece, eval_streams=[])
+    save(strategy, tmp_path / "state.pt")
+    assert load(learner(), tmp_path / "state.pt", pieces()) == 6
+    for t in range(3):
+        with pytest.raises(UsageError, match=f"^not the stream that was trained on: round {t + 1} has other data$"):
+            load(learner(), tmp_path / "state.pt", pieces(changed=t))
 
 
 def test_another_transform_for_evaluations_is_refused(tmp_path):
