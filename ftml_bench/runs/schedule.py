@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from ftml_bench.errors import UsageError, unknown
+from ftml_bench.errors import UsageError, encodable, unknown
 from ftml_bench.files import is_there, remove_temporary
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import locking, record, versions
@@ -207,8 +207,10 @@ def check_folder(definition: Definition, root: Path) -> None:
     """Sees that `root` is missing, empty, or the folder of this definition's results, perhaps of its first seeds only;
     changes nothing.
 
-    :raises UsageError: it holds another definition's results, or files of something else.
+    :raises UsageError: it holds another definition's results, or files of something else, or its name is no UTF-8.
     """
+    if encodable(str(root)) != str(root):  # TensorBoard's writer, for one, does not take it
+        raise UsageError(f"{encodable(str(root))}: expected a name in UTF-8: choose another --out")
     if is_there(root) and not root.is_dir():  # a link that leads nowhere is there, too
         raise UsageError(f"{root} exists and is no leaderboard's folder: choose another --out or move it away")
     if _holds_nothing(root):

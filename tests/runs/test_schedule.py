@@ -269,6 +269,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_whose_name_is_no_utf_8_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"/b\\udcffd/out: expected a name in UTF-8: choose another --out$"):
+        run(leaderboard(good="finished"), tmp_path / os.fsdecode(b"b\xffd") / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_record_is_named_and_nothing_is_run(tmp_path):
     board = leaderboard(good="finished")
     run(board, tmp_path)
