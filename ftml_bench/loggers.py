@@ -8,8 +8,13 @@ Its interactive, text and TensorBoard loggers take all our metrics, which are pl
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import avalanche.logging
 import numpy as np
@@ -18,6 +23,8 @@ from avalanche.logging import BaseLogger
 from matplotlib.figure import Figure
 from PIL.Image import Image
 from torch import Tensor
+
+from ftml_bench.errors import UsageError
 
 
 def number(value: object) -> float | int | None:
@@ -46,13 +53,27 @@ def _text(value: object) -> object:
     return f"<{type(value).__name__}>"
 
 
+def _line(*row: object) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerow(row)
+    return text.getvalue().encode()
+
+
+_HEADER = _line("metric", "x", "value")
+
+
 class CSVLogger(BaseLogger):
     """Writes every metric value to a CSV file as a row `metric,x,value`, as soon as it is there.
 
     Numbers are written as numbers, tensors and lists as JSON, a dictionary as a row a key; of pictures and saved
     weights a row says that they were there.
 
-    :param path: the file; an older one is replaced. Its folder is made.
+    A run that begins replaces the file of an earlier one when its first value comes. One that goes on from a saved
+    state (`ftml_bench.saving`) goes on in the file as it was when the state was saved: what was logged since is cut
+    off, as it is logged again. If the file has been moved away, a new one is begun.
+
+    :param path: the file. Its folder is made.
+    :raises UsageError: the file is there and no such table.
 
     >>> import tempfile
     >>> logger = CSVLogger(Path(tempfile.mkdtemp()) / "metrics.csv")
@@ -66,13 +87,41 @@ class CSVLogger(BaseLogger):
         super().__init__()
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file)
-        self._write("metric", "x", "value")
+        self._file = self.path.open("a+b")  # whether what is there is replaced is known when something is logged
+        self._file.seek(0)
+        if not _HEADER.startswith(self._file.read(len(_HEADER))):
+            self._file.close()
+            raise UsageError(f"{self.path} is there and no table of a CSVLogger: expected another name")
+        self._length, self._hash = 0, hashlib.sha256()  # of what was written to it
 
-    def _write(self, *row: object) -> None:
-        self._rows.writerow(row)
+    def _write(self, line: bytes) -> None:
+        self._file.write(line)
         self._file.flush()
+        self._length += len(line)
+        self._hash.update(line)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much of the file has been written, which is on the disk then."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+        return {"bytes": self._length, "sha256": self._hash.hexdigest()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the file as it was then.
+
+        :raises UsageError: it does not begin so; then it stays as it is.
+        """
+        content = self.path.read_bytes()
+        if not content:  # moved away
+            return
+        known = content[: state["bytes"]]
+        if len(known) < state["bytes"] or hashlib.sha256(known).hexdigest() != state["sha256"]:
+            raise UsageError(
+                f"{self.path} does not begin with what had been logged when the state was saved: move it away, and a "
+                "new one is begun"
+            )
+        self._file.truncate(len(known))
+        self._length, self._hash = len(known), hashlib.sha256(known)
 
     def log_single_metric(self, name: str, value: object, x_plot: int) -> None:
         """Add a value."""
@@ -80,7 +129,10 @@ class CSVLogger(BaseLogger):
             for key, part in value.items():
                 self.log_single_metric(f"{name}/{key}", part, x_plot)
         else:
-            self._write(name, x_plot, _text(value))
+            if not self._length:
+                self._file.truncate(0)
+                self._write(_HEADER)
+            self._write(_line(name, x_plot, _text(value)))
 
     def close(self) -> None:
         """Close the file."""

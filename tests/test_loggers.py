@@ -21,11 +21,14 @@ from avalanche.training.plugins import EvaluationPlugin
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ftml_bench.benchmarks import arrivals
+from ftml_bench.errors import UsageError
 from ftml_bench.loggers import CSVLogger, WandBLogger
 from ftml_bench.metrics import checkpoint_metrics, efficiency_metrics, final_performance_metrics
-from ftml_bench.models import RainbowNet
-from ftml_bench.protocol import run
-from ftml_bench.strategies import FTML
+from ftml_bench.models import RainbowNet, SinusoidMLP
+from ftml_bench.protocol import held_out, run
+from ftml_bench.saving import load, save
+from ftml_bench.strategies import FTML, TrainOnEverything
 
 
 def rows(path):
@@ -151,6 +154,62 @@ def test_values_of_every_type_are_written(tmp_path):
     assert (written["text"], written["none"]) == ("a, b", "null")
     assert (written["dict/a"], float(written["dict/b"])) == ("1", 2.0)
     assert (written["figure"], written["bytes"]) == ("<Figure>", "<3 bytes>")
+
+
+def script(benchmark, folder, until, saves=True):
+    """What somebody runs, and runs again after it was killed; it saves after each arrival but the last."""
+    torch.manual_seed(0)
+    model = SinusoidMLP(hidden=8)
+    logger = CSVLogger(folder / "metrics.csv")
+    strategy = TrainOnEverything(
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01),
+        criterion=benchmark.criterion,
+        evaluator=EvaluationPlugin(loss_metrics(minibatch=True, experience=True), loggers=[logger]),
+        steps=2,
+        train_mb_size=5,
+    )
+    stream = [arrival for round in benchmark.train_stream for arrival in arrivals(round, 5)]
+    state = folder / "state.pt"
+    done = load(strategy, state, stream) if state.exists() else 0
+    for number, arrival in enumerate(stream[done:until], done + 1):
+        strategy.train(arrival)
+        strategy.eval([held_out(benchmark, arrival)])
+        if saves and number < until:
+            save(strategy, state)
+    logger.close()
+    return (folder / "metrics.csv").read_bytes().splitlines(keepends=True)
+
+
+def test_a_csv_file_goes_on_where_a_state_was_saved_and_is_replaced_without_one(tiny_sinusoids, tmp_path):
+    for name in ("whole", "again"):
+        (tmp_path / name).mkdir()
+    whole = script(tiny_sinusoids, tmp_path / "whole", 6, saves=False)
+    cut = script(tiny_sinusoids, tmp_path / "again", 3)  # of the third arrival it has rows, but no state
+    (tmp_path / "again/metrics.csv").write_bytes(b"".join(cut)[:-4])
+    assert whole[: len(cut)] == cut
+    assert len(whole) > len(cut)
+    assert script(tiny_sinusoids, tmp_path / "again", 6) == whole
+    assert script(tiny_sinusoids, tmp_path / "whole", 3, saves=False) == cut
+
+
+def test_a_csv_file_that_a_state_does_not_belong_to_stays_as_it_is(tiny_sinusoids, tmp_path):
+    rows = script(tiny_sinusoids, tmp_path, 3)
+    whole = b"".join(rows)
+    for content in (whole.replace(b"Loss", b"Cost"), whole[: len(whole) // 3]):
+        (tmp_path / "metrics.csv").write_bytes(content)
+        with pytest.raises(UsageError, match=r"metrics\.csv does not begin with what had been logged when"):
+            script(tiny_sinusoids, tmp_path, 4)
+        assert (tmp_path / "metrics.csv").read_bytes() == content
+    (tmp_path / "metrics.csv").unlink()  # moved away
+    assert script(tiny_sinusoids, tmp_path, 3) == [rows[0], *rows[-(len(rows) // 3) :]]
+
+
+def test_a_file_of_something_else_is_not_written_to(tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match=r"mine\.csv is there and no table of a CSVLogger: expected another name"):
+        CSVLogger(tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
 
 
 def test_wandb_keeps_values_whose_x_goes_back(wandb_offline):

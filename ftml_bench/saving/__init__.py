@@ -11,7 +11,7 @@
 A saved state holds the model, the criterion, the optimiser, every generator that training draws from, the cost, the
 clock, and the plugins and metrics (see `ftml_bench.saving.plain_state`), as tensors and plain values:
 `torch.load(..., weights_only=True)` reads it. It holds no data: those come again from the stream, and are compared with
-what was trained on. Loggers are not saved: nothing reads from them.
+what was trained on. Of loggers only where a `CSVLogger` was in its file is saved: nothing reads from them.
 """
 
 from ftml_bench.saving.strategies import load, load_file, load_state_dict, save, state_dict

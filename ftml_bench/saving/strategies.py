@@ -143,8 +143,14 @@ def state_dict(strategy: SupervisedTemplate) -> dict[str, Any]:
         "learner": to_plain(strategy.state_dict(), []),
         "plugins": [object_to_plain(plugin, strategy.built_with) for plugin in strategy.plugins],
         "plugin_names": _plugin_names(strategy),
+        "loggers": [to_plain(logger.state_dict(), []) for logger in _loggers_with_state(strategy)],
         "random": _random_state(strategy.device),
     }
+
+
+def _loggers_with_state(strategy: SupervisedTemplate) -> list[Any]:
+    """Those that have to know where they were, as `CSVLogger`."""
+    return [logger for logger in strategy.evaluator.loggers if hasattr(logger, "load_state_dict")]
 
 
 def _is_saveable(strategy: object) -> bool:
@@ -169,6 +175,9 @@ def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stre
             from_plain(saved, plugin, strategy.model)
         strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
         _set_random_state(state["random"], strategy.device)
+        # last, as one of them cuts its file; states of before have none of them
+        for logger, saved in zip(_loggers_with_state(strategy), state.get("loggers", []), strict=False):
+            logger.load_state_dict(from_plain(saved, None, strategy.model))
     return len(seen)
 
 
