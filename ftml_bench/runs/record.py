@@ -264,14 +264,14 @@ def read(folder: Path) -> Run:
         and the line of what cannot be read.
     """
     record = _read_record(folder)
+    shape.check(record, folder / "record.json")
     if record["status"] in ("running", "failed"):  # cut off at any moment: nothing is asked of its tables
         return Run(record, [], 0.0)
     for key in ("protocol", "versions"):
-        if not isinstance(record.get(key), dict):
+        if key not in record:
             raise UsageError(f"{folder / 'record.json'}: damaged: no {key!r}")
     if record["status"] == "diverged" and record.get("diverged_round") is None:
         raise UsageError(f"{folder / 'record.json'}: damaged: no 'diverged_round'")
-    shape.check(record, folder / "record.json")
     curve = [_curve_row(row, where) for row, where in _read_table(folder / "curve.csv", CURVE_COLUMNS)]
     times = read_times(folder)
     seconds = times[-1][2] if times else 0.0
@@ -334,12 +334,17 @@ def _read_record(folder: Path) -> dict[str, Any]:
     file = folder / "record.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(record, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise UsageError(f"{file} is missing") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{file}: damaged: line {error.lineno}: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file}: cannot be read: {error}") from error
+    except UnicodeEncodeError:  # "\ud83d", which no report could show
+        raise UsageError(f"{file}: damaged: a text in it holds half a character") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists within lists without end
+        raise UsageError(f"{file}: damaged: {error}") from error
     if not isinstance(record, dict) or record.get("status") not in STATUSES:
         raise UsageError(f"{file}: damaged: no 'status' that is one of {', '.join(STATUSES)}")
     return record

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from ftml_bench.errors import UsageError
 from ftml_bench.runs import fields
 from ftml_bench.runs.definition import Metric, Threshold
-from ftml_bench.runs.fields import Seed, Several, Size
+from ftml_bench.runs.fields import Seed, Several, Size, Text
 from ftml_bench.runs.values import shown
 
 _Keys = Annotated[dict[str, Any], fields.expected("keys with values")]
@@ -22,8 +22,8 @@ _Count = Annotated[
 
 def _time(text: Any) -> str:
     try:
-        datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError, OverflowError, OSError):  # no time, or none that this machine can count
         raise ValueError(f"expected a time in ISO 8601, got {shown(text)}") from None
     return text
 
@@ -47,16 +47,18 @@ class _Protocol(fields.Model):
 class _Record(fields.Model):
     model_config = ConfigDict(extra="allow")
 
-    protocol: _Protocol
-    versions: _Keys
+    protocol: _Protocol = _Protocol()
+    versions: _Keys = {}
     cost: Annotated[dict[str, _Count | None], fields.expected("keys with numbers")] = {}
     started: _Date | None = None
+    resumed: Annotated[list[_Date], fields.expected("a list of times")] = []
     finished: _Date | None = None
+    reason: Text = ""
     diverged_round: Seed | None = None  # a whole number, from 0
 
 
 def check(record: dict[str, Any], file: Path) -> None:
-    """Sees that what the record of a run that has ended says is of the right kind.
+    """Sees that what the record of a run says is of the right kind; of one that failed or runs anything may be missing.
 
     :raises UsageError: it is not; names `file`, where it lies.
     """

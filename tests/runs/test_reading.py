@@ -8,11 +8,11 @@ import shutil
 import pytest
 
 from ftml_bench import cli
-from ftml_bench.runs import provenance, record, tasks
+from ftml_bench.runs import provenance, record, status, tasks
 from ftml_bench.runs.appended import table_hash
 from ftml_bench.runs.definition import Cell, from_dict
 from ftml_bench.runs.record import RunWriter
-from tests.runs.made import CONTENT, DEFINITION, write_all, write_run
+from tests.runs.made import CONTENT, DEFINITION, edit, write_all, write_run
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -164,6 +164,7 @@ def test_the_record_names_the_commit_of_a_checkout(tmp_path, monkeypatch):
         (("cost", "points_kept"), float("nan"), "cost: points_kept: expected a finite number, not below 0, got nan"),
         (("finished",), "x", "finished: expected a time in ISO 8601, got 'x'"),
         (("started",), 5, "started: expected a time in ISO 8601, got 5"),
+        (("started",), "0001-01-01", "started: expected a time in ISO 8601, got '0001-01-01'"),  # before all calendars
     ],
 )
 def test_a_record_that_says_what_it_cannot_is_named_by_its_key(root, where, value, said, capsys):
@@ -176,6 +177,24 @@ def test_a_record_that_says_what_it_cannot_is_named_by_its_key(root, where, valu
     inner[where[-1]] = value
     file.write_text(json.dumps(content))
     assert f"record.json: damaged: {said}" in refused(root, capsys)
+
+
+@pytest.mark.parametrize("state", ["running", "failed"])
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("protocol", [], "protocol: expected keys with values, got []"),
+        ("versions", "x", "versions: expected keys with values, got 'x'"),
+        ("started", 5, "started: expected a time in ISO 8601, got 5"),
+        ("resumed", 5, "resumed: expected a list of times, got 5"),
+        ("resumed", ["x"], "resumed: expected a time in ISO 8601, got 'x'"),
+        ("reason", [1], "reason: expected text, got [1]"),
+    ],
+)
+def test_so_is_one_of_a_cell_that_has_not_ended(root, state, key, value, said, capsys):
+    edit(root / "waves/FTML/seed-0/record.json", status=state, tables=None, **{key: value})
+    assert f"record.json: damaged: {said}" in refused(root, capsys)
+    assert said in status.of_cells(DEFINITION, root)[0].note
 
 
 def test_datapoints_that_do_not_increase_are_damage(root, capsys):

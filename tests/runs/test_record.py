@@ -170,6 +170,8 @@ def test_columns_say_that_rounds_count_from_0_and_tables_of_before_are_read(tmp_
         ("timing.csv", lambda text: text.replace("4.25", "?"), r"timing.csv: damaged: line 3: seconds is '\?'"),
         ("record.json", lambda text: text[:-4], r"record.json: damaged: line \d+"),
         ("record.json", lambda text: "[]", r"record.json: damaged: no 'status'"),
+        ("record.json", lambda text: "[" * 100_000, r"record.json: damaged: maximum recursion depth"),
+        ("record.json", lambda text: text.replace("cpu", r"\ud83d"), r"damaged: a text in it holds half a character"),
         ("record.json", lambda text: text.replace('"finished"', '"done"'), r"record.json: damaged: no 'status'"),
         ("record.json", lambda text: text.replace("protocol", "protokoll"), r"record.json: damaged: no 'protocol'"),
         ("record.json", lambda text: text.replace(': "finished"', ': "diverged"'), r"damaged: no 'diverged_round'"),
