@@ -82,6 +82,11 @@ def small(benchmark: str, settings: dict[str, Any], row: dict[str, Any]) -> Benc
 def disturb() -> None:
     """Whatever else may have been drawn in a process before."""
     torch.rand(3)
+    disturb_host()
+
+
+def disturb_host() -> None:
+    """The same of `random` and NumPy alone, which no layer of PyTorch's draws from."""
     random.random()
     np.random.rand(3)
 
