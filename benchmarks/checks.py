@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numbers
+from typing import Any
 
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, is_whole
 
 
-def check_int(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
+def check_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as a Python int, if it is a whole number from `least` to `most` (both included).
 
     :param name: the argument's name, for the message.
     :raises UsageError: if it is no whole number (`True` is none), or outside the range.
     """
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if not is_whole(value):
         raise UsageError(f"{name} {value!r}: expected a whole number")
     number = int(value)
     if (least is not None and number < least) or (most is not None and number > most):

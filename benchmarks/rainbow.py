@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ftml_bench.benchmarks.checks import check_int
 from ftml_bench.benchmarks.stacked import StackedDataset
 from ftml_bench.benchmarks.transforms import TRANSFORMATIONS, Transformation
-from ftml_bench.errors import UsageError
+from ftml_bench.errors import UsageError, is_number
 from ftml_bench.seeding import generator
 
 IMAGE_SIZES = (14, 28)
@@ -32,8 +32,7 @@ def task_order(seed: int, stream: str, rounds: int) -> list[Transformation]:
 
 def smoothed_cross_entropy(label_smoothing: float) -> nn.CrossEntropyLoss:
     """The streams' loss; a UsageError if it cannot be smoothed so much."""
-    is_number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
-    if not is_number or not 0 <= label_smoothing < 1:
+    if not is_number(label_smoothing) or not 0 <= label_smoothing < 1:
         raise UsageError(f"label_smoothing {label_smoothing!r}: expected a number from 0 to below 1")
     return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
 

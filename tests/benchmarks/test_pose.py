@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import math
 import tarfile
@@ -238,6 +239,8 @@ def test_prepare_renders_what_is_lacking_and_reads_nothing(tmp_path, monkeypatch
     monkeypatch.setattr(object_pose, "load", None)
     ObjectPose.prepare(cache=tmp_path, **SMALL)
     assert calls == [6, 0]
+    prepared, built = (inspect.signature(of).parameters for of in (ObjectPose.prepare, ObjectPose))
+    assert prepared == built  # else it would render what no benchmark reads
 
 
 # -- CAD models
