@@ -37,6 +37,8 @@ from ftml_bench.buffer.storage import FileStorage, SharedStorage, Storage
 from ftml_bench.errors import UsageError
 from ftml_bench.seeding import generator
 
+_Identity = tuple[tuple[int | None, Hashable], tuple[int, ...] | None]  # number and data of a round, and its tasks
+
 
 class _Numbers(WeakKeyDictionary[DatasetExperience, int]):
     """The numbers of the rounds of experiences, which the streams keep alive."""
@@ -72,7 +74,7 @@ class TaskBuffer(ExemplarsBuffer):
         self.device = torch.device(device)
         self.rounds: dict[int, Round] = {}  # in order of arrival; by number, see `find`
         self._objects = _Numbers()
-        self._identities: dict[Hashable, int] = {}
+        self._identities: dict[_Identity, int] = {}
         self.in_a_file = folder is not None
         self._storage: Storage = SharedStorage(self.device) if folder is None else FileStorage(folder, self.device)
 
@@ -112,7 +114,7 @@ class TaskBuffer(ExemplarsBuffer):
         return self._identities.get(self._identity(experience)) if number is None else number
 
     @staticmethod
-    def _identity(experience: DatasetExperience) -> Hashable:
+    def _identity(experience: DatasetExperience) -> _Identity:
         return identity_of(experience), labels_of(whole_of(experience))
 
     def _new_number(self, experience: DatasetExperience) -> int:
