@@ -81,7 +81,7 @@ def test_what_cannot_be_joined_is_refused():
     class Result:
         pass
 
-    found = SimpleNamespace(mb_output=Result(), mb_y=CLASSES, loss=1.0, _criterion=F.cross_entropy)
+    found = SimpleNamespace(mb_output=Result(), mb_y=CLASSES, loss=1.0, model=None, _criterion=F.cross_entropy)
     performance = Performance()
     performance.update(found)
     performance.update(found)
@@ -126,6 +126,7 @@ def test_an_output_that_is_no_number_names_no_class():
     outputs[0] = torch.tensor([0.0, 1.0, 0.0])
     outputs[1] = torch.tensor([torch.nan, 0.0, 1.0])  # PyTorch takes the NaN for the largest
     y = torch.tensor([1, 0, 0, 0, 0, 0])
-    performance, found = Performance(), SimpleNamespace(mb_output=outputs, mb_y=y, loss=1.0, _criterion=CRITERIA["sum"])
+    found = SimpleNamespace(mb_output=outputs, mb_y=y, loss=1.0, model=None, _criterion=CRITERIA["sum"])
+    performance = Performance()
     performance.update(found)
     assert performance.accuracy == pytest.approx(1 / 6)
