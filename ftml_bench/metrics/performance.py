@@ -295,8 +295,10 @@ class RoundMetric(PluginMetric[float]):
 
     def _new_round(self, experience) -> None:
         place, before = number_of(whole_of(experience)), self.place
-        goes_on = place is not None and before is not None and place > before
-        self.round += place - before if goes_on else 1
+        if place is not None and before is not None and place > before:
+            self.round += place - before
+        else:
+            self.round += 1
         self.place = place
         self.datapoints, self.values = [], []
         for other in self._others.values():

@@ -101,8 +101,9 @@ class Regret(RoundMetric):
         if not self.is_last:
             return []
         found: list[tuple[str, float, int]] = [("Loss_Of_Round", self.losses[self.round], self.number)]
-        # A sum over all rounds so far: not known where one of them was not evaluated.
-        if self.least is not None and len(self.losses) == self.round + 1 == self.place + 1 <= len(self.least):
+        # A sum over all rounds of one stream so far: not known where one of them was not evaluated.
+        is_whole = self.round == self.place and len(self.losses) == self.number
+        if self.least is not None and is_whole and self.number <= len(self.least):
             losses = [self.losses[t] for t in range(self.round + 1)]
             found.append(("Regret", cumulative_regret(losses, self.least[: len(losses)])[-1], self.number))
         return found
