@@ -281,20 +281,19 @@ class RoundMetric(PluginMetric[float]):
         if self.metric == "accuracy" and self.round == -1:
             check_classification(strategy)
         experience = strategy.experience
-        if self._begins_a_round(experience):
-            self._new_round(experience)
-        self._identity = identity_of(experience)
+        identity = identity_of(experience)
+        if self._begins_a_round(identity):
+            self._new_round(identity[0])
+        self._identity = identity
         self._benchmark = _benchmark_of(experience)
         self._arrive(experience)
 
-    def _begins_a_round(self, experience) -> bool:
-        """Whether these training data are of another round than those before."""
-        if number_of(whole_of(experience)) != self.place:
-            return True
-        return self._identity is not None and identity_of(experience) != self._identity
+    def _begins_a_round(self, identity: tuple[int | None, Hashable]) -> bool:
+        """Whether training data of this identity are of another round than those before."""
+        return identity[0] != self.place or self._identity not in (None, identity)
 
-    def _new_round(self, experience) -> None:
-        place, before = number_of(whole_of(experience)), self.place
+    def _new_round(self, place: int | None) -> None:
+        before = self.place
         if place is not None and before is not None and place > before:
             self.round += place - before
         else:

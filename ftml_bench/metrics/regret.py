@@ -11,6 +11,7 @@ from avalanche.benchmarks import CLScenario
 from avalanche.models.utils import avalanche_forward
 from torch import nn
 
+from ftml_bench.benchmarks.experiences import identity_of
 from ftml_bench.metrics.performance import Performance, RoundMetric, predicted
 from ftml_bench.models.copies import copy_of
 
@@ -63,7 +64,7 @@ class Regret(RoundMetric):
 
     def before_training_exp(self, strategy):
         """Keep the model that comes to a new round."""
-        if self._begins_a_round(strategy.experience):
+        if self._begins_a_round(identity_of(strategy.experience)):
             self._leader = copy_of(strategy.model)
         super().before_training_exp(strategy)
 

@@ -175,8 +175,8 @@ def load_state_dict(strategy: SupervisedTemplate, state: Mapping[str, Any], stre
             from_plain(saved, plugin, strategy.model)
         strategy.load_state_dict(from_plain(state["learner"], None, strategy.model), seen)
         _set_random_state(state["random"], strategy.device)
-        # last, as one of them cuts its file; states of before have none of them
-        for logger, saved in zip(_loggers_with_state(strategy), state.get("loggers", []), strict=False):
+        # last, as one of them cuts its file; one that was added since has nothing to go back to
+        for logger, saved in zip(_loggers_with_state(strategy), state["loggers"], strict=False):
             logger.load_state_dict(from_plain(saved, None, strategy.model))
     return len(seen)
 
