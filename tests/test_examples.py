@@ -1,7 +1,9 @@
 """The examples run as they stand, on less data, and are shown as they are."""
 
+import csv
 import re
 import runpy
+import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -142,6 +144,37 @@ def test_the_site_shows_every_example(example):
 def test_the_readmes_files_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("arguments", [[], ["DIR", "100", "900"], ["DIR", "100", "all", "a.png"]])
+def test_the_papers_figures_say_what_they_take(arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["paper_figures.py", *arguments])
+    with pytest.raises(SystemExit, match=r"^expected a leaderboard's folder, two numbers of datapoints [^\n]*$"):
+        run("paper_figures.py")
+
+
+def test_the_papers_figures_are_of_the_committed_results(monkeypatch, tmp_path):
+    folder = ROOT / "leaderboards/results/pose_cpu"
+    monkeypatch.setattr(sys, "argv", ["paper_figures.py", str(folder), "60", "400", "figure.png"])
+    with mpl.rc_context({"backend": "agg"}):
+        axes = run("paper_figures.py")["axes"]
+    assert [panel.get_title() for panel in axes] == [
+        "datapoints to γ (loss below 0.05)", "loss after 60 datapoints", "loss after 400 datapoints"
+    ]  # fmt: skip
+    files = [folder / f"pose/FTML/seed-{seed}/curve.csv" for seed in (0, 1, 2)]
+    lines = [line for file in files for line in csv.DictReader(file.open())]
+    last = [line for line in lines if int(line["round_from_0"]) in (87, 88, 89) and line["datapoints"] == "400"]
+    shown = {line.get_label(): line for line in axes[2].get_lines()}["FTML"]
+    expected = statistics.fmean(float(line["loss"]) for line in last)  # of the three rounds that there are at the end
+    assert shown.get_ydata()[-1] == pytest.approx(expected)
+    assert (tmp_path / "figure.png").is_file()
+
+
+def test_the_papers_figures_refuse_a_checkpoint_that_was_never_evaluated(monkeypatch):
+    folder = str(ROOT / "leaderboards/results/pose_cpu")
+    monkeypatch.setattr(sys, "argv", ["paper_figures.py", folder, "60", "401", "figure.png"])
+    with pytest.raises(SystemExit, match=r"^no evaluation after 401 datapoints; there are 10, 20, .*1000$"):
+        run("paper_figures.py")
 
 
 @pytest.mark.parametrize("arguments", [[], ["leaderboards/results/batch_norm"], ["a", "b", "c"]])

@@ -58,13 +58,14 @@ def gap(benchmark: str, row: str, other: str, name: str, where: str, decimals: i
 
 def said(benchmark: str, row: str, other: str, name: str) -> str:
     """The word for two rows, as `.paired` has it: "ahead", "level" ..."""
-    leaderboard, inner = recomputed.parts(benchmark)
-    frame = board(leaderboard).paired(to=row)
-    frame = frame[(frame.benchmark == inner) & (frame.minus == other)]
-    start = {"first": "datapoints_to_threshold_", "stays": "datapoints_to_stay_"}.get(
-        name, f"{name.replace(' ', '_')}_"
-    )
-    return frame[frame.quantity.str.contains(start)].iloc[0].verdict
+    return _paired(benchmark, row, other, name).verdict
+
+
+def interval(benchmark: str, row: str, other: str, name: str, decimals: int) -> str:
+    """The 95 % interval of a difference, as `.paired` has it, turned so that its mean is above zero: "7.5 to 14.6"."""
+    pair = _paired(benchmark, row, other, name)
+    low, high = (pair.low, pair.high) if pair["mean"] > 0 else (-pair.high, -pair.low)
+    return f"{low:.{decimals}f} to {high:.{decimals}f}".replace("-", "−")
 
 
 def ahead(benchmark: str, row: str, other: str, name: str, where: str) -> str:
@@ -166,9 +167,19 @@ NAMES = {
     "avalanche": "avalanche/digits",
 }
 FUNCTIONS = {
-    **{one.__name__: one for one in (mean, pm, gap, said, ahead, of_all, seed, times, percent)},
+    **{one.__name__: one for one in (mean, pm, gap, said, interval, ahead, of_all, seed, times, percent)},
     **{one.__name__: one for one in (leaving, beyond, p_beyond, off, less, same, more, late, area, halves)},
 }
+
+
+def _paired(benchmark: str, row: str, other: str, name: str):
+    leaderboard, inner = recomputed.parts(benchmark)
+    frame = board(leaderboard).paired(to=row)
+    frame = frame[(frame.benchmark == inner) & (frame.minus == other)]
+    start = {"first": "datapoints_to_threshold_", "stays": "datapoints_to_stay_"}.get(
+        name, f"{name.replace(' ', '_')}_"
+    )
+    return frame[frame.quantity.str.contains(start)].iloc[0]
 
 
 def written(text: str) -> str:
