@@ -21,11 +21,15 @@ folder, picture = sys.argv[1], sys.argv[4]
 checkpoints = [int(number) for number in sys.argv[2:4]]
 
 results = load(folder)
+benchmarks = results.boards[0].results
+if [one.threshold is not None for one in benchmarks] != [True]:
+    names = ", ".join(f"{one.spec.name} ({one.gamma})" if one.threshold else one.spec.name for one in benchmarks)
+    sys.exit(f"expected a leaderboard of one benchmark with a γ; {folder} has {names}")
+(result,) = benchmarks
+look = looks([result.spec])
 efficiency, curves = results.efficiency(), results.curves()
 own = curves[curves["round"] == curves.evaluated_round]  # the round that is being learned
 own = own.assign(error=(1 - own.accuracy).fillna(own.loss))
-result = results.boards[0].results[0]
-look = looks([result.spec])
 
 # Of every panel: its title, and a line a round of every seed.
 panels = {f"datapoints to γ ({result.gamma})": (efficiency, "datapoints")}

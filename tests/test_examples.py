@@ -170,6 +170,17 @@ def test_the_papers_figures_are_of_the_committed_results(monkeypatch, tmp_path):
     assert (tmp_path / "figure.png").is_file()
 
 
+@pytest.mark.parametrize(
+    ("name", "named"), [("cifar100_cpu", "cifar100"), ("quick", "digits (80 % accuracy), sinusoids (loss below 1)")]
+)
+def test_the_papers_figures_are_of_one_benchmark_with_a_threshold(name, named, monkeypatch):
+    folder = str(ROOT / "leaderboards/results" / name)
+    monkeypatch.setattr(sys, "argv", ["paper_figures.py", folder, "50", "100", "figure.png"])
+    with pytest.raises(SystemExit) as refused:
+        run("paper_figures.py")
+    assert str(refused.value) == f"expected a leaderboard of one benchmark with a γ; {folder} has {named}"
+
+
 def test_the_papers_figures_refuse_a_checkpoint_that_was_never_evaluated(monkeypatch):
     folder = str(ROOT / "leaderboards/results/pose_cpu")
     monkeypatch.setattr(sys, "argv", ["paper_figures.py", folder, "60", "401", "figure.png"])
