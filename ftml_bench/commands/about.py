@@ -41,7 +41,7 @@ LEADERBOARDS = {
     "ablations/set_sizes": About("0.1", _NONE, "how many points do support and query sets take?"),
     "ablations/task_order": About("0.1", _NONE, "how much do the draw of the tasks and their order decide?"),
     "avalanche": About("0.5", _NONE, "do Avalanche's own strategies learn new tasks faster and faster?"),
-    "batch_norm": About("0.3", _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
+    "batch_norm": About("0.7", _MNIST, "how much of FTML's lead over each baseline is the normalisation's?"),
     "cifar100": About(_DAYS, _CIFAR, "does a new class a round cost fewer and fewer images? (the paper's Figure 4)"),
     "cifar100_cpu": About("5.7", f"{_CIFAR} or its strips", "the same as cifar100, with few steps"),
     "cifar100_cpu_fifth": About(
