@@ -151,6 +151,7 @@ NAMES = {
     "mnist": "rainbow_mnist_small/rainbow_mnist",
     "whole": "rainbow_mnist_cpu/rainbow_mnist",
     "quarter": "rainbow_mnist_cpu_quarter/rainbow_mnist",
+    "fourfold": "rainbow_mnist_cpu_fourfold/rainbow_mnist",
     "authors": "rainbow_mnist_authors/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "cifar_cpu": "cifar100_cpu/cifar100",
