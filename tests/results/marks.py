@@ -152,6 +152,7 @@ NAMES = {
     "whole": "rainbow_mnist_cpu/rainbow_mnist",
     "quarter": "rainbow_mnist_cpu_quarter/rainbow_mnist",
     "fourfold": "rainbow_mnist_cpu_fourfold/rainbow_mnist",
+    "rates": "trials/rainbow_mnist_cpu_fourfold_rates/rainbow_mnist",
     "authors": "rainbow_mnist_authors/rainbow_mnist",
     "cifar": "cifar100_small/cifar100",
     "cifar_cpu": "cifar100_cpu/cifar100",
