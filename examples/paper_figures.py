@@ -29,7 +29,8 @@ if [one.threshold is not None for one in benchmarks] != [True]:
 look = looks([result.spec])
 efficiency, curves = results.efficiency(), results.curves()
 own = curves[curves["round"] == curves.evaluated_round]  # the round that is being learned
-own = own.assign(error=(1 - own.accuracy).fillna(own.loss))
+own = own.merge(efficiency[["row", "seed"]].drop_duplicates())  # of seeds that have finished
+own = own.assign(error=own.loss if result.measure == "loss" else 1 - own.accuracy)
 
 # Of every panel: its title, and a line a round of every seed.
 panels = {f"datapoints to γ ({result.gamma})": (efficiency, "datapoints")}
