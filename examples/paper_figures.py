@@ -59,4 +59,5 @@ for panel, (title, (frame, column)) in zip(axes, panels.items(), strict=True):
     else:
         panel.set_ylim(bottom=0)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-figure.savefig(picture, dpi=200)
+seeds = ", ".join(map(str, sorted(efficiency.seed.unique())))
+figure.savefig(picture, dpi=200, metadata={"Source": f"{results.boards[0].name}, seeds {seeds}"})

@@ -14,6 +14,7 @@ import pytest
 import torch
 from avalanche.benchmarks import nc_benchmark
 from avalanche.benchmarks.utils import as_classification_dataset
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import TensorDataset
 
@@ -167,7 +168,18 @@ def test_the_papers_figures_are_of_the_committed_results(monkeypatch, tmp_path):
     shown = {line.get_label(): line for line in axes[2].get_lines()}["FTML"]
     expected = statistics.fmean(float(line["loss"]) for line in last)  # of the three rounds that there are at the end
     assert shown.get_ydata()[-1] == pytest.approx(expected)
-    assert (tmp_path / "figure.png").is_file()
+    shown_on_the_page = Image.open(ROOT / "docs/images/figure-5.png").info["Source"]
+    assert Image.open(tmp_path / "figure.png").info["Source"] == shown_on_the_page
+
+
+@pytest.mark.parametrize(("name", "picture"), [("rainbow_mnist_cpu", "figure-3"), ("pose_cpu", "figure-5")])
+def test_the_papers_figures_on_the_pages_are_of_all_seeds_that_there_are(name, picture):
+    rows = [row for row in (ROOT / "leaderboards/results" / name).glob("*/*") if row.is_dir()]
+    seeds = {tuple(sorted(int(cell.name.removeprefix("seed-")) for cell in row.iterdir())) for row in rows}
+    assert len(seeds) == 1, "a row lacks a seed"
+    (expected,) = seeds
+    source = Image.open(ROOT / f"docs/images/{picture}.png").info["Source"]
+    assert source == f"{name}, seeds {', '.join(map(str, expected))}"
 
 
 @pytest.mark.parametrize(
