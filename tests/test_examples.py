@@ -147,10 +147,12 @@ def test_the_readmes_files_exist():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("arguments", [[], ["DIR", "100", "900"], ["DIR", "100", "all", "a.png"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["DIR", "a.png"], ["DIR", "100", "a.png", "900"], ["DIR", "100", "all", "a.png"]]
+)
 def test_the_papers_figures_say_what_they_take(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["paper_figures.py", *arguments])
-    with pytest.raises(SystemExit, match=r"^expected a leaderboard's folder, two numbers of datapoints [^\n]*$"):
+    with pytest.raises(SystemExit, match=r"^expected a leaderboard's folder, numbers of datapoints [^\n]*$"):
         run("paper_figures.py")
 
 
@@ -172,7 +174,15 @@ def test_the_papers_figures_are_of_the_committed_results(monkeypatch, tmp_path):
     assert Image.open(tmp_path / "figure.png").info["Source"] == shown_on_the_page
 
 
-@pytest.mark.parametrize(("name", "picture"), [("rainbow_mnist_cpu", "figure-3"), ("pose_cpu", "figure-5")])
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [
+        ("rainbow_mnist_cpu", "figure-3"),
+        ("cifar100_cpu", "figure-4"),
+        ("cifar100_cpu_fifth", "figure-4-fifth"),
+        ("pose_cpu", "figure-5"),
+    ],
+)
 def test_the_papers_figures_on_the_pages_are_of_all_seeds_that_there_are(name, picture):
     rows = [row for row in (ROOT / "leaderboards/results" / name).glob("*/*") if row.is_dir()]
     seeds = {tuple(sorted(int(cell.name.removeprefix("seed-")) for cell in row.iterdir())) for row in rows}
@@ -182,15 +192,26 @@ def test_the_papers_figures_on_the_pages_are_of_all_seeds_that_there_are(name, p
     assert source == f"{name}, seeds {', '.join(map(str, expected))}"
 
 
-@pytest.mark.parametrize(
-    ("name", "named"), [("cifar100_cpu", "cifar100"), ("quick", "digits (80 % accuracy), sinusoids (loss below 1)")]
-)
-def test_the_papers_figures_are_of_one_benchmark_with_a_threshold(name, named, monkeypatch):
-    folder = str(ROOT / "leaderboards/results" / name)
+def test_the_papers_figure_4_has_no_threshold(monkeypatch):
+    folder = ROOT / "leaderboards/results/cifar100_cpu"
+    monkeypatch.setattr(sys, "argv", ["paper_figures.py", str(folder), "50", "250", "600", "figure.png"])
+    with mpl.rc_context({"backend": "agg"}):
+        axes = run("paper_figures.py")["axes"]
+    titles = [panel.get_title() for panel in axes]
+    assert titles == [f"error after {datapoints} datapoints" for datapoints in (50, 250, 600)]
+    files = folder.glob("cifar100/FromScratch/seed-*/curve.csv")
+    lines = [line for file in files for line in csv.DictReader(file.open()) if line["datapoints"] == "250"]
+    first = [1 - float(line["accuracy"]) for line in lines if int(line["round_from_0"]) < 3]
+    shown = {line.get_label(): line for line in axes[1].get_lines()}["FromScratch"]
+    assert shown.get_ydata()[0] == pytest.approx(statistics.fmean(first))
+
+
+def test_the_papers_figures_are_of_one_benchmark(monkeypatch):
+    folder = str(ROOT / "leaderboards/results/quick")
     monkeypatch.setattr(sys, "argv", ["paper_figures.py", folder, "50", "100", "figure.png"])
     with pytest.raises(SystemExit) as refused:
         run("paper_figures.py")
-    assert str(refused.value) == f"expected a leaderboard of one benchmark with a γ; {folder} has {named}"
+    assert str(refused.value) == f"expected a leaderboard of one benchmark; {folder} has digits, sinusoids"
 
 
 def test_the_papers_figures_refuse_a_checkpoint_that_was_never_evaluated(monkeypatch):
