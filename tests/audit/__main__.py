@@ -46,6 +46,11 @@ def main(arguments: list[str]) -> int:
         return 0
 
     old, outcome = committed.read(), compute(scenarios())
+    if write:
+        changed = compute(scenarios(), committed.CHANGE)
+        outcome.wrong += [difference for difference in changed.wrong if difference not in outcome.wrong]
+        if not outcome.wrong:
+            outcome.values = committed.decided(outcome.values, changed.values)
     new = committed.table(outcome.values)
     not_computed = outcome.left_out | {difference.where for difference in outcome.wrong}
     different = [*outcome.wrong, *committed.differences(old, new, not_computed)]
@@ -55,6 +60,8 @@ def main(arguments: list[str]) -> int:
         print(f"left out, since their data are not in {data_root()} (FTML_BENCH_DATA names the folder): {streams}")
     if versions := committed.other_versions(old, new):
         print(f"counts of operators and tensors left out: they were made with {versions}")
+    if undecided := committed.undecided(new if write else old):
+        print(f"left out, since rounding decides them: {sum(undecided.values())} numbers of {', '.join(undecided)}")
     for problem in problems:
         print(problem)
     if different:

@@ -17,6 +17,10 @@ from .scenarios import ROWS, STEPS, STREAMS
 
 FILE = Path(__file__).with_name("values.json")
 TOLERANCE = 1e-5  # relative; engines differ from each other by 1e-10
+# A number that moves by more than a tenth of it after a change of this size in the first weights is not committed.
+# Processors, which add in different orders, differ by a hundredth of what that moves.
+CHANGE = 1e-13
+UNDECIDED = "undecided"  # stands in its place
 COUNTED_WITH = ("torch", "avalanche-lib", "higher")  # on whose versions counts depend
 Table = dict[str, Any]
 
@@ -83,11 +87,43 @@ def _pairs(old: Quantities, new: Quantities) -> Iterator[tuple[str, Any, Any]]:
             yield quantity, before, now
 
 
-def alike(quantity: str, old: Any, new: Any) -> bool:
-    """Whether two values of a quantity are the same: by tolerance for numbers; what is no finite number is not."""
-    if quantity.split(" after ")[0] in NUMBERS and isinstance(old, float) and isinstance(new, float):
-        return math.isclose(old, new, rel_tol=TOLERANCE, abs_tol=1e-9)
-    return old == new
+def alike(quantity: str, old: Any, new: Any, tolerance: float = TOLERANCE) -> bool:
+    """Whether two values of a quantity are the same: by tolerance for numbers; what is no finite number is not.
+
+    With what is `UNDECIDED` there is nothing to compare.
+    """
+    if quantity.split(" after ")[0] not in NUMBERS:
+        return old == new
+    if UNDECIDED in (old, new):
+        return True
+    if not (isinstance(old, float) and isinstance(new, float)):
+        return old == new
+    return math.isclose(old, new, rel_tol=tolerance, abs_tol=1e-4 * tolerance)
+
+
+def decided(values: dict[str, Quantities], changed: dict[str, Quantities]) -> dict[str, Quantities]:
+    """`values` with `UNDECIDED` for each number that rounding decides, and in a list for those after it.
+
+    :param changed: the same scenarios' values after `CHANGE` of their first weights.
+    """
+
+    def kept(quantity: str, value: Any, after: Any) -> Any:
+        if isinstance(value, list):
+            each = [kept(quantity, *pair) for pair in zip(value, after, strict=True)]
+            first = each.index(UNDECIDED) if UNDECIDED in each else len(each)
+            return each[:first] + [UNDECIDED] * (len(each) - first)
+        return value if alike(quantity, value, after, TOLERANCE / 10) or not math.isfinite(value) else UNDECIDED
+
+    return {
+        name: {q: kept(q, v, changed[name][q]) if q in NUMBERS else v for q, v in of.items()}
+        for name, of in values.items()
+    }
+
+
+def undecided(committed: Table) -> dict[str, int]:
+    """How many numbers of each scenario rounding decides; those without any are not named."""
+    counts = {name: sum(new == UNDECIDED for _, _, new in _pairs(of, of)) for name, of in committed["values"].items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def other_versions(committed: Table, found: Table) -> str:
@@ -108,7 +144,7 @@ def made_anew(committed: Table, found: Table, left_out: set[str]) -> Table:
     for name, new in found["values"].items():
         old = committed["values"].get(name)
         numbers = {q: v for q, v in new.items() if q in NUMBERS + COST}
-        bad = [q for q, v in numbers.items() if not all(map(math.isfinite, v if isinstance(v, list) else [v]))]
+        bad = [q for q, v in numbers.items() if not all(x == UNDECIDED or math.isfinite(x) for x in _listed(v))]
         if bad:
             raise ValueError(f"{name}: {bad[0]} is no finite number: {numbers[bad[0]]}")
         same = [q for q in numbers if old and all(alike(*pair) for pair in _pairs({q: old.get(q)}, {q: new[q]}))]
@@ -118,9 +154,20 @@ def made_anew(committed: Table, found: Table, left_out: set[str]) -> Table:
                 f"{name}: {changed} is {new[changed]} instead of {old.get(changed)}, and nothing says so: raise the "
                 f"version of the stream or of the protocol"
             )
-        values[name] = {q: old[q] if old and q in same else v for q, v in new.items()}
+        values[name] = {q: _as_it_was(old[q], v) if old and q in same else v for q, v in new.items()}
     kept = {name: old for name, old in committed["values"].items() if name in left_out}
     return {**found, "values": dict(sorted({**values, **kept}.items()))}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_it_was(old: Any, new: Any) -> Any:
+    """The old number of two that are alike, unless rounding decides or decided it."""
+    if isinstance(new, list):
+        return [_as_it_was(*pair) for pair in zip(old, new, strict=True)]
+    return new if UNDECIDED in (old, new) else old
 
 
 def _is_said(name: str, committed: Table, found: Table) -> bool:

@@ -32,8 +32,8 @@ class Outcome:
     left_out: set[str] = field(default_factory=set)  # scenarios whose stream's data are not at hand
 
 
-def compute(which: Iterable[Scenario]) -> Outcome:
-    """Run scenarios one after the other."""
+def compute(which: Iterable[Scenario], change: float = 0.0) -> Outcome:
+    """Run scenarios one after the other, with their first weights changed by `change` of themselves."""
     outcome = Outcome()
     for scenario in which:
         if not has_data(scenario.stream):
@@ -41,7 +41,7 @@ def compute(which: Iterable[Scenario]) -> Outcome:
             continue
         expected, found = refusal(scenario), None
         try:
-            values = run(scenario)
+            values = run(scenario, change)
         except UsageError as error:
             found = str(error)
         except Exception as error:  # the others are to be audited, too

@@ -42,16 +42,18 @@ def has_data(stream: str) -> bool:
     return data is None or (data_root() / data).is_dir()
 
 
-def run(scenario: Scenario) -> Quantities:
+def run(scenario: Scenario, change: float = 0.0) -> Quantities:
     """The `NUMBERS` of a scenario, its `COST`, what engine was chosen, and its `COUNTS` over the last arrival.
 
     By the last arrival an engine has been tried: how much it takes to try it depends on the last bits of numbers.
 
+    :param change: by how much of itself each first weight is changed (times a standard normal number), which shows how
+        far the scenario magnifies what rounding does.
     :raises UsageError: if it is refused.
     """
     benchmark = stream(scenario.stream)
     with _in_double(), mock.patch.object(native, "library", return_value=load(FORM)):
-        strategy = _strategy(scenario, benchmark)
+        strategy = _strategy(scenario, benchmark, change)
         sizes = STREAMS[scenario.stream].arrivals
         last = protocol.total_evaluations(benchmark, sizes) - 1
         parts = protocol.in_two_parts(strategy, benchmark, sizes, seed=SEED)
@@ -98,7 +100,7 @@ def stream(name: str) -> CLScenario:
     return benchmark
 
 
-def _strategy(scenario: Scenario, benchmark: CLScenario) -> Any:
+def _strategy(scenario: Scenario, benchmark: CLScenario, change: float) -> Any:
     row = ROWS[scenario.row]
     cls = registry.load("strategy", row.strategy)
     if "steps" not in inspect.signature(cls).parameters:
@@ -106,6 +108,11 @@ def _strategy(scenario: Scenario, benchmark: CLScenario) -> Any:
     torch.manual_seed(derive(SEED, "init"))
     given = row.model or STREAMS[scenario.stream].model
     model = registry.load("model", given["name"])(**_without_name(given)) if given else benchmark.model()
+    if change:
+        generator = torch.Generator().manual_seed(derive(SEED, "change"))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1 + change * torch.randn(p.shape, generator=generator, dtype=p.dtype))
     has_alpha = "inner_lr" in inspect.signature(cls).parameters
     return cls(
         model=model,

@@ -283,6 +283,59 @@ def test_counts_of_two_versions_do_not_stand_side_by_side(audit, monkeypatch, tm
     assert list(committed.read()["values"]) == sorted(map(str, of))
 
 
+# -- numbers that rounding decides
+
+POSE = Scenario("ObjectPose", "IMAML", "auto", "auto")  # each arrival magnifies a change ten thousand times
+
+
+def test_what_rounding_decides_is_not_written(audit):
+    status, output = audit("--write", of=[POSE], values={})
+    assert status == 0
+    assert f"left out, since rounding decides them: 4 numbers of {POSE}\n" in output
+    values = committed.read()["values"][str(POSE)]
+    assert values["loss"] == [pytest.approx(0.63701862, rel=1e-7), *["undecided"] * 3]
+    assert (values["gradient norm"], values["steps"]) == ("undecided", 8)
+
+
+def test_what_rounding_decides_is_not_compared_and_all_else_is(audit, present):
+    loss = present[str(WAVES)]["loss"]
+    values = {**present[str(WAVES)], "loss": [loss[0], loss[1] * 1.001, "undecided", "undecided"]}
+    status, output = audit(values={str(WAVES): values})
+    assert status == 1
+    assert [row[1] for row in differing(output)] == ["loss after arrival 2"]
+
+
+def test_a_number_is_decided_if_it_moves_by_less_than_a_tenth_of_the_tolerance():
+    values = {"a": {"loss": [1.0, 2.0, 3.0], "gradient norm": 4.0, "steps": 5}}
+    changed = {"a": {"loss": [1 + 9e-7, 2 + 3e-6, 3.0], "gradient norm": 4.1, "steps": 6}}
+    decided = committed.decided(values, changed)
+    # what follows a number that rounding decides was computed from the same weights
+    assert decided == {"a": {"loss": [1.0, "undecided", "undecided"], "gradient norm": "undecided", "steps": 5}}
+    assert committed.undecided({"values": {**decided, "b": values["a"]}}) == {"a": 3}
+
+
+def test_a_number_that_rounding_no_longer_decides_is_written(audit, present):
+    values = {str(WAVES): {**present[str(WAVES)], "loss": ["undecided"] * 4}}
+    assert audit("--write", values=values)[0] == 0
+    assert committed.read()["values"] == present
+
+
+def test_the_change_is_one_of_the_first_weights():
+    loss, change = running.run(WAVES)["loss"], 1e-6
+    moved = [abs(b / a - 1) for a, b in zip(loss, running.run(WAVES, change)["loss"], strict=True)]
+    assert all(change / 100 < m < change * 100 for m in moved)
+
+
+def test_rounding_decides_few_numbers():
+    """None of FTML, whatever the engine; of no learner more than on two streams."""
+    streams = {}
+    for name in committed.undecided(COMMITTED):
+        stream, learner, *_ = name.split()
+        streams.setdefault(learner, set()).add(stream)
+    assert not {"FTML", "FTML-exact", "FTML-heads", "TrainOnEverything", "FollowTheLeader"} & set(streams)
+    assert all(len(of) <= 2 for of in streams.values())
+
+
 # -- the values themselves
 
 
