@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
+from ftml_bench import bars
 from ftml_bench.cores import usable_cores
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import zbuffer
@@ -37,10 +38,9 @@ def version_of(renderer: str) -> str:
         return process.ask(renderer)
 
 
-def render_tasks(tasks: Sequence[Task], *, progress: bool | None = None) -> None:
-    """Render every task into its file.
+def render_tasks(tasks: Sequence[Task]) -> None:
+    """Render every task into its file, with a bar; in a log, one of what takes longer than its lines are apart.
 
-    :param progress: show a bar; None: where the error output is a terminal.
     :raises UsageError: if the renderer cannot draw or a file cannot be written. Tasks that are done stay done.
     """
     if not tasks:
@@ -53,7 +53,7 @@ def render_tasks(tasks: Sequence[Task], *, progress: bool | None = None) -> None
     images = sum(len(task.poses) for task in tasks)
     with (
         tempfile.TemporaryDirectory() as folder,
-        tqdm(total=images, desc="rendering", unit=" images", disable=_hidden(progress), dynamic_ncols=True) as bar,
+        _bar(images) as bar,
         ExitStack() as stack,
     ):
 
@@ -159,5 +159,6 @@ class _Process:
         return f"a process that renders with {self.renderer!r} has ended ({how}): {last}"
 
 
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress
+def _bar(images: int) -> tqdm:
+    kind, delay = (tqdm, 0) if bars.watched() else (bars.Lines, bars.SECONDS_IN_A_LOG)
+    return kind(total=images, desc="rendering", unit=" images", delay=delay, **bars.settings())

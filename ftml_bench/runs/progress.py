@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ftml_bench import bars
 from ftml_bench.errors import printable
 from ftml_bench.runs.definition import Cell, Definition
 from ftml_bench.runs.pace import Pace
@@ -17,8 +18,6 @@ from ftml_bench.runs.pace import Pace
 # worker that was ended while a learner in it drew a bar.
 tqdm.set_lock(threading.RLock())
 
-SECONDS_IN_A_LOG = 10  # between two states of the bar where nobody watches it move
-IN_A_LOG = 100  # columns of a line there
 _BAR = 6  # columns of the bar itself, at least
 _NAME = 16  # of a cell's name, at least: what does not fit beside such names is counted
 
@@ -35,16 +34,8 @@ class Progress:
         self._several = len(definition.benchmarks) > 1
         self._ended = kept
         self._pace = Pace(todo)
-        watched = sys.stderr.isatty()
-        kind = _Bar if watched else _Lines
-        self._bar = kind(
-            self._said,
-            total=0,
-            disable=quiet or not todo,
-            dynamic_ncols=watched,
-            ncols=None if watched else IN_A_LOG,
-            mininterval=0.1 if watched else SECONDS_IN_A_LOG,
-        )
+        kind = _Bar if bars.watched() else _Lines
+        self._bar = kind(self._said, total=0, disable=quiet or not todo, **bars.settings())
 
     def evaluated(self, cell: Cell, done: int, total: int) -> None:
         """A cell has made `done` of its `total` evaluations."""
@@ -98,16 +89,11 @@ class _Bar(tqdm):
     def format_dict(self) -> dict[str, Any]:
         """What the format can name."""
         found = super().format_dict
-        return {**found, **self._said(found["ncols"] or IN_A_LOG)}
+        return {**found, **self._said(found["ncols"] or bars.COLUMNS_IN_A_LOG)}
 
 
-class _Lines(_Bar):
-    """The same for a file or a pipe: a line each time."""
-
-    @staticmethod
-    def status_printer(file: Any) -> Callable[[str], None]:
-        """How a state of the bar is printed."""
-        return lambda text: print(text, file=file, flush=True) if text else None
+class _Lines(_Bar, bars.Lines):
+    """The same in a log."""
 
 
 def names(cells: list[str], room: int) -> str:

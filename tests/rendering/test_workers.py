@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from ftml_bench import bars
 from ftml_bench.errors import UsageError
 from ftml_bench.rendering import workers
 
@@ -21,6 +22,18 @@ def test_a_process_that_dies_is_one_line(task):
     process.kill()
     with pytest.raises(UsageError, match=r"a process that renders with 'zbuffer' has ended \(signal 9\)"), process:
         process.ask("zbuffer")
+
+
+def test_in_a_log_what_takes_long_says_how_far_it_is(task, monkeypatch, capsys):
+    workers.render_tasks([task])
+    assert capsys.readouterr().err == ""  # it took less than the time between two lines
+    monkeypatch.setattr(bars, "SECONDS_IN_A_LOG", 0)
+    workers.render_tasks([task])
+    lines = capsys.readouterr().err.split("\n")
+    n = len(task.poses)
+    assert lines[-3].startswith("rendering: 100%|")
+    assert f"| {n}/{n} [" in lines[-3]
+    assert not any("\r" in line or len(line) > bars.COLUMNS_IN_A_LOG for line in lines)
 
 
 def test_the_processes_import_neither_torch_nor_avalanche():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ftml_bench import bars
 from ftml_bench.runs import definition as definitions
 from ftml_bench.runs import progress
 from ftml_bench.runs.definition import Cell
@@ -108,7 +109,7 @@ def drawn(columns, monkeypatch):
     written = io.StringIO()
     monkeypatch.setattr(written, "isatty", lambda: columns is not None, raising=False)
     monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (columns, 24))
-    monkeypatch.setattr(progress, "SECONDS_IN_A_LOG", 0)
+    monkeypatch.setattr(bars, "SECONDS_IN_A_LOG", 0)
     clock = Clock()
     monkeypatch.setattr(progress, "Pace", lambda todo: Pace(todo, clock))
     quick = definitions.load("rainbow_mnist_small")
