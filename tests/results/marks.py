@@ -161,6 +161,7 @@ NAMES = {
     "few_steps": "trials/cifar100_cpu_overfitting/24 steps",
     "pose": "pose_small/pose",
     "pose_cpu": "pose_cpu/pose",
+    "pose_mujoco": "pose_cpu_mujoco/pose",
     "colored": "colored/digits",
     "colored_mnist": "colored_mnist/mnist",
     "curvature": "regret/curvature",
