@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ftml_bench import bars
+
 Clock = Callable[[], float]
 _place = ""
 
@@ -15,7 +17,7 @@ def at(place: str, detail: str = "") -> None:
     """Say where it is: on a terminal in a line that the next one overwrites, an empty one clears it; elsewhere in a
     line for every new place, since details, such as repeats, are many."""
     global _place
-    if sys.stderr.isatty():
+    if bars.watched():
         print(f"\r\x1b[K{f'{place}{detail}'[:78]}", end="", file=sys.stderr, flush=True)
     elif place and place != _place:
         print(place, file=sys.stderr, flush=True)
