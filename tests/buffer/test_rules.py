@@ -41,9 +41,9 @@ def stream(sizes=SIZES, classes=2):
     )
 
 
-def filled(rule, sizes=SIZES, seed=0, pieces=None):
+def filled(rule, made=None, seed=0, pieces=None):
     buffer = TaskBuffer(rule=rule, seed=seed)
-    for round in stream(sizes).train_stream:
+    for round in (made or stream()).train_stream:
         for arrival in [round] if pieces is None else arrivals(round, pieces):
             buffer.add(arrival)
     return buffer
@@ -70,9 +70,9 @@ def test_first_in_first_out():
 
 
 def test_a_reservoir_keeps_every_point_equally_often():
-    counts, size, runs = torch.zeros(15), 5, 3000
+    counts, size, runs, made = torch.zeros(15), 5, 3000, stream()
     for seed in range(runs):
-        kept = points(filled(Reservoir(size), seed=seed))
+        kept = points(filled(Reservoir(size), made, seed))
         earlier = [p for number, some in kept.items() if number < 3 for p in some]
         assert len(earlier) == size
         assert kept[3] == [15, 16, 17]
