@@ -38,13 +38,13 @@ def native(form: str) -> Extension:
 
 
 class BuildExt(build_ext):
-    """Leaves alone what an installation from the source tree (-e) has compiled before, if no source is newer."""
+    """Takes what an installation from this source tree (-e) has compiled before, if no source is newer."""
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         built = HERE / NATIVE / target.name
         sources = [str(HERE / source) for source in (*ext.sources, *ext.depends, "setup.py")]
-        if self.editable_mode and not newer_group(sources, str(built)):
+        if not newer_group(sources, str(built)):
             self.mkpath(str(target.parent))
             self.copy_file(str(built), str(target))
         else:

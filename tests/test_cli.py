@@ -162,6 +162,7 @@ def test_report_makes_the_same_files_anew(capsys, tmp_path):
     assert (tmp_path / "runs/mine/report.html").read_bytes() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_cell_is_exit_code_1_and_named(capsys):
     assert cli.main(["leaderboard", write_definition(FTML="finished", Bad="failed"), "--jobs", "1", "--quiet"]) == 1
     out = capsys.readouterr().out
@@ -173,6 +174,7 @@ def test_ctrl_c_says_how_to_go_on(capsys):
     assert "the same command goes on" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_seeds_and_another_folder(tmp_path):
     assert (
         cli.main(
@@ -197,6 +199,7 @@ def test_what_goes_on_after_ctrl_c_is_true(redo, advice, capsys):
     assert capsys.readouterr().err.endswith(f"stopped; {advice} with the cells that are not finished\n")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_is_a_leaderboard_of_one_row(tmp_path):
     line = "run Sinusoids FromScratch --seed 3 --steps 7 --arrivals 4 --lr 0.01 --quiet --data ."
     assert cli.main([*line.split(), "--set", "step_factor=2", "draw=tasks", "--benchmark-set", "rounds=2"]) == 0
@@ -226,6 +229,7 @@ def test_run_is_a_leaderboard_of_one_row(tmp_path):
     assert record["protocol"]["data"] == "."
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_run_takes_module_and_class(tmp_path):
     assert cli.main(["run", "Sinusoids", "my_module:Mine", "--arrivals", "4,4", "--quiet"]) == 0
     definition = yaml.safe_load((tmp_path / "runs/Sinusoids-Mine/leaderboard.yaml").read_text())
@@ -299,6 +303,7 @@ def test_what_a_class_refuses_is_said_before_anything_is_written(refused, monkey
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_runs_folder_is_refused_before_anything_is_built(refused, monkeypatch, tmp_path, capsys):
     cli.main(["leaderboard", write_definition(FTML="finished"), "--jobs", "1", "--quiet"])
     capsys.readouterr()
@@ -309,6 +314,7 @@ def test_another_runs_folder_is_refused_before_anything_is_built(refused, monkey
     assert "is no leaderboard's folder" in refused("leaderboard", "quick", "--out", "thesis")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_seeds_are_said_to_be_what_differs(refused, capsys):
     file = write_definition(FTML="finished")  # seeds 0 and 1
     assert cli.main(["leaderboard", file, "--seeds", "0,1,2", "--jobs", "1", "--quiet"]) == 0
@@ -375,6 +381,7 @@ def test_a_device_that_is_not_there_is_refused(command, gpus, device, message, r
     assert message in refused(*command, "--device", device)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_device_comes_to_the_cells_which_run_in_one_process_there(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     jobs = []

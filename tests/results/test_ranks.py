@@ -114,6 +114,7 @@ def test_what_cannot_be_ranked_is_refused(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_reports_are_made_one_after_the_other(tmp_path, capsys):
     folders = [board(tmp_path, "one", 0.0), board(tmp_path, "two", 0.1)]
     assert cli.main(["report", *map(str, folders)]) == 0
