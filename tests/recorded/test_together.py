@@ -70,7 +70,7 @@ def test_learners_that_differ_take_their_steps_apart(streams, other):
     assert curves == expected
 
 
-@pytest.mark.parametrize("settings", [{"engine": "loop"}, {"adapted": "last_layer"}])
+@pytest.mark.parametrize("settings", [{"engine": "loop", "inner_steps": 1}, {"adapted": "last_layer"}])
 def test_learners_of_an_engine_that_starts_all_tasks_alike_take_their_steps_at_once(streams, settings):
     expected = [list(evaluations(learner(seed, **settings), streams[seed], 20)) for seed in range(2)]
     curves, at_once, apart, _ = trained_together([learner(seed, **settings) for seed in range(2)], streams[:2])
