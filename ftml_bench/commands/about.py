@@ -55,7 +55,7 @@ LEADERBOARDS = {
     "pose": About(_DAYS, "CAD models", "is the pose of a new object learned from fewer and fewer images?"),
     "pose_cpu": About("7.0", "CAD models", "the same as pose, with few steps"),
     "pose_cpu_mujoco": About(
-        "5.3", "CAD models, MuJoCo", "does the order of learners in pose_cpu depend on the renderer?"
+        "8.2", "CAD models, MuJoCo", "does the order of learners in pose_cpu depend on the renderer?"
     ),
     "pose_small": About("1.0", _NONE, "the same as pose, on made-up solids"),
     "quick": About("0.1", _NONE, "does FTML learn new tasks faster and faster, and its baselines not?"),
