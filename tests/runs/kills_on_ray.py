@@ -21,6 +21,8 @@ if __name__ == "__main__":
 from tests.runs import kills
 
 SMALL = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+# By themselves Ray's processes are so nice (15) that beside two others which are busy they hardly run.
+EVEN = {"RAY_worker_niceness": "0"}
 
 
 def cluster(machines: int, **settings):
@@ -28,7 +30,7 @@ def cluster(machines: int, **settings):
 
     It is shut down when its process ends.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", **EVEN)
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
