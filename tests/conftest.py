@@ -6,6 +6,7 @@ import pytest
 import torch
 from avalanche.logging import BaseLogger
 
+from ftml_bench import cli
 from ftml_bench.benchmarks import RainbowDigits, Sinusoids
 from ftml_bench.report import figures, overview
 
@@ -85,3 +86,25 @@ def undrawn(monkeypatch):
 
     for module in (figures, overview):
         monkeypatch.setattr(module, "save", save)
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """A command that must be refused: exit code 2, one line, nothing changed in `tmp_path`. Gives the line."""
+
+    def files():
+        found = (path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+        return {path: path.read_bytes() if path.is_file() else None for path in found}
+
+    def run(*arguments):
+        before = files()
+        assert cli.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert files() == before
+        assert not out
+        assert err.startswith("ftml-bench: error: ")
+        assert err.count("\n") == 1
+        assert err[:-1].isprintable()
+        return err
+
+    return run

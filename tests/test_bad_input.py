@@ -72,28 +72,6 @@ def _folder(monkeypatch, tmp_path):
     (tmp_path / "foreign_bad.py").write_text(FOREIGN)
 
 
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """A command that must be refused. Gives the line."""
-
-    def files():
-        found = (path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
-        return {path: path.read_bytes() if path.is_file() else None for path in found}
-
-    def run(*arguments):
-        before = files()
-        assert cli.main(arguments) == 2
-        out, err = capsys.readouterr()
-        assert files() == before
-        assert not out
-        assert err.startswith("ftml-bench: error: ")
-        assert err.count("\n") == 1
-        assert err[:-1].isprintable()
-        return err
-
-    return run
-
-
 def changed(path, value):
     """The good definition with another value, or another key, at "a/b/c"."""
     content = copy.deepcopy(GOOD)

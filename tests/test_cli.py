@@ -62,26 +62,6 @@ def _fake(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """A command that must be refused: exit code 2, one line, nothing changed. Gives the line."""
-
-    def run(*arguments):
-        def files():
-            return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-
-        before = files()
-        assert cli.main(arguments) == 2
-        out, err = capsys.readouterr()
-        assert files() == before
-        assert not out
-        assert err.startswith("ftml-bench: error: ")
-        assert err.count("\n") == 1
-        return err
-
-    return run
-
-
 def write_definition(**rows):
     content = {
         "name": "mine",
@@ -324,31 +304,6 @@ def test_other_seeds_are_said_to_be_what_differs(refused, capsys):
         assert f"runs/mine holds the results of the same definition with other seeds (0,1,2; here {here}): " in line
         assert "give --seeds 0,1,2, to which more can be added at the end, or choose another --out" in line
     assert "of another definition" in refused("leaderboard", write_definition(FTML="failed"), "--seeds", "0,1,2,3")
-
-
-def test_data_says_where_it_looks_and_what_is_there(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("FTML_BENCH_DATA", str(tmp_path))
-    assert cli.main(["data"]) == 0
-    out = capsys.readouterr().out
-    assert f"data are looked for in {tmp_path}" in out
-    assert "MNIST is not in" in out
-
-
-def test_data_that_were_asked_for_and_are_missing_are_an_error(capsys, tmp_path):
-    assert cli.main(["data", "mnist", "--data", str(tmp_path)]) == 2
-    assert "ftml-bench: error: MNIST is not in" in capsys.readouterr().err
-
-
-def test_a_sheet_is_drawn(tmp_path):
-    assert cli.main(["data", "Sinusoids", "--sheet", "s.png"]) == 0
-    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize("name", ["thesis.png", "thesis.xyz", "thesis.tex", "thesis", "thesis.pdf"])
-def test_no_sheet_takes_the_place_of_a_file_or_the_name_of_another_kind(name, refused, tmp_path):
-    (tmp_path / "thesis.png").write_text("mine")
-    said = "thesis.png exists: move it away" if name == "thesis.png" else f"a name that ends in .png, got {name}"
-    assert said in refused("data", "Sinusoids", "--sheet", name)
 
 
 def test_the_console_script_is_installed():

@@ -41,8 +41,8 @@ def start(folder, *options, cells="light", **more):
     """The leaderboard that `kills` kills, in a process of its own."""
     (folder / "board.yaml").write_text(kills.BOARD)
     command = [sys.executable, "-W", "ignore", kills.__file__, "board", cells, str(folder / "board.yaml"), *options]
-    environment = {**os.environ, **kills_on_ray.EVEN, "OMP_NUM_THREADS": "1", "HOME": str(folder), **more}
-    environment[kills.MARK] = str(folder)
+    own = {kills.MARK: str(folder), "OMP_NUM_THREADS": "1", "HOME": str(folder), **more}
+    environment = {**os.environ, **kills_on_ray.EVEN, **own}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
